@@ -1,0 +1,50 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo run test lint format lock clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --python-version 3.11 --custom-compile-command "make lock"
+
+help: ## Cette aide
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des données réelles
+	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python prefect/pipeline.py
+
+run: .venv/installed ## La pipeline sur le BigQuery de .env
+	@$(BIN)/python prefect/pipeline.py
+
+test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
+	@$(BIN)/python -m pytest
+
+lint: .venv/installed ## ruff, mypy, sqlfluff
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/sqlfluff lint dbt/models dbt/data-tests
+
+format: .venv/installed ## Remet le code et le SQL en forme
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/sqlfluff fix dbt/models dbt/data-tests
+
+lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt
+	@$(COMPILE) requirements.in --output-file requirements.txt
+	@$(COMPILE) requirements-dev.in --constraint requirements.txt --output-file requirements-dev.txt
+
+clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
+	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf dbt/target dbt/logs dbt/dbt_packages
+
+.venv/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Il faut Python 3.11 ou plus récent : make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements-dev.in)
+	@touch $@
+
+.venv/installed: requirements-dev.txt .venv/uv
+	@echo "Installation des dépendances…"
+	@$(UV) pip sync --quiet --require-hashes requirements-dev.txt
+	@touch $@

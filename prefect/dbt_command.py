@@ -1,0 +1,127 @@
+"""Runs one dbt command through DbtCoreOperation and tells how it ended.
+
+Everything that this project uses of DbtCoreOperation is behind `run_dbt`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect.logging import get_run_logger
+
+from dbt_connection import DbtConnection
+from pipeline_settings import PROJECT_ROOT, PipelineSettings
+
+DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
+DBT_TARGET_DIR = DBT_PROJECT_DIR / "target"
+
+LOG_LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+@dataclass(frozen=True)
+class DbtOutcome:
+    """How a dbt command ended: its exit code, and the errors that it logged."""
+
+    return_code: int
+    errors: list[str]
+
+
+@dataclass
+class _DbtLogFilter(logging.Filter):
+    """Turns dbt's JSON lines into plain records of the right level, and keeps its errors."""
+
+    errors: list[str] = field(default_factory=list)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        try:
+            event = json.loads(line)["info"]
+        except (ValueError, KeyError, TypeError):
+            # Not dbt's: the operation's own remarks on its process, or a crash.
+            return not line.startswith(("PID ", "Successfully closed"))
+        record.msg, record.args = event["msg"].strip(), ()
+        record.levelno = LOG_LEVELS[event["level"]]
+        record.levelname = logging.getLevelName(record.levelno)
+        if record.levelno >= logging.ERROR:
+            self.errors.append(record.msg)
+        return bool(record.msg)
+
+
+def run_dbt(
+    arguments: list[str], connection: DbtConnection, settings: PipelineSettings
+) -> DbtOutcome:
+    """Run `dbt` with these arguments, in the folder of the dbt project; return how it ended.
+
+    Its lines go to the logger of the Prefect run as they come. The profile lives in a
+    private temporary folder for the time of the command. Never raises for what dbt does.
+    """
+    with warnings.catch_warnings():
+        # prefect_dbt.cli is deprecated, pinned, and used behind two functions only.
+        warnings.simplefilter("ignore")
+        from prefect_dbt.cli import DbtCoreOperation
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
+        _dbt_log_filter() as log_filter,
+        DbtCoreOperation(
+            commands=[shlex.join(["dbt", "--log-format", "json", *arguments])],
+            dbt_cli_profile=connection.profile,
+            overwrite_profiles=True,
+            profiles_dir=Path(profiles_dir),
+            working_dir=DBT_PROJECT_DIR,
+            env=_environment(settings) | connection.secret_environment,
+            log_prefix=None,
+        ) as operation,
+    ):
+        process = operation.trigger()
+        # What it raises says no more than the exit code does.
+        with suppress(RuntimeError):
+            process.wait_for_completion()
+        return DbtOutcome(process.return_code or 0, log_filter.errors)
+
+
+@contextmanager
+def _dbt_log_filter() -> Iterator[_DbtLogFilter]:
+    """Put the filter on the logger of the current run, for the time of the command."""
+    run_logger = get_run_logger()
+    logger = run_logger.logger if isinstance(run_logger, logging.LoggerAdapter) else run_logger
+    log_filter = _DbtLogFilter()
+    logger.addFilter(log_filter)
+    try:
+        yield log_filter
+    finally:
+        logger.removeFilter(log_filter)
+
+
+def _environment(settings: PipelineSettings) -> dict[str, str]:
+    """Return the environment in which dbt finds itself, its project and our settings.
+
+    dbt reads several variables of its own: those that would move its files are set here,
+    so that nothing left in the user's shell sends them elsewhere.
+    """
+    return {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
+        "DBT_TARGET_PATH": str(DBT_TARGET_DIR),
+        "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
+        "DBT_PROFILE": settings.profile_name,
+        "DBT_TARGET": settings.target,
+        "DBT_BIGQUERY_DATASET_RAW": settings.dataset_raw,
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DBT_USE_COLORS": "false",
+    }

@@ -1,0 +1,219 @@
+"""Reads the settings of the pipeline into one frozen object, or says all that is wrong.
+
+Precedence: explicit value, environment, `.env`, Prefect Variable (same name in lower
+case), default. An empty value counts as not set.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from dotenv import load_dotenv
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+ENV_FILE = PROJECT_ROOT / ".env"
+
+Target = Literal["dev", "prod"]
+
+
+class ConfigurationError(Exception):
+    """Settings or a block that the user has to mend; its text is the whole message."""
+
+
+def check_block_name(value: str) -> str:
+    """Return the name of a Prefect block unchanged; ValueError if Prefect refuses it."""
+    if not re.fullmatch(r"[a-z0-9-]+", value):
+        raise ValueError("un nom de block n'a que des minuscules, des chiffres et des tirets")
+    return value
+
+
+def check_dataset_name(value: str) -> str:
+    """Return the name of a dataset unchanged; ValueError if BigQuery refuses it."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,1024}", value):
+        raise ValueError("un nom de dataset n'a que des lettres sans accent, des chiffres et des _")
+    return value
+
+
+def _check_profile_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value) or value == "config":
+        raise ValueError("un nom de profil n'a que des lettres, des chiffres, des _ et des -")
+    return value
+
+
+def _check_project_id(value: str) -> str:
+    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
+        raise ValueError("ce n'est pas un identifiant de projet GCP")
+    return value
+
+
+BlockName = Annotated[str, AfterValidator(check_block_name)]
+DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
+
+
+class PipelineSettings(BaseModel):
+    """All that the pipeline can be told; field aliases are the environment variables.
+
+    The descriptions, in French, are the comments of `.env.example`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    credentials_block: BlockName = Field(
+        "sa-key",
+        alias="PREFECT_GCP_CREDENTIALS_BLOCK",
+        description="Nom du block GcpCredentials de Prefect. Facultatif.",
+    )
+    target: Target = Field(
+        "dev",
+        alias="DBT_TARGET",
+        description="Cible : dev ou prod ; choisit le dataset. Facultatif.",
+    )
+    dataset_dev: DatasetName = Field(
+        alias="DBT_BIGQUERY_DATASET_DEV",
+        description="Dataset de dev. Obligatoire, donné par Terraform (bq_dev_dataset_id).",
+    )
+    dataset_prod: DatasetName = Field(
+        alias="DBT_BIGQUERY_DATASET_PROD",
+        description="Dataset de prod. Obligatoire, donné par Terraform (bq_prod_dataset_id).",
+    )
+    profile_name: Annotated[str, AfterValidator(_check_profile_name)] = Field(
+        "projet_m2_bi",
+        alias="DBT_PROFILE_NAME",
+        description="Nom du profil dbt. Facultatif.",
+    )
+    dataset_raw: DatasetName = Field(
+        "raw",
+        alias="DBT_BIGQUERY_DATASET_RAW",
+        description="Dataset des données sources. Facultatif, donné par Terraform.",
+    )
+    project_id: Annotated[str, AfterValidator(_check_project_id)] | None = Field(
+        None,
+        alias="GCP_PROJECT_ID",
+        description="Projet BigQuery. Facultatif : le projet de la clé par défaut.",
+    )
+    region: str | None = Field(
+        None,
+        alias="GCP_REGION",
+        pattern=r"^[A-Za-z0-9-]+$",
+        description="Région des datasets, par exemple EU. Facultatif, donnée par Terraform.",
+    )
+    threads: PositiveInt = Field(
+        4,
+        alias="DBT_THREADS",
+        description="Nombre de modèles que dbt construit en même temps. Facultatif.",
+    )
+    maximum_bytes_billed: PositiveInt | None = Field(
+        None,
+        alias="DBT_BIGQUERY_MAXIMUM_BYTES_BILLED",
+        description="Plafond de coût d'une requête, en octets facturés. Facultatif.",
+    )
+    job_timeout_seconds: PositiveInt | None = Field(
+        None,
+        alias="DBT_BIGQUERY_JOB_TIMEOUT_SECONDS",
+        description="Durée maximale d'une requête, en secondes. Facultatif.",
+    )
+    api_endpoint: HttpUrl | None = Field(
+        None,
+        alias="DBT_BIGQUERY_API_ENDPOINT",
+        description="Autre adresse de l'API BigQuery : privée, ou locale. Facultatif.",
+    )
+
+    @field_validator("dataset_prod")
+    @classmethod
+    def _keep_dev_and_prod_apart(cls, value: str, info: ValidationInfo) -> str:
+        if value == info.data.get("dataset_dev"):
+            raise ValueError(
+                "c'est aussi DBT_BIGQUERY_DATASET_DEV : donnez un dataset à dev et un autre à prod"
+            )
+        return value
+
+    @property
+    def dataset(self) -> str:
+        """The dataset of the target: where dbt writes."""
+        return self.dataset_prod if self.target == "prod" else self.dataset_dev
+
+    @property
+    def endpoint(self) -> str | None:
+        """The address of the BigQuery API if it is not Google's, with no slash at its end."""
+        return str(self.api_endpoint).rstrip("/") if self.api_endpoint else None
+
+    @classmethod
+    def variables(cls) -> Iterator[str]:
+        """Yield the environment variable of each setting, in the order of `.env.example`."""
+        for field in cls.model_fields.values():
+            assert field.alias is not None
+            yield field.alias
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, str]) -> Self:
+        """Return the settings that `values` gives, one entry an environment variable.
+
+        Raises ConfigurationError, with one line for each problem found.
+        """
+        given = {name: values[name].strip() for name in cls.variables() if name in values}
+        try:
+            return cls.model_validate({k: v for k, v in given.items() if v})
+        except ValidationError as error:
+            problems = [_explain(problem) for problem in error.errors()]
+            raise ConfigurationError(
+                "Configuration incorrecte :\n" + "\n".join(f"  - {problem}" for problem in problems)
+            ) from None
+
+
+def load_settings() -> PipelineSettings:
+    """Return the settings of this process: environment, `.env`, then Prefect Variables.
+
+    Raises ConfigurationError with all that is wrong, or when `.env` cannot be read.
+    """
+    from prefect import get_client
+
+    try:
+        # Never overrides what the environment already says.
+        load_dotenv(ENV_FILE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"Fichier {ENV_FILE} illisible ({error}) : corrigez-le, ou recréez-le avec "
+            "`python utilities/generate_env.py`."
+        ) from None
+    with get_client(sync_client=True) as client:
+        variables = {
+            variable.name.upper(): str(variable.value) for variable in client.read_variables()
+        }
+    environment = {name: value for name, value in os.environ.items() if value}
+    return PipelineSettings.from_mapping(variables | environment)
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """Return one French line for a problem that pydantic found."""
+    name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
+    if kind == "missing":
+        return (
+            f"{name} n'est défini ni dans l'environnement, ni dans .env, ni en Variable "
+            f"Prefect ({str(name).lower()}) : lancez `python utilities/generate_env.py`, ou "
+            "ajoutez-le à .env"
+        )
+    reasons = {
+        "literal_error": "les valeurs possibles sont dev et prod",
+        "int_parsing": "il faut un nombre entier",
+        "greater_than": "il faut un nombre supérieur à zéro",
+        "string_pattern_mismatch": "ce n'est pas une région de BigQuery",
+        "value_error": str(context.get("error")),
+    }
+    reason = reasons.get(kind, "il faut une adresse http:// ou https://")
+    return f"{name} : « {problem['input']} » est refusé, {reason}"

