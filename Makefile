@@ -27,7 +27,7 @@ lint: .venv/installed ## ruff, mypy, sqlfluff
 
 format: .venv/installed ## Remet le code et le SQL en forme
 	@$(BIN)/ruff format .
-	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/sqlfluff fix dbt/models dbt/data-tests
 
 lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt

@@ -347,6 +347,8 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.command:
         parser.error("il manque la commande à lancer")
 
+    # Before anything imports Prefect, which would make a ~/.prefect.
+    os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
     signal.signal(signal.SIGTERM, _exit_on_sigterm)
     try:
         with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
