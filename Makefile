@@ -1,9 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock clean
+.PHONY: help demo run test lint format lock clean infra outputs doctor
 
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
+TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $(tool)),$(tool))))
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --python-version 3.11 --custom-compile-command "make lock"
 
@@ -16,10 +17,23 @@ demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py
 
+doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
+	@$(BIN)/python utilities/doctor.py
+
+infra: .need-terraform ## Crée les datasets et le compte de service sur GCP
+	$(TERRAFORM) -chdir=infrastructure init
+	$(TERRAFORM) -chdir=infrastructure apply
+
+outputs: .need-terraform ## Écrit infrastructure/terraform-outputs.json
+	@$(TERRAFORM) -chdir=infrastructure output -json > infrastructure/terraform-outputs.json.new
+	@mv infrastructure/terraform-outputs.json.new infrastructure/terraform-outputs.json
+	@echo "infrastructure/terraform-outputs.json est à jour."
+
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest
 
-lint: .venv/installed ## ruff, mypy, sqlfluff
+lint: .venv/installed ## ruff, mypy, sqlfluff, forme des fichiers Terraform
+	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -37,6 +51,10 @@ lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt
 clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf dbt/target dbt/logs dbt/dbt_packages
+
+.PHONY: .need-terraform
+.need-terraform:
+	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu 1.6 (tofu) ou Terraform 1.5, ou plus récent." >&2; exit 1; }
 
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Il faut Python 3.11 ou plus récent : make PYTHON=python3.11 …")'

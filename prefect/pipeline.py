@@ -8,18 +8,21 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import httpx
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, get_state_exception
 
 from dbt_command import run_dbt
 from dbt_connection import DbtConnection, build_connection, load_credentials
 from dbt_report import forget_last_results, read_report
-from pipeline_settings import ConfigurationError, PipelineSettings, load_settings
+from pipeline_settings import (
+    ConfigurationError,
+    PipelineSettings,
+    explain_unreachable_api,
+    load_settings,
+)
 
 EXIT_SUCCESS, EXIT_DBT, EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
 
@@ -103,22 +106,6 @@ def main() -> int:
     print(state.message, file=sys.stderr)
     failure = get_state_exception(state)
     return EXIT_CONFIGURATION if isinstance(failure, ConfigurationError) else EXIT_DBT
-
-
-def explain_unreachable_api(error: Exception) -> str | None:
-    """Return what to do about a Prefect API that does not answer, None for another error."""
-    if "Failed to reach API" in str(error) or isinstance(error, httpx.TransportError):
-        return (
-            f"API Prefect injoignable ({PREFECT_API_URL.value()}) : vérifiez PREFECT_API_URL, "
-            "démarrez ce serveur (`prefect server start`), ou retirez la variable pour un "
-            "serveur temporaire."
-        )
-    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
-        return (
-            f"API Prefect ({PREFECT_API_URL.value()}) : accès refusé. Vérifiez PREFECT_API_KEY, "
-            "ou relancez `uvx prefect-cloud login`."
-        )
-    return None
 
 
 if __name__ == "__main__":

@@ -50,15 +50,23 @@ def check_dataset_name(value: str) -> str:
     return value
 
 
-def _check_profile_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", value) or value == "config":
-        raise ValueError("un nom de profil n'a que des lettres, des chiffres, des _ et des -")
+def check_project_id(value: str) -> str:
+    """Return the id of a GCP project unchanged; ValueError if it cannot be one."""
+    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
+        raise ValueError("ce n'est pas un identifiant de projet GCP")
     return value
 
 
-def _check_project_id(value: str) -> str:
-    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
-        raise ValueError("ce n'est pas un identifiant de projet GCP")
+def check_region(value: str) -> str:
+    """Return the location of a dataset unchanged; ValueError if it cannot be one."""
+    if not re.fullmatch(r"[A-Za-z0-9-]+", value):
+        raise ValueError("ce n'est pas une région de BigQuery")
+    return value
+
+
+def _check_profile_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", value) or value == "config":
+        raise ValueError("un nom de profil n'a que des lettres, des chiffres, des _ et des -")
     return value
 
 
@@ -102,15 +110,14 @@ class PipelineSettings(BaseModel):
         alias="DBT_BIGQUERY_DATASET_RAW",
         description="Dataset des données sources. Facultatif, donné par Terraform.",
     )
-    project_id: Annotated[str, AfterValidator(_check_project_id)] | None = Field(
+    project_id: Annotated[str, AfterValidator(check_project_id)] | None = Field(
         None,
         alias="GCP_PROJECT_ID",
         description="Projet BigQuery. Facultatif : le projet de la clé par défaut.",
     )
-    region: str | None = Field(
+    region: Annotated[str, AfterValidator(check_region)] | None = Field(
         None,
         alias="GCP_REGION",
-        pattern=r"^[A-Za-z0-9-]+$",
         description="Région des datasets, par exemple EU. Facultatif, donnée par Terraform.",
     )
     threads: PositiveInt = Field(
@@ -199,6 +206,25 @@ def load_settings() -> PipelineSettings:
     return PipelineSettings.from_mapping(variables | environment)
 
 
+def explain_unreachable_api(error: Exception) -> str | None:
+    """Return what to do about a Prefect API that does not answer, None for another error."""
+    import httpx
+    from prefect.settings import PREFECT_API_URL
+
+    api_url = PREFECT_API_URL.value()
+    if "Failed to reach API" in str(error) or isinstance(error, httpx.TransportError):
+        return (
+            f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
+            "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire."
+        )
+    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
+        return (
+            f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "
+            "`uvx prefect-cloud login`."
+        )
+    return None
+
+
 def _explain(problem: ErrorDetails) -> str:
     """Return one French line for a problem that pydantic found."""
     name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
@@ -212,7 +238,6 @@ def _explain(problem: ErrorDetails) -> str:
         "literal_error": "les valeurs possibles sont dev et prod",
         "int_parsing": "il faut un nombre entier",
         "greater_than": "il faut un nombre supérieur à zéro",
-        "string_pattern_mismatch": "ce n'est pas une région de BigQuery",
         "value_error": str(context.get("error")),
     }
     reason = reasons.get(kind, "il faut une adresse http:// ou https://")

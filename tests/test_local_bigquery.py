@@ -9,11 +9,26 @@ from pathlib import Path
 
 import pytest
 
-import local_bigquery as module
 from local_bigquery import LocalBigQueryError, local_bigquery
 from pipeline_settings import PROJECT_ROOT
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
+
+
+# Takes SIGINT whatever the shell that started the tests does with it.
+SLEEP = (
+    "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+    "print('go', flush=True); time.sleep(60)"
+)
+
+
+def run(data_dir: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run the tool to its end."""
+    return subprocess.run(
+        [sys.executable, SCRIPT, "--data-dir", str(data_dir), *command],
+        capture_output=True,
+        text=True,
+    )
 
 
 def processes_using(folder: Path) -> list[str]:
@@ -35,7 +50,7 @@ def processes_using(folder: Path) -> list[str]:
 def data_dir(tmp_path_factory):
     """A folder that the tests of this file use one after the other, filled once."""
     folder = tmp_path_factory.mktemp("data")
-    assert module.main(["--data-dir", str(folder), "true"]) == 0
+    assert run(folder, "true").returncode == 0
     return folder
 
 
@@ -43,24 +58,16 @@ def data_dir(tmp_path_factory):
 def test_exit_code_of_the_command_is_passed_on_and_servers_are_stopped(
     data_dir, command, exit_code
 ):
-    result = module.main(["--data-dir", str(data_dir), "bash", "-c", command])
+    result = run(data_dir, "bash", "-c", command)
 
-    assert result == exit_code
+    assert result.returncode == exit_code
     assert processes_using(data_dir) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
     process = subprocess.Popen(
-        [
-            sys.executable,
-            SCRIPT,
-            "--data-dir",
-            str(data_dir),
-            "bash",
-            "-c",
-            "echo go; exec sleep 60",
-        ],
+        [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", SLEEP],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -84,12 +91,12 @@ def test_signal_during_the_start_stops_the_servers(data_dir):
     assert processes_using(data_dir) == []
 
 
-def test_second_start_on_the_same_folder_is_refused(data_dir, capsys):
+def test_second_start_on_the_same_folder_is_refused(data_dir):
     with local_bigquery(data_dir):
-        result = module.main(["--data-dir", str(data_dir), "true"])
+        result = run(data_dir, "true")
 
-    assert result == 3
-    assert str(data_dir) in capsys.readouterr().err
+    assert result.returncode == 3
+    assert str(data_dir) in result.stderr
 
 
 def test_two_folders_run_side_by_side(data_dir, local_environment):
@@ -109,9 +116,30 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     assert processes_using(tmp_path) == []
 
 
-def test_command_that_does_not_exist_is_named(data_dir, capsys):
-    assert module.main(["--data-dir", str(data_dir), "no-such-command"]) == 3
-    assert "no-such-command" in capsys.readouterr().err
+def test_command_that_does_not_exist_is_named(data_dir):
+    result = run(data_dir, "no-such-command")
+
+    assert result.returncode == 3
+    assert "no-such-command" in result.stderr
+
+
+def test_fresh_starts_from_nothing(tmp_path):
+    create = "import httpx, os; httpx.post(os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '{}', json={})"
+    path = "/bigquery/v2/projects/projet-local/datasets"
+    body = "{'datasetReference': {'projectId': 'projet-local', 'datasetId': 'mine'}}"
+    look = (
+        "import httpx, os; print(httpx.get(os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '"
+        + path
+        + "').text)"
+    )
+
+    run(tmp_path, sys.executable, "-c", create.format(path, body))
+    kept = run(tmp_path, sys.executable, "-c", look)
+    fresh = run(tmp_path, "--fresh", sys.executable, "-c", look)
+
+    assert "mine" in kept.stdout
+    assert "mine" not in fresh.stdout
+    assert "projet_local_raw" in fresh.stdout
 
 
 def test_servers_listen_on_this_machine_only(local_environment):
@@ -126,7 +154,7 @@ def test_servers_listen_on_this_machine_only(local_environment):
         assert listeners == {"0100007F"}
 
 
-def test_environment_hides_the_settings_and_keys_of_the_user(local_environment, monkeypatch):
+def test_environment_hides_the_settings_and_keys_of_the_user(local_environment):
     assert "PREFECT_API_KEY" not in local_environment
     assert "GOOGLE_APPLICATION_CREDENTIALS" not in local_environment
     # Set and empty: a value in the user's .env does not fill it in.

@@ -22,14 +22,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 
 import httpx
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
-sys.path.append(str(PROJECT_ROOT / "prefect"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from pipeline_settings import PipelineSettings  # noqa: E402
+from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
     from prefect_gcp import GcpCredentials
@@ -313,19 +312,19 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         if number == signal.SIGTERM or not sys.stdin.isatty():
             process.send_signal(number)
 
-    previous = {
-        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous = {}
     try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, forward)
         return_code = process.wait()
     finally:
+        # Only when a signal came before the handlers were there.
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
         for number, handler in previous.items():
             signal.signal(number, handler)
     return return_code if return_code >= 0 else 128 - return_code
-
-
-def _exit_on_sigterm(*_: Any) -> NoReturn:
-    raise SystemExit(128 + signal.SIGTERM)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -349,15 +348,21 @@ def main(argv: list[str] | None = None) -> int:
 
     # Before anything imports Prefect, which would make a ~/.prefect.
     os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    received: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        received.append(128 + number)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
-            return run_command(arguments.command, environment)
+            # A library that was being imported may have swallowed the exception.
+            return received[0] if received else run_command(arguments.command, environment)
     except LocalBigQueryError as error:
         print(error, file=sys.stderr)
         return 3
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

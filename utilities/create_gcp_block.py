@@ -1,0 +1,201 @@
+"""Saves a service account key as the GcpCredentials block that the pipeline loads.
+
+Rotating the key is running it again: nothing else has to change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import stat
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
+
+from dbt_connection import bigquery_client, credentials_block_class, load_credentials
+from pipeline_settings import (
+    PROJECT_ROOT,
+    ConfigurationError,
+    check_block_name,
+    explain_unreachable_api,
+    load_settings,
+)
+
+REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
+
+
+def read_key(path: Path) -> dict[str, Any]:
+    """Return the key of a service account, checked.
+
+    Raises ConfigurationError, which says what is wrong and never quotes the file.
+    """
+    try:
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"Fichier {path} introuvable : lancez `make infra`, ou téléchargez une clé du compte "
+            "de service dans la console Google Cloud."
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(f"Fichier {path} illisible ({error.strerror}).") from None
+    except ValueError:
+        raise ConfigurationError(f"Le fichier {path} n'est pas du JSON.") from None
+    if not isinstance(info, dict) or info.get("type") != "service_account":
+        raise ConfigurationError(
+            f"Le fichier {path} n'est pas la clé d'un compte de service : il y faut "
+            '"type": "service_account".'
+        )
+    missing = [name for name in REQUIRED_FIELDS if not isinstance(info.get(name), str)]
+    if missing:
+        raise ConfigurationError(
+            f"Dans {path}, il manque {', '.join(missing)} : téléchargez la clé de nouveau."
+        )
+    if not _is_private_key(info):
+        raise ConfigurationError(
+            f"Dans {path}, private_key n'est pas une clé privée valable : téléchargez la clé de "
+            "nouveau."
+        )
+    return info
+
+
+def _is_private_key(info: dict[str, Any]) -> bool:
+    from google.oauth2.service_account import Credentials
+
+    try:
+        Credentials.from_service_account_info(info)
+    except ValueError:
+        return False
+    return True
+
+
+def warn_if_others_can_read(path: Path) -> None:
+    """Say so on stderr when the key is readable by other users of the machine."""
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        print(
+            f"Attention : d'autres utilisateurs peuvent lire {path}. Lancez `chmod 600 {path}`.",
+            file=sys.stderr,
+        )
+
+
+def save_block(info: dict[str, Any], name: str) -> str:
+    """Save the key under this name; return what was done: created or replaced, in French."""
+    from prefect import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.types import SecretDict
+
+    block = credentials_block_class()(service_account_info=SecretDict(info))
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_block_document_by_name(
+                name, block.get_block_type_slug(), include_secrets=False
+            )
+            done = "remplacé"
+        except ObjectNotFound:
+            done = "créé"
+    block.save(name, overwrite=True)
+    return done
+
+
+def where_blocks_go() -> str:
+    """Return, in French, where Prefect keeps the blocks of this shell."""
+    from prefect.settings import PREFECT_API_URL, get_current_settings
+
+    api_url = PREFECT_API_URL.value()
+    if not api_url:
+        return f"la base locale de Prefect ({get_current_settings().home})"
+    if not api_url.startswith(get_current_settings().cloud.api_url):
+        return f"le serveur Prefect {api_url}"
+    return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+
+
+def _cloud_workspace(api_url: str) -> str:
+    """Return the handle of the workspace at this address, its address if it has none."""
+    import asyncio
+
+    from prefect.client.cloud import get_cloud_client
+
+    async def find() -> str:
+        async with get_cloud_client() as client:
+            for workspace in await client.read_workspaces():
+                if workspace.api_url() == api_url:
+                    return workspace.handle
+        return api_url
+
+    return asyncio.run(find())
+
+
+def check_block(name: str) -> int:
+    """Load the block, look for the datasets with it, say what was found; return the exit code."""
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    settings = load_settings()
+    client = bigquery_client(load_credentials(name), settings)
+    exit_code = 0
+    for dataset in (settings.dataset_raw, settings.dataset_dev, settings.dataset_prod):
+        try:
+            location = client.get_dataset(dataset, timeout=30).location
+            print(f"{client.project}.{dataset} : trouvé ({location}).")
+        except (GoogleAPICallError, GoogleAuthError) as error:
+            print(
+                f"{client.project}.{dataset} : {getattr(error, 'message', error)}\n"
+                "  Vérifiez que `make infra` l'a créé et que le compte de service y a accès.",
+                file=sys.stderr,
+            )
+            exit_code = 1
+    return exit_code
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="create_gcp_block.py",
+        description="Enregistre la clé d'un compte de service dans un block GcpCredentials de "
+        "Prefect. Pour changer de clé, relancez-le.",
+    )
+    parser.add_argument(
+        "--key-file",
+        type=Path,
+        default=PROJECT_ROOT / ".secrets" / "sa_key.json",
+        help="clé du compte de service (par défaut : .secrets/sa_key.json)",
+    )
+    parser.add_argument("--block-name", default="sa-key", help="nom du block (par défaut : sa-key)")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="ne rien enregistrer : charger le block et chercher les datasets dans BigQuery",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Save or check the block; return the exit code."""
+    arguments = parse_arguments(argv)
+    try:
+        check_block_name(arguments.block_name)
+    except ValueError as error:
+        print(f"--block-name « {arguments.block_name} » est refusé : {error}.", file=sys.stderr)
+        return 2
+    try:
+        if arguments.check:
+            return check_block(arguments.block_name)
+        info = read_key(arguments.key_file)
+        warn_if_others_can_read(arguments.key_file)
+        done = save_block(info, arguments.block_name)
+        print(f"Block « {arguments.block_name} » {done} dans {where_blocks_go()}.")
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Exception as error:
+        message = explain_unreachable_api(error)
+        if message is None:
+            raise
+        print(message, file=sys.stderr)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,195 @@
+"""Says what the pipeline needs and lacks, one line each, with the remedy; changes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packaging.requirements import Requirement
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
+
+from dbt_connection import bigquery_client, load_credentials
+from pipeline_settings import (
+    PROJECT_ROOT,
+    ConfigurationError,
+    PipelineSettings,
+    explain_unreachable_api,
+    load_settings,
+)
+
+if TYPE_CHECKING:
+    from google.cloud.bigquery import Client
+
+MINIMUM_PYTHON = (3, 11)
+LOCK = PROJECT_ROOT / "requirements.txt"
+
+
+class Diagnosis:
+    """The lines said so far, and whether the pipeline would fail."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def ready(self, what: str) -> None:
+        """Say that something is ready."""
+        print(f"✓ {what}")
+
+    def missing(self, what: str, remedy: str) -> None:
+        """Say that something is missing, and what to do."""
+        self.failed = True
+        print(f"✗ {what}\n    → {remedy}")
+
+
+def check_python(diagnosis: Diagnosis) -> None:
+    """Python 3.11 or newer."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info >= MINIMUM_PYTHON:
+        diagnosis.ready(f"Python {version}")
+    else:
+        diagnosis.missing(f"Python {version}", "installez Python 3.11 ou plus récent")
+
+
+def check_lock(diagnosis: Diagnosis) -> None:
+    """The installed packages are those of the lock."""
+    different = list(_packages_that_differ())
+    if not different:
+        diagnosis.ready("Dépendances : celles de requirements.txt")
+        return
+    shown = ", ".join(different[:3]) + (" …" if len(different) > 3 else "")
+    diagnosis.missing(
+        f"Dépendances : {len(different)} différentes de requirements.txt ({shown})",
+        "`rm .venv/installed`, puis `make doctor`",
+    )
+
+
+def _packages_that_differ() -> Iterator[str]:
+    """Yield the packages that are missing, or that have another version than the lock's."""
+    for line in LOCK.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith((" ", "#")):
+            continue
+        requirement = Requirement(line.rstrip(" \\"))
+        if requirement.marker and not requirement.marker.evaluate():
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield f"{requirement.name} absent"
+            continue
+        if version not in requirement.specifier:
+            yield f"{requirement.name} {version}"
+
+
+def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
+    """The settings are complete and right; return them, None if they are not."""
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        diagnosis.missing(str(error), "corrigez .env, ou lancez `python utilities/generate_env.py`")
+        return None
+    env_file = ".env" if (PROJECT_ROOT / ".env").exists() else "sans .env"
+    diagnosis.ready(f"Réglages ({env_file}) : cible {settings.target}, dataset {settings.dataset}")
+    return settings
+
+
+def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | None:
+    """The block is there and its key parses; return a BigQuery client, None if not."""
+    try:
+        credentials = load_credentials(settings.credentials_block)
+    except ConfigurationError as error:
+        diagnosis.missing(
+            f"Block : {error}", "`python utilities/create_gcp_block.py` enregistre la clé"
+        )
+        return None
+    diagnosis.ready(f"Block {settings.credentials_block}")
+    return bigquery_client(credentials, settings)
+
+
+def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
+    """The datasets exist, where GCP_REGION says."""
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    for dataset in (settings.dataset_raw, settings.dataset_dev, settings.dataset_prod):
+        name = f"Dataset {client.project}.{dataset}"
+        try:
+            location = client.get_dataset(dataset, retry=None, timeout=30).location
+        except (GoogleAPICallError, GoogleAuthError, OSError) as error:
+            reason = str(getattr(error, "message", error)).splitlines()[0]
+            diagnosis.missing(
+                f"{name} : {reason}",
+                "`make infra` le crée ; vérifiez aussi les droits du compte de service",
+            )
+            continue
+        if settings.region and location.lower() != settings.region.lower():
+            diagnosis.missing(
+                f"{name} est en {location}, GCP_REGION dit {settings.region}",
+                "mettez la même région dans GCP_REGION, ou laissez-la vide",
+            )
+        else:
+            diagnosis.ready(f"{name} ({location})")
+
+
+def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
+    """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
+    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+        variables = settings.model_dump(by_alias=True, mode="json", exclude_none=True)
+        process = subprocess.run(
+            [
+                *(str(Path(sys.executable).parent / "dbt"), "--quiet", "parse"),
+                *("--no-partial-parse", "--target-path", folder, "--log-path", folder),
+                *("--profiles-dir", str(PROJECT_ROOT / "dbt"), "--profile", "projet_m2_bi"),
+            ],
+            cwd=PROJECT_ROOT / "dbt",
+            # The profile wants a project; parsing asks nothing of it.
+            env=os.environ
+            | {"GCP_PROJECT_ID": "projet", "DBT_USE_COLORS": "false"}
+            | {name: str(value) for name, value in variables.items()},
+            capture_output=True,
+            text=True,
+        )
+    if process.returncode == 0:
+        diagnosis.ready("Projet dbt")
+    else:
+        lines = [line.strip() for line in process.stdout.splitlines() if line.strip()]
+        diagnosis.missing(f"Projet dbt : {' '.join(lines[-2:])}", "corrigez dbt/")
+
+
+def diagnose() -> Diagnosis:
+    """Go through all that the pipeline needs; a check that needs another waits for it."""
+    diagnosis = Diagnosis()
+    check_python(diagnosis)
+    check_lock(diagnosis)
+    settings = check_settings(diagnosis)
+    if settings:
+        client = check_block(diagnosis, settings)
+        if client:
+            check_datasets(diagnosis, settings, client)
+        check_dbt_project(diagnosis, settings)
+    return diagnosis
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Say what is ready and what is missing; return 1 if the pipeline would fail."""
+    argparse.ArgumentParser(
+        prog="doctor.py", description="Dit ce qui est prêt et ce qui manque, sans rien changer."
+    ).parse_args(argv)
+    try:
+        return int(diagnose().failed)
+    except Exception as error:
+        message: Any = explain_unreachable_api(error)
+        if message is None:
+            raise
+        print(f"✗ {message}")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

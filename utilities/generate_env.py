@@ -1,0 +1,282 @@
+"""Turns `infrastructure/terraform-outputs.json` into `.env`.
+
+Source: `terraform output -json` or `tofu output -json`, an object of
+`{"name": {"value": …}}`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import difflib
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from dotenv.parser import Binding, parse_stream
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
+
+from pipeline_settings import (
+    PROJECT_ROOT,
+    PipelineSettings,
+    check_block_name,
+    check_dataset_name,
+    check_project_id,
+    check_region,
+)
+
+# Output of Terraform -> variable, what checks its value.
+REQUIRED_OUTPUTS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "bq_dev_dataset_id": ("DBT_BIGQUERY_DATASET_DEV", check_dataset_name),
+    "bq_prod_dataset_id": ("DBT_BIGQUERY_DATASET_PROD", check_dataset_name),
+}
+# States made before these outputs existed lack some of them.
+OPTIONAL_OUTPUTS: dict[str, tuple[str, Callable[[str], str]]] = {
+    "bq_raw_dataset_id": ("DBT_BIGQUERY_DATASET_RAW", check_dataset_name),
+    "project_id": ("GCP_PROJECT_ID", check_project_id),
+    "region": ("GCP_REGION", check_region),
+}
+OUTPUTS = REQUIRED_OUTPUTS | OPTIONAL_OUTPUTS
+
+
+class GenerateEnvError(Exception):
+    """Input or output that the user has to mend; its text is the whole message."""
+
+
+def read_outputs(path: Path) -> dict[str, Any]:
+    """Return the value of each output in the file.
+
+    Takes UTF-8, with or without BOM, and UTF-16 with BOM (what `>` of PowerShell writes).
+    Raises GenerateEnvError when the file is not there, or is not what it should be.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise GenerateEnvError(
+            f"Fichier {path} introuvable : lancez d'abord `make outputs`."
+        ) from None
+    except OSError as error:
+        raise GenerateEnvError(f"Fichier {path} illisible ({error.strerror}).") from None
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
+        outputs = json.loads(text)
+    except ValueError:
+        problem = "est vide" if not content.strip() else "n'est pas du JSON"
+        raise GenerateEnvError(f"Le fichier {path} {problem} : relancez `make outputs`.") from None
+    if not isinstance(outputs, dict):
+        raise GenerateEnvError(
+            f"Le fichier {path} n'est pas un objet JSON : relancez `make outputs`."
+        )
+    wrong = [name for name in OUTPUTS if name in outputs and not _has_value(outputs[name])]
+    if wrong:
+        raise GenerateEnvError(
+            f"Dans {path}, l'output {wrong[0]} n'a pas la forme {{\"value\": …}} : "
+            "relancez `make outputs`."
+        )
+    return {name: outputs[name]["value"] for name in outputs if _has_value(outputs[name])}
+
+
+def _has_value(output: object) -> bool:
+    return isinstance(output, dict) and "value" in output
+
+
+def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[str, str]:
+    """Return the variables that this tool writes, in the order of the file.
+
+    Raises GenerateEnvError, which names the file, the output and the remedy.
+    """
+    missing = [name for name in REQUIRED_OUTPUTS if name not in outputs]
+    if missing:
+        raise GenerateEnvError(
+            f"Dans {path}, il manque {', '.join(missing)} ; outputs présents : "
+            f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
+        )
+    values = {
+        variable: _checked(name, outputs[name], check, path)
+        for name, (variable, check) in OUTPUTS.items()
+        if name in outputs
+    }
+    dev, prod = values["DBT_BIGQUERY_DATASET_DEV"], values["DBT_BIGQUERY_DATASET_PROD"]
+    if dev == prod:
+        raise GenerateEnvError(
+            f"Dans {path}, bq_dev_dataset_id et bq_prod_dataset_id sont le même dataset "
+            f"({dev}) : la production écrirait dans dev. Corrigez infrastructure/."
+        )
+    try:
+        check_block_name(block_name)
+    except ValueError as error:
+        raise GenerateEnvError(f"--block-name « {block_name} » est refusé : {error}.") from None
+    values |= {
+        "PREFECT_GCP_CREDENTIALS_BLOCK": block_name,
+        "DBT_TARGET": "dev",
+        "DBT_PROFILE_NAME": "projet_m2_bi",
+    }
+    return {name: values[name] for name in PipelineSettings.variables() if name in values}
+
+
+def _checked(name: str, value: object, check: Callable[[str], str], path: Path) -> str:
+    """Return the value of an output once checked."""
+    if not isinstance(value, str):
+        kind = "null" if value is None else json.dumps(value, ensure_ascii=False)
+        reason = f"vaut {kind}, il faut une chaîne de caractères"
+    elif not value:
+        reason = "est vide"
+    else:
+        try:
+            return check(value)
+        except ValueError as error:
+            reason = f"vaut {json.dumps(value, ensure_ascii=False)} : {error}"
+    raise GenerateEnvError(
+        f"Dans {path}, l'output {name} {reason}. Corrigez infrastructure/ puis relancez "
+        "`make infra` et `make outputs`."
+    )
+
+
+def render_env(current: str, values: dict[str, str]) -> str:
+    """Return `current` with these variables set, and all the rest as it is, in place.
+
+    A variable that is already there is changed where it stands; the others are added at
+    the end, each under its comment.
+    """
+    newline = "\r\n" if "\r\n" in current else "\n"
+    bindings = list(parse_stream(io.StringIO(current, newline="")))
+    text = "".join(_render_binding(binding, values) for binding in bindings)
+    present = {binding.key for binding in bindings}
+    comments = {field.alias: field.description for field in PipelineSettings.model_fields.values()}
+    for name, value in values.items():
+        if name not in present:
+            if text:
+                text += newline if text.endswith("\n") else newline * 2
+            text += f"# {comments[name]}{newline}{name}={value}{newline}"
+    return text
+
+
+def _render_binding(binding: Binding, values: dict[str, str]) -> str:
+    """Return the text of one line of `.env`, with its new value if it is one of `values`."""
+    line = binding.original.string
+    if binding.key not in values or binding.value == values[binding.key]:
+        return line
+    pattern = (
+        rf"(?s)(\s*(?:export[^\S\r\n]+)?'?{binding.key}'?)(.*?)([^\S\r\n]+#[^\r\n]*)?(\r?\n|\r)?"
+    )
+    match = re.fullmatch(pattern, line)
+    assert match
+    name, _, comment, end = match.groups(default="")
+    return f"{name}={values[binding.key]}{comment}{end}"
+
+
+def read_env(path: Path) -> str:
+    """Return the text of `.env`, its line ends untouched; empty when there is none."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise GenerateEnvError(
+            f"Fichier {path} illisible ({error}) : corrigez-le ou déplacez-le."
+        ) from None
+
+
+def write_env(path: Path, text: str) -> None:
+    """Replace the file by the text in one step, mode 600, through a link if it is one."""
+    target = path.resolve()
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".env-")
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise GenerateEnvError(
+            f"Impossible d'écrire {path} ({error.strerror}) : vérifiez le dossier et ses droits."
+        ) from None
+
+
+def masked(text: str, values: dict[str, str]) -> str:
+    """Return the text of `.env` with the values that are not this tool's hidden."""
+    return "".join(
+        binding.original.string
+        if binding.key is None or binding.key in values
+        else f"{binding.key}=***\n"
+        for binding in parse_stream(io.StringIO(text, newline=""))
+    )
+
+
+def changes(current: str, text: str, values: dict[str, str]) -> list[str]:
+    """Return the lines that differ, as a diff shows them."""
+    before, after = masked(current, values).splitlines(), masked(text, values).splitlines()
+    lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
+    return [line for line in lines if line.startswith(("+", "-"))]
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="generate_env.py",
+        description="Écrit .env à partir des outputs de Terraform. Ce que vous y avez ajouté "
+        "reste en place.",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="montrer ce qui serait écrit, sans rien écrire"
+    )
+    parser.add_argument(
+        "--outputs-json",
+        type=Path,
+        default=PROJECT_ROOT / "infrastructure" / "terraform-outputs.json",
+        help="outputs de Terraform (par défaut : infrastructure/terraform-outputs.json)",
+    )
+    parser.add_argument(
+        "--block-name", default="sa-key", help="nom du block GcpCredentials (par défaut : sa-key)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=PROJECT_ROOT / ".env",
+        help="fichier à écrire (par défaut : .env à la racine)",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write `.env`, or show what it would be; return the exit code."""
+    arguments = parse_arguments(argv)
+    try:
+        outputs = read_outputs(arguments.outputs_json)
+        values = own_variables(outputs, arguments.outputs_json, arguments.block_name)
+        current = read_env(arguments.output)
+        text = render_env(current, values)
+        if not arguments.dry_run:
+            write_env(arguments.output, text)
+    except GenerateEnvError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+    if arguments.dry_run:
+        print(masked(text, values), end="")
+        print("\nDifférence avec le fichier actuel :")
+    else:
+        print(f"{arguments.output} est à jour.")
+    for line in changes(current, text, values) or ["aucune"]:
+        print(f"  {line}")
+    for name, (variable, _) in OPTIONAL_OUTPUTS.items():
+        if name not in outputs:
+            print(f"  {variable} laissé de côté : pas d'output {name}.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
