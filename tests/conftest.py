@@ -70,7 +70,8 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
             project / folder,
             ignore=shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml"),
         )
-    shutil.copy(PROJECT_ROOT / "prefect.toml", project)
+    for name in ("prefect.toml", "requirements.txt"):
+        shutil.copy(PROJECT_ROOT / name, project)
     if dbt_files:
         for folder in ("models", "data-tests", "snapshots"):
             shutil.rmtree(project / "dbt" / folder)

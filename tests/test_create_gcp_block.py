@@ -1,0 +1,126 @@
+"""The tool that saves the key as a block: what it checks, says, and never says."""
+
+import json
+
+import pytest
+from conftest import ONE_MODEL
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from create_gcp_block import main
+from dbt_connection import load_credentials
+from local_bigquery import throwaway_key
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    """The file of a good key, for its owner only."""
+    path = tmp_path / "sa_key.json"
+    path.write_text(json.dumps(throwaway_key()))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def prefect_api(local_environment):
+    """The API of the local Prefect server, for this process."""
+    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+        yield local_environment["PREFECT_API_URL"]
+
+
+def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsys):
+    arguments = ["--key-file", str(key_file), "--block-name", "created"]
+
+    assert main(arguments) == 0
+    first = capsys.readouterr()
+    key_file.write_text(json.dumps(throwaway_key() | {"private_key_id": "second"}))
+    assert main(arguments) == 0
+    second = capsys.readouterr()
+
+    assert first.out == f"Block « created » créé dans le serveur Prefect {prefect_api}.\n"
+    assert second.out == f"Block « created » remplacé dans le serveur Prefect {prefect_api}.\n"
+    info = load_credentials("created").service_account_info.get_secret_value()
+    assert info["private_key_id"] == "second"
+
+
+def test_key_that_others_can_read_is_warned_about(key_file, prefect_api, capsys):
+    key_file.chmod(0o644)
+
+    assert main(["--key-file", str(key_file), "--block-name", "readable"]) == 0
+    assert f"chmod 600 {key_file}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda key: None, ["introuvable", "make infra"]),
+        (lambda key: "", ["JSON"]),
+        (lambda key: json.dumps(key)[:-20], ["JSON"]),
+        (lambda key: "[]", ["compte de service"]),
+        (lambda key: json.dumps(key | {"type": "authorized_user"}), ["compte de service"]),
+        (lambda key: json.dumps({"type": "service_account"}), ["private_key", "client_email"]),
+        (lambda key: json.dumps(key | {"private_key": 3}), ["private_key"]),
+        (
+            lambda key: json.dumps(key | {"private_key": key["private_key"][:300]}),
+            ["private_key", "clé privée"],
+        ),
+    ],
+    ids=["missing", "empty", "cut", "list", "other type", "fields", "number", "broken key"],
+)
+def test_bad_key_is_refused_without_being_quoted(key_file, capsys, change, words):
+    key = json.loads(key_file.read_text())
+    content = change(key)
+    key_file.unlink()
+    if content is not None:
+        key_file.write_text(content)
+
+    assert main(["--key-file", str(key_file)]) == 2
+
+    captured = capsys.readouterr()
+    assert str(key_file) in captured.err
+    assert all(word in captured.err for word in words)
+    assert not any(line in captured.err for line in key["private_key"].splitlines()[:4])
+
+
+def test_block_name_that_prefect_refuses_is_refused(key_file, capsys):
+    assert main(["--key-file", str(key_file), "--block-name", "Ma Clé"]) == 2
+    assert "--block-name" in capsys.readouterr().err
+
+
+def test_unreachable_api_is_named(key_file, make_project):
+    project = make_project(ONE_MODEL)
+
+    run = project.run(
+        "utilities/create_gcp_block.py",
+        *("--key-file", str(key_file)),
+        PREFECT_API_URL="http://127.0.0.1:1/api",
+    )
+
+    assert run.returncode == 3
+    assert "http://127.0.0.1:1/api" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_check_finds_the_datasets_of_the_settings(make_project, local_environment):
+    project = make_project(ONE_MODEL)
+    datasets = {
+        name: local_environment[name]
+        for name in ("DBT_BIGQUERY_DATASET_DEV", "DBT_BIGQUERY_DATASET_PROD")
+    }
+
+    found = project.run("utilities/create_gcp_block.py", "--check", **datasets)
+    lacking = project.run("utilities/create_gcp_block.py", "--check")
+
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("trouvé") == 3
+    assert lacking.returncode == 1
+    assert project.environment["DBT_BIGQUERY_DATASET_DEV"] in lacking.stderr
+    assert "make infra" in lacking.stderr
+
+
+def test_check_of_a_missing_block_names_it(make_project):
+    project = make_project(ONE_MODEL)
+
+    run = project.run("utilities/create_gcp_block.py", "--check", "--block-name", "pas-la")
+
+    assert run.returncode == 2
+    assert "pas-la" in run.stderr

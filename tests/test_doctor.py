@@ -1,0 +1,76 @@
+"""The doctor: one line each for what is ready and what is missing."""
+
+import pytest
+from conftest import ONE_MODEL
+
+
+@pytest.fixture
+def project(make_project, local_environment):
+    """A project whose datasets exist."""
+    project = make_project(ONE_MODEL)
+    for name in ("DBT_BIGQUERY_DATASET_DEV", "DBT_BIGQUERY_DATASET_PROD"):
+        project.environment[name] = local_environment[name]
+    return project
+
+
+def snapshot(project):
+    """Return every file of the project, with its content and date."""
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in project.root.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def test_everything_ready_is_said_and_nothing_changes(project):
+    before = snapshot(project)
+
+    run = project.run("utilities/doctor.py")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "✗" not in run.stdout
+    for ready in ("Python", "Dépendances", "Réglages", "Block sa-key", "Dataset", "Projet dbt"):
+        assert f"✓ {ready}" in run.stdout
+    assert snapshot(project) == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"DBT_BIGQUERY_DATASET_DEV": ""}, ["DBT_BIGQUERY_DATASET_DEV", "generate_env.py"]),
+        ({"PREFECT_GCP_CREDENTIALS_BLOCK": "pas-la"}, ["pas-la", "create_gcp_block.py"]),
+        ({"DBT_BIGQUERY_DATASET_DEV": "pas_la"}, ["pas_la", "make infra"]),
+        ({"GCP_REGION": "europe-west9"}, ["europe-west9", "GCP_REGION"]),
+        ({"PREFECT_API_URL": "http://127.0.0.1:1/api"}, ["127.0.0.1:1", "PREFECT_API_URL"]),
+        ({"DBT_BIGQUERY_API_ENDPOINT": "http://127.0.0.1:1"}, ["Dataset", "127.0.0.1"]),
+    ],
+    ids=["settings", "block", "dataset", "region", "Prefect", "BigQuery"],
+)
+def test_what_is_missing_is_said_with_the_remedy(project, variables, words):
+    run = project.run("utilities/doctor.py", **variables)
+
+    assert run.returncode == 1
+    problem = run.stdout[run.stdout.index("✗") :]
+    assert all(word in problem for word in words), run.stdout
+    assert "Traceback" not in run.stderr
+
+
+def test_dbt_project_that_does_not_parse_is_said(project):
+    (project.root / "dbt" / "models" / "lost.sql").write_text("select * from {{ ref('x') }}")
+
+    run = project.run("utilities/doctor.py")
+
+    assert run.returncode == 1
+    assert "✗ Projet dbt" in run.stdout
+    assert "lost.sql" in run.stdout
+
+
+def test_package_that_differs_from_the_lock_is_said(project):
+    lock = project.root / "requirements.txt"
+    lock.write_text("prefect==0.1 \\\n    --hash=sha256:0\nno-such-package==1.0\n")
+
+    run = project.run("utilities/doctor.py")
+
+    assert run.returncode == 1
+    assert "✗ Dépendances : 2 différentes" in run.stdout
+    assert "no-such-package absent" in run.stdout
