@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from prefect.logging import get_run_logger
 
 from dbt_connection import DbtConnection
@@ -35,17 +36,19 @@ LOG_LEVELS = {
 
 @dataclass(frozen=True)
 class DbtOutcome:
-    """How a dbt command ended: its exit code, and the errors that it logged."""
+    """How a dbt command ended: its exit code, the errors it logged, a selection without a node."""
 
     return_code: int
     errors: list[str]
+    selection_is_empty: bool
 
 
 @dataclass
 class _DbtLogFilter(logging.Filter):
-    """Turns dbt's JSON lines into plain records of the right level, and keeps its errors."""
+    """Turns dbt's JSON lines into plain records of the right level, and keeps what failed."""
 
     errors: list[str] = field(default_factory=list)
+    events: set[str] = field(default_factory=set)
 
     def filter(self, record: logging.LogRecord) -> bool:
         line = record.getMessage()
@@ -57,6 +60,10 @@ class _DbtLogFilter(logging.Filter):
         record.msg, record.args = event["msg"].strip(), ()
         record.levelno = LOG_LEVELS[event["level"]]
         record.levelname = logging.getLevelName(record.levelno)
+        self.events.add(event["name"])
+        if record.msg.startswith("Traceback"):
+            # dbt's own crash: its message came before, the rest is in dbt/logs/dbt.log.
+            return False
         if record.levelno >= logging.ERROR:
             self.errors.append(record.msg)
         return bool(record.msg)
@@ -92,7 +99,23 @@ def run_dbt(
         # What it raises says no more than the exit code does.
         with suppress(RuntimeError):
             process.wait_for_completion()
-        return DbtOutcome(process.return_code or 0, log_filter.errors)
+        return DbtOutcome(
+            process.return_code or 0,
+            log_filter.errors,
+            _selection_is_empty(arguments, log_filter.events),
+        )
+
+
+def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:
+    """Return whether the selection of the command names no node at all.
+
+    A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
+    """
+    selects = any(word.startswith(("--select=", "--exclude=")) for word in arguments)
+    return selects and (
+        "NoNodesForSelectionCriteria" in events
+        or ("NothingToDo" in events and arguments[0] != "test")
+    )
 
 
 @contextmanager
@@ -125,3 +148,14 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DBT_USE_COLORS": "false",
     }
+
+
+def packages_are_missing() -> bool:
+    """Whether `dbt/` declares packages that `dbt deps` has not installed yet."""
+    declared: list[object] = []
+    for name in ("packages.yml", "dependencies.yml"):
+        path = DBT_PROJECT_DIR / name
+        if path.exists():
+            declared += (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("packages", [])
+    installed = DBT_PROJECT_DIR / "dbt_packages"
+    return len(declared) > (len(list(installed.iterdir())) if installed.exists() else 0)

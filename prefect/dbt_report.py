@@ -7,6 +7,7 @@ failed only, `manifest.json`.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -40,9 +41,14 @@ class DbtReport:
     results: list[RunResultOutput]
 
     @property
+    def selected_nothing(self) -> bool:
+        """Whether the selection matches no node: dbt itself takes that for a success."""
+        return self.outcome.selection_is_empty and not self.results
+
+    @property
     def succeeded(self) -> bool:
-        """Whether dbt ended with exit code 0."""
-        return self.outcome.return_code == 0
+        """Whether dbt ended with exit code 0, after doing something if it was asked to."""
+        return self.outcome.return_code == 0 and not self.selected_nothing
 
     @cached_property
     def failed(self) -> list[RunResultOutput]:
@@ -51,6 +57,11 @@ class DbtReport:
 
     def failure_message(self) -> str:
         """Return what failed, one line a node: its name, its file, BigQuery's first line."""
+        if self.selected_nothing and self.outcome.return_code == 0:
+            return (
+                f"dbt {self.command} n'a rien à faire : la sélection ne correspond à aucun "
+                "nœud. Vérifiez --select et --exclude."
+            )
         if not self.failed:
             details = [
                 error.removeprefix("Encountered an error:\n") for error in self.outcome.errors[-1:]
@@ -65,10 +76,34 @@ class DbtReport:
         count = f"{len(self.failed)} sur {len(self.results)}"
         return "\n".join([f"dbt {self.command} a échoué ({count}) :", *lines])
 
+    def markdown(self, settings: PipelineSettings, warnings: list[str]) -> str:
+        """Return the report as the Markdown of a Prefect artifact, warnings first."""
+        outcome = "réussi" if self.succeeded else "échoué"
+        counts = Counter(str(result.status) for result in self.results)
+        lines = [
+            *(f"> ⚠️ {warning}\n" for warning in warnings),
+            f"# dbt {self.command} : {outcome}",
+            f"Dataset `{settings.dataset}`, cible `{settings.target}`. "
+            + ", ".join(f"{count} {status}" for status, count in counts.items()),
+            *([] if self.succeeded else [f"```\n{self.failure_message()}\n```"]),
+            "| nœud | état | secondes |\n| --- | --- | ---: |",
+        ]
+        table = [
+            f"| {result.unique_id.split('.')[2]} | {result.status} | {result.execution_time:.1f} |"
+            for result in self.results
+        ]
+        return "\n\n".join(lines) + "\n" + "\n".join(table)
+
     def summary(self, settings: PipelineSettings) -> str:
-        """Return the tables and views that were built, with the rows written, and where."""
-        built = [result for result in self.results if result.relation_name]
-        width = max((len(_relation(result)) for result in built), default=0)
+        """Return what was built, with the rows written, and where; empty when nothing was."""
+        built = [
+            result
+            for result in self.results
+            if result.relation_name and not result.unique_id.startswith("test.")
+        ]
+        if not built:
+            return ""
+        width = max(len(_relation(result)) for result in built)
         lines = [
             f"  {_relation(result):<{width}}  {_object_type(result):<11}  {_rows(result)}"
             for result in built

@@ -156,6 +156,11 @@ class PipelineSettings(BaseModel):
         return self.dataset_prod if self.target == "prod" else self.dataset_dev
 
     @property
+    def target_is_a_default(self) -> bool:
+        """Whether nothing has set the target."""
+        return "target" not in self.model_fields_set
+
+    @property
     def endpoint(self) -> str | None:
         """The address of the BigQuery API if it is not Google's, with no slash at its end."""
         return str(self.api_endpoint).rstrip("/") if self.api_endpoint else None
@@ -183,13 +188,11 @@ class PipelineSettings(BaseModel):
             ) from None
 
 
-def load_settings() -> PipelineSettings:
-    """Return the settings of this process: environment, `.env`, then Prefect Variables.
+def load_environment() -> dict[str, str]:
+    """Return the environment, once `.env` has filled in the variables it lacks.
 
-    Raises ConfigurationError with all that is wrong, or when `.env` cannot be read.
+    Raises ConfigurationError when `.env` is there and cannot be read.
     """
-    from prefect import get_client
-
     try:
         # Never overrides what the environment already says.
         load_dotenv(ENV_FILE)
@@ -198,12 +201,23 @@ def load_settings() -> PipelineSettings:
             f"Fichier {ENV_FILE} illisible ({error}) : corrigez-le, ou recréez-le avec "
             "`python utilities/generate_env.py`."
         ) from None
+    return {name: value for name, value in os.environ.items() if value}
+
+
+def load_settings(target: Target | None = None) -> PipelineSettings:
+    """Return the settings of this process: `target`, environment, `.env`, Prefect Variables.
+
+    Raises ConfigurationError with all that is wrong, or when `.env` cannot be read.
+    """
+    from prefect import get_client
+
+    environment = load_environment()
     with get_client(sync_client=True) as client:
         variables = {
             variable.name.upper(): str(variable.value) for variable in client.read_variables()
         }
-    environment = {name: value for name, value in os.environ.items() if value}
-    return PipelineSettings.from_mapping(variables | environment)
+    explicit = {"DBT_TARGET": target} if target else {}
+    return PipelineSettings.from_mapping(variables | environment | explicit)
 
 
 def explain_unreachable_api(error: Exception) -> str | None:

@@ -197,6 +197,8 @@ def _prefect_server(data_dir: Path) -> Server:
         environment=_clean_environment()
         | {
             "PREFECT_HOME": str(data_dir / "prefect"),
+            # Where the pages of the interface look for the API.
+            "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
             "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

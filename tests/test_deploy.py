@@ -1,0 +1,190 @@
+"""The deployment on Prefect Cloud: exact commands, and what is refused before them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline_settings import PROJECT_ROOT
+
+RECORDER = """#!{python}
+import json, os, sys
+with open(os.environ["RECORD"], "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+sys.exit(int(os.environ.get("RECORDER_EXIT", "0")))
+"""
+
+
+class Checkout:
+    """A clone of the project's files whose origin is a local repository named as on GitHub."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.record = root / "project", root / "record"
+        self.git("init", "--quiet", "--bare", "--initial-branch=main", "origin", cwd=root)
+        self.root.mkdir()
+        for folder in ("prefect", "utilities"):
+            (self.root / folder).mkdir()
+            for path in (PROJECT_ROOT / folder).glob("*.py"):
+                (self.root / folder / path.name).write_bytes(path.read_bytes())
+        (self.root / ".gitignore").write_text(".env\n__pycache__/\n")
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.email", "a@b")
+        self.git("config", "user.name", "a")
+        self.git("remote", "add", "origin", "https://github.com/equipe/projet.git")
+        self.git(
+            "config", f"url.{root / 'origin'}.insteadOf", "https://github.com/equipe/projet.git"
+        )
+        self.git("add", ".")
+        self.git("commit", "--quiet", "-m", "x")
+        self.git("push", "--quiet", "origin", "main")
+        bin_dir = root / "bin"
+        bin_dir.mkdir()
+        (bin_dir / "prefect-cloud").write_text(RECORDER.format(python=sys.executable))
+        (bin_dir / "prefect-cloud").chmod(0o755)
+        self.environment = {
+            "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
+            "HOME": str(root),
+            "TZ": "Europe/Paris",
+            "RECORD": str(self.record),
+            "PREFECT_API_URL": "https://api.prefect.cloud/api/accounts/a/workspaces/w",
+            "PREFECT_API_KEY": "pnu_secret",
+            "DBT_BIGQUERY_DATASET_DEV": "p_dev",
+            "DBT_BIGQUERY_DATASET_PROD": "p_prod",
+            "DBT_TARGET": "dev",
+            "GCP_PROJECT_ID": "mon-projet",
+        }
+
+    def git(self, *arguments, cwd=None):
+        subprocess.run(["git", *arguments], cwd=cwd or self.root, check=True, capture_output=True)
+
+    def deploy(self, *arguments, **variables):
+        return subprocess.run(
+            [sys.executable, str(self.root / "utilities" / "deploy.py"), *arguments],
+            env={k: v for k, v in (self.environment | variables).items() if v is not None},
+            cwd="/",
+            capture_output=True,
+            text=True,
+        )
+
+    def recorded(self):
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    return Checkout(tmp_path)
+
+
+DEPLOY = [
+    "deploy",
+    "prefect/pipeline.py:dbt_full_pipeline",
+    *("--from", "equipe/projet/tree/main", "--with-requirements", "requirements.txt"),
+    *("--env", "PREFECT_GCP_CREDENTIALS_BLOCK=sa-key"),
+    *("--env", "DBT_TARGET=prod"),
+    *("--env", "DBT_BIGQUERY_DATASET_DEV=p_dev"),
+    *("--env", "DBT_BIGQUERY_DATASET_PROD=p_prod"),
+    *("--env", "DBT_PROFILE_NAME=projet_m2_bi"),
+    *("--env", "DBT_BIGQUERY_DATASET_RAW=raw"),
+    *("--env", "GCP_PROJECT_ID=mon-projet"),
+    *("--env", "DBT_THREADS=4"),
+    *("--name", "pipeline-dbt-complet"),
+]
+
+
+def test_yes_deploys_then_schedules_with_everything(checkout):
+    run = checkout.deploy("--yes", "--cron", "30 6 * * 1-5")
+
+    assert run.returncode == 0, run.stderr
+    assert checkout.recorded() == [
+        DEPLOY,
+        ["schedule", "dbt_full_pipeline/pipeline-dbt-complet", "30 6 * * 1-5"],
+    ]
+
+
+def test_without_yes_commands_are_shown_and_not_run(checkout):
+    run = checkout.deploy()
+
+    assert run.returncode == 0, run.stderr
+    assert "prefect-cloud deploy prefect/pipeline.py:dbt_full_pipeline" in run.stdout
+    assert "prefect-cloud schedule dbt_full_pipeline/pipeline-dbt-complet '0 9 * * *'" in run.stdout
+    assert "Europe/Paris" in run.stdout
+    assert checkout.recorded() == []
+
+
+def test_no_secret_is_shown_or_passed(checkout):
+    run = checkout.deploy("--yes")
+
+    assert "pnu_secret" not in run.stdout + run.stderr + str(checkout.recorded())
+
+
+def test_settings_come_from_the_env_file_too(checkout):
+    (checkout.root / ".env").write_text("GCP_REGION=EU\n")
+
+    checkout.deploy("--yes")
+
+    assert "GCP_REGION=EU" in checkout.recorded()[0]
+
+
+def test_failed_deploy_does_not_schedule(checkout):
+    run = checkout.deploy("--yes", RECORDER_EXIT="4")
+
+    assert run.returncode == 4
+    assert len(checkout.recorded()) == 1
+
+
+def test_uvx_is_used_when_prefect_cloud_is_not_on_the_path(checkout):
+    bin_dir = Path(checkout.environment["PATH"].split(":")[0])
+    (bin_dir / "prefect-cloud").unlink()
+
+    run = checkout.deploy(PATH=f"{bin_dir}:/usr/bin:/bin")
+
+    assert "uvx prefect-cloud deploy" in run.stdout, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("prepare", "variables", "words"),
+    [
+        (lambda c: (c.root / "new.py").write_text(""), {}, ["git commit"]),
+        (lambda c: c.git("commit", "--allow-empty", "-qm", "y"), {}, ["git push origin main"]),
+        (lambda c: c.git("switch", "-qc", "never-pushed"), {}, ["git push origin never-pushed"]),
+        (lambda c: c.git("switch", "-qc", "feature/x"), {}, ["feature/x", "renommez"]),
+        (lambda c: c.git("switch", "-q", "--detach"), {}, ["git switch"]),
+        (None, {"DBT_BIGQUERY_DATASET_DEV": None}, ["DBT_BIGQUERY_DATASET_DEV"]),
+        (None, {"DBT_BIGQUERY_DATASET_PROD": "p_dev"}, ["DBT_BIGQUERY_DATASET_PROD"]),
+        (None, {"PREFECT_API_KEY": None}, ["prefect-cloud login", "PREFECT_API_KEY"]),
+        (None, {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, ["prefect-cloud login"]),
+    ],
+    ids=["uncommitted", "unpushed", "new branch", "slash", "detached", "missing", "equal",
+         "no key", "not the cloud"],
+)  # fmt: skip
+def test_what_would_fail_later_is_refused_now(checkout, prepare, variables, words):
+    if prepare:
+        prepare(checkout)
+
+    run = checkout.deploy("--yes", **variables)
+
+    assert run.returncode == 2
+    assert all(word in run.stderr for word in words), run.stderr
+    assert checkout.recorded() == []
+
+
+@pytest.mark.parametrize("cron", ["", "9h", "0 25 * * *", "* * * *", "0 9 * * * * * *"])
+def test_invalid_cron_is_refused(checkout, cron):
+    run = checkout.deploy("--yes", "--cron", cron)
+
+    assert run.returncode == 2
+    assert "--cron" in run.stderr
+    assert checkout.recorded() == []
+
+
+def test_repository_that_is_not_on_github_is_refused(checkout):
+    checkout.git("remote", "set-url", "origin", os.fspath(checkout.root.parent / "origin"))
+
+    run = checkout.deploy("--yes")
+
+    assert run.returncode == 2
+    assert "GitHub" in run.stderr
