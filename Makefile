@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock clean infra outputs doctor
+.PHONY: help demo run test lint format lock clean infra outputs doctor ui
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,6 +28,10 @@ outputs: .need-terraform ## Écrit infrastructure/terraform-outputs.json
 	@$(TERRAFORM) -chdir=infrastructure output -json > infrastructure/terraform-outputs.json.new
 	@mv infrastructure/terraform-outputs.json.new infrastructure/terraform-outputs.json
 	@echo "infrastructure/terraform-outputs.json est à jour."
+
+ui: .venv/installed ## L'interface de Prefect, avec les exécutions de make demo
+	@$(BIN)/python utilities/local_bigquery.py sh -c \
+	  'echo "Interface de Prefect : $${PREFECT_API_URL%/api} (Ctrl-C pour arrêter)"; exec sleep infinity'
 
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest

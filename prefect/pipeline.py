@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
@@ -133,13 +133,11 @@ def run_dbt_command(
 
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
 def dbt_full_pipeline(
-    target: Annotated[Target | None, Field(description=DESCRIPTIONS["target"])] = None,
-    select: Annotated[str | None, Field(description=DESCRIPTIONS["select"])] = None,
-    exclude: Annotated[str | None, Field(description=DESCRIPTIONS["exclude"])] = None,
-    full_refresh: Annotated[bool, Field(description=DESCRIPTIONS["full_refresh"])] = False,
-    commands: Annotated[
-        tuple[Command, ...], Field(description=DESCRIPTIONS["commands"], min_length=1)
-    ] = ("run", "test"),
+    target: Target | None = Field(None, description=DESCRIPTIONS["target"]),
+    select: str | None = Field(None, description=DESCRIPTIONS["select"]),
+    exclude: str | None = Field(None, description=DESCRIPTIONS["exclude"]),
+    full_refresh: bool = Field(False, description=DESCRIPTIONS["full_refresh"]),
+    commands: list[Command] = Field(["run", "test"], description=DESCRIPTIONS["commands"]),
 ) -> State[Any]:
     """Load the configuration, then run the dbt commands until one fails."""
     try:
@@ -150,7 +148,7 @@ def dbt_full_pipeline(
         return Failed(message=str(error), data=error)
     warnings = find_warnings(settings)
     if packages_are_missing() and "deps" not in commands:
-        commands = ("deps", *commands)
+        commands = ["deps", *commands]
 
     selection = Selection(select, exclude, full_refresh)
     summary = ""

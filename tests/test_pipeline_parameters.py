@@ -1,0 +1,102 @@
+"""The options of the pipeline: what reaches dbt, and that nothing reaches a shell."""
+
+import pytest
+from conftest import ONE_MODEL
+
+from pipeline import Selection
+
+MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "snapshots/.keep": ""}
+
+
+@pytest.mark.parametrize(
+    ("selection", "command", "words"),
+    [
+        (Selection(), "run", ["run"]),
+        (Selection(), "source freshness", ["source", "freshness"]),
+        (Selection("a+ b", "c"), "test", ["test", "--select=a+ b", "--exclude=c"]),
+        (Selection("--help"), "run", ["run", "--select=--help"]),
+        (Selection(full_refresh=True), "run", ["run", "--full-refresh"]),
+        (Selection(full_refresh=True), "test", ["test"]),
+        (Selection("a", "b", True), "deps", ["deps"]),
+    ],
+)
+def test_options_go_to_the_commands_that_take_them(selection, command, words):
+    assert selection.arguments(command) == words
+
+
+@pytest.fixture
+def project(make_project):
+    return make_project(MODELS)
+
+
+def test_selected_model_alone_is_built_and_its_lack_of_tests_is_no_failure(project):
+    run = project.run_pipeline("--select", "two", "--target", "prod")
+
+    assert run.returncode == 0, run.stderr
+    assert "Target           : prod" in run.stdout
+    assert f"Construit dans {project.environment['DBT_BIGQUERY_DATASET_PROD']}" in run.stdout
+    assert "  two  vue" in run.stdout
+    assert "  one  vue" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--select", "a; touch {}"),
+        ("--select", "$(touch {})"),
+        ("--select", "'; touch {}; '"),
+        ("--exclude", "*", "--select", "`touch {}`"),
+    ],
+)
+def test_shell_text_in_an_option_selects_nothing_and_runs_nothing(project, tmp_path, options):
+    touched = tmp_path / "touched"
+
+    run = project.run_pipeline(*(option.format(touched) for option in options))
+
+    assert run.returncode == 1
+    assert not touched.exists()
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("options", [("--select", "nowhere"), ("--exclude", "*")])
+def test_selection_without_a_node_is_a_failure(project, options):
+    run = project.run_pipeline(*options)
+
+    assert run.returncode == 1
+    assert "aucun nœud" in run.stderr.splitlines()[-1]
+
+
+def test_packages_that_are_declared_are_installed_first(project):
+    package = project.root / "package"
+    (package / "macros").mkdir(parents=True)
+    (package / "dbt_project.yml").write_text("name: given\nversion: '1.0'\nconfig-version: 2\n")
+    (package / "macros" / "three.sql").write_text("{% macro three() %}3{% endmacro %}")
+    (project.root / "dbt" / "packages.yml").write_text("packages:\n  - local: ../package\n")
+    (project.root / "dbt" / "models" / "one.sql").write_text("select {{ given.three() }} as id")
+
+    first = project.run_pipeline()
+    second = project.run_pipeline()
+
+    assert first.returncode == 0, first.stderr
+    assert "Task run 'dbt deps-" in first.stderr
+    assert second.returncode == 0, second.stderr
+    assert "Task run 'dbt deps-" not in second.stderr
+
+
+def test_commands_are_run_in_order(project):
+    (project.root / "dbt" / "seeds").mkdir()
+    (project.root / "dbt" / "seeds" / "colours.csv").write_text("id\n1\n")
+
+    run = project.run_pipeline("--commands", "seed", "build", "--full-refresh")
+
+    assert run.returncode == 0, run.stderr
+    assert run.stderr.index("Task run 'dbt seed-") < run.stderr.index("Task run 'dbt build-")
+    assert "Task run 'dbt run-" not in run.stderr
+
+
+def test_wrong_option_is_refused_before_anything_runs(project):
+    run = project.run_pipeline("--target", "production")
+
+    assert run.returncode == 2
+    assert "production" in run.stderr
+    assert run.stdout == ""
