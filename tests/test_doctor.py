@@ -1,5 +1,7 @@
 """The doctor: one line each for what is ready and what is missing."""
 
+from pathlib import Path
+
 import pytest
 from conftest import ONE_MODEL
 
@@ -74,3 +76,16 @@ def test_package_that_differs_from_the_lock_is_said(project):
     assert run.returncode == 1
     assert "✗ Dépendances : 2 différentes" in run.stdout
     assert "no-such-package absent" in run.stdout
+
+
+def test_home_of_a_user_without_prefect_stays_empty(project):
+    home = Path(project.environment["HOME"])
+    project.environment = {
+        name: value for name, value in project.environment.items() if "PREFECT" not in name
+    }
+
+    run = project.run("utilities/doctor.py")
+
+    assert run.returncode == 1
+    assert "✗ Block" in run.stdout
+    assert list(home.iterdir()) == []

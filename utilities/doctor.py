@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,13 +177,23 @@ def diagnose() -> Diagnosis:
     return diagnosis
 
 
+@contextmanager
+def _no_new_prefect_home() -> Iterator[None]:
+    """Give Prefect a temporary home when the user has none: asking it would make one."""
+    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+        if not (Path.home() / ".prefect").exists():
+            os.environ.setdefault("PREFECT_HOME", folder)
+        yield
+
+
 def main(argv: list[str] | None = None) -> int:
     """Say what is ready and what is missing; return 1 if the pipeline would fail."""
     argparse.ArgumentParser(
         prog="doctor.py", description="Dit ce qui est prêt et ce qui manque, sans rien changer."
     ).parse_args(argv)
     try:
-        return int(diagnose().failed)
+        with _no_new_prefect_home():
+            return int(diagnose().failed)
     except Exception as error:
         message: Any = explain_unreachable_api(error)
         if message is None:
