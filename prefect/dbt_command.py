@@ -54,13 +54,14 @@ class _DbtLogFilter(logging.Filter):
         line = record.getMessage()
         try:
             event = json.loads(line)["info"]
+            message, level, name = event["msg"].strip(), event["level"], event["name"]
         except (ValueError, KeyError, TypeError):
             # Not dbt's: the operation's own remarks on its process, or a crash.
             return not line.startswith(("PID ", "Successfully closed"))
-        record.msg, record.args = event["msg"].strip(), ()
-        record.levelno = LOG_LEVELS[event["level"]]
+        record.msg, record.args = message, ()
+        record.levelno = LOG_LEVELS.get(level, logging.INFO)
         record.levelname = logging.getLevelName(record.levelno)
-        self.events.add(event["name"])
+        self.events.add(name)
         if record.msg.startswith("Traceback"):
             # dbt's own crash: its message came before, the rest is in dbt/logs/dbt.log.
             return False
@@ -100,7 +101,7 @@ def run_dbt(
         with suppress(RuntimeError):
             process.wait_for_completion()
         return DbtOutcome(
-            process.return_code or 0,
+            1 if process.return_code is None else process.return_code,
             log_filter.errors,
             _selection_is_empty(arguments, log_filter.events),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from prefect import flow, runtime, task
 from prefect.artifacts import create_markdown_artifact
@@ -137,7 +137,9 @@ def dbt_full_pipeline(
     select: str | None = Field(None, description=DESCRIPTIONS["select"]),
     exclude: str | None = Field(None, description=DESCRIPTIONS["exclude"]),
     full_refresh: bool = Field(False, description=DESCRIPTIONS["full_refresh"]),
-    commands: list[Command] = Field(["run", "test"], description=DESCRIPTIONS["commands"]),
+    commands: Annotated[list[Command], Field(min_length=1)] = Field(
+        ["run", "test"], description=DESCRIPTIONS["commands"]
+    ),
 ) -> State[Any]:
     """Load the configuration, then run the dbt commands until one fails."""
     try:

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
+
+# Before anything imports Prefect, which would make a ~/.prefect.
+os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
 import pytest
 from google.cloud.bigquery import Client
