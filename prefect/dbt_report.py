@@ -105,7 +105,7 @@ class DbtReport:
             return ""
         width = max(len(_relation(result)) for result in built)
         lines = [
-            f"  {_relation(result):<{width}}  {_object_type(result):<11}  {_rows(result)}"
+            f"  {_relation(result):<{width}}  {_object_type(result):<11}  {_rows(result)}".rstrip()
             for result in built
         ]
         where = f"{settings.dataset} (cible {settings.target})"
