@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from pipeline_settings import (
     ConfigurationError,
     PipelineSettings,
     explain_unreachable_api,
+    load_environment,
     load_settings,
 )
 
@@ -88,10 +88,23 @@ def _packages_that_differ() -> Iterator[str]:
             yield f"{requirement.name} {version}"
 
 
+def prefect_is_new() -> bool:
+    """Return whether this user has never used Prefect: asking it would make a ~/.prefect."""
+    names = ("PREFECT_API_URL", "PREFECT_HOME")
+    return (
+        not any(name in load_environment() for name in names)
+        and not (Path.home() / ".prefect").exists()
+    )
+
+
 def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
     """The settings are complete and right; return them, None if they are not."""
     try:
-        settings = load_settings()
+        settings = (
+            PipelineSettings.from_mapping(load_environment())
+            if prefect_is_new()
+            else load_settings()
+        )
     except ConfigurationError as error:
         diagnosis.missing(str(error), "corrigez .env, ou lancez `python utilities/generate_env.py`")
         return None
@@ -102,12 +115,14 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
 
 def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | None:
     """The block is there and its key parses; return a BigQuery client, None if not."""
+    remedy = "`python utilities/create_gcp_block.py` enregistre la clé"
+    if prefect_is_new():
+        diagnosis.missing("Block : Prefect n'en a encore aucun", remedy)
+        return None
     try:
         credentials = load_credentials(settings.credentials_block)
     except ConfigurationError as error:
-        diagnosis.missing(
-            f"Block : {error}", "`python utilities/create_gcp_block.py` enregistre la clé"
-        )
+        diagnosis.missing(f"Block : {error}", remedy)
         return None
     diagnosis.ready(f"Block {settings.credentials_block}")
     return bigquery_client(credentials, settings)
@@ -177,23 +192,13 @@ def diagnose() -> Diagnosis:
     return diagnosis
 
 
-@contextmanager
-def _no_new_prefect_home() -> Iterator[None]:
-    """Give Prefect a temporary home when the user has none: asking it would make one."""
-    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-        if not (Path.home() / ".prefect").exists():
-            os.environ.setdefault("PREFECT_HOME", folder)
-        yield
-
-
 def main(argv: list[str] | None = None) -> int:
     """Say what is ready and what is missing; return 1 if the pipeline would fail."""
     argparse.ArgumentParser(
         prog="doctor.py", description="Dit ce qui est prêt et ce qui manque, sans rien changer."
     ).parse_args(argv)
     try:
-        with _no_new_prefect_home():
-            return int(diagnose().failed)
+        return int(diagnose().failed)
     except Exception as error:
         message: Any = explain_unreachable_api(error)
         if message is None:
