@@ -89,6 +89,25 @@ def bigquery_client(credentials: GcpCredentials, settings: PipelineSettings) -> 
     )
 
 
+def dataset_location(client: Client, dataset: str) -> str:
+    """Return the location of a dataset, asking BigQuery once.
+
+    Raises ConfigurationError, with BigQuery's reason, when it does not show the dataset.
+    """
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        location: str = client.get_dataset(dataset, retry=None, timeout=30).location
+    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        raise ConfigurationError(
+            f"Dataset {client.project}.{dataset} : {reason}\n"
+            "    → vérifiez que `make infra` l'a créé et que le compte de service y a accès"
+        ) from None
+    return location
+
+
 def build_connection(credentials: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
     """Return the connection of the settings' target, with the credentials of the block.
 

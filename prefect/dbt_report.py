@@ -55,8 +55,9 @@ class DbtReport:
         """The nodes that failed; a node skipped after another is not one of them."""
         return [result for result in self.results if result.status in FAILED_STATUSES]
 
+    @cached_property
     def failure_message(self) -> str:
-        """Return what failed, one line a node: its name, its file, BigQuery's first line."""
+        """What failed, one line a node: its name, its file, BigQuery's first line."""
         if self.selected_nothing and self.outcome.return_code == 0:
             return (
                 f"dbt {self.command} n'a rien à faire : la sélection ne correspond à aucun "
@@ -85,7 +86,7 @@ class DbtReport:
             f"# dbt {self.command} : {outcome}",
             f"Dataset `{settings.dataset}`, cible `{settings.target}`. "
             + ", ".join(f"{count} {status}" for status, count in counts.items()),
-            *([] if self.succeeded else [f"```\n{self.failure_message()}\n```"]),
+            *([] if self.succeeded else [f"```\n{self.failure_message}\n```"]),
             "| nœud | état | secondes |\n| --- | --- | ---: |",
         ]
         table = [

@@ -127,8 +127,7 @@ def run_dbt_command(
     )
     if report.succeeded:
         return report
-    message = report.failure_message()
-    return Failed(message=message, data=DbtCommandError(message))
+    return Failed(message=report.failure_message, data=DbtCommandError(report.failure_message))
 
 
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")

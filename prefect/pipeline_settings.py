@@ -156,6 +156,11 @@ class PipelineSettings(BaseModel):
         return self.dataset_prod if self.target == "prod" else self.dataset_dev
 
     @property
+    def datasets(self) -> tuple[str, str, str]:
+        """The datasets that have to exist: raw, dev and prod."""
+        return self.dataset_raw, self.dataset_dev, self.dataset_prod
+
+    @property
     def target_is_a_default(self) -> bool:
         """Whether nothing has set the target."""
         return "target" not in self.model_fields_set
@@ -164,6 +169,11 @@ class PipelineSettings(BaseModel):
     def endpoint(self) -> str | None:
         """The address of the BigQuery API if it is not Google's, with no slash at its end."""
         return str(self.api_endpoint).rstrip("/") if self.api_endpoint else None
+
+    def to_mapping(self) -> dict[str, str]:
+        """Return what `from_mapping` reads: each setting that has a value, by its variable."""
+        values = self.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return {name: str(value) for name, value in values.items()}
 
     @classmethod
     def variables(cls) -> Iterator[str]:

@@ -117,6 +117,18 @@ def test_check_finds_the_datasets_of_the_settings(make_project, local_environmen
     assert "make infra" in lacking.stderr
 
 
+def test_check_says_that_bigquery_does_not_answer(make_project):
+    project = make_project(ONE_MODEL)
+
+    run = project.run(
+        "utilities/create_gcp_block.py", "--check", DBT_BIGQUERY_API_ENDPOINT="http://127.0.0.1:1"
+    )
+
+    assert run.returncode == 1
+    assert "127.0.0.1" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_check_of_a_missing_block_names_it(make_project):
     project = make_project(ONE_MODEL)
 

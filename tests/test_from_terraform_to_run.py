@@ -29,7 +29,7 @@ def project(tmp_path_factory, local_environment):
     )
     names = ("HOME", "TMPDIR", "PATH")
     project.environment = {name: project.environment[name] for name in names} | {
-        # The local BigQuery is not Google's: see FACTS of bqemulator in utilities/.
+        # The local BigQuery is not Google's: local_bigquery.py says why it takes this.
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
     }
     generated = project.run("utilities/generate_env.py")

@@ -1,5 +1,7 @@
 """The Terraform files: what they promise to the rest of the project."""
 
+import subprocess
+
 import hcl2
 import pytest
 
@@ -76,8 +78,6 @@ def test_key_is_written_for_its_owner_only_and_is_no_output():
     ],
 )
 def test_git_ignores(path):
-    import subprocess
-
     result = subprocess.run(["git", "check-ignore", "-q", path], cwd=PROJECT_ROOT)
 
     assert result.returncode == 0

@@ -14,7 +14,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from dbt_connection import bigquery_client, credentials_block_class, load_credentials
+from dbt_connection import (
+    bigquery_client,
+    credentials_block_class,
+    dataset_location,
+    load_credentials,
+)
 from pipeline_settings import (
     PROJECT_ROOT,
     ConfigurationError,
@@ -128,22 +133,15 @@ def _cloud_workspace(api_url: str) -> str:
 
 def check_block(name: str) -> int:
     """Load the block, look for the datasets with it, say what was found; return the exit code."""
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError
-
     settings = load_settings()
     client = bigquery_client(load_credentials(name), settings)
     exit_code = 0
-    for dataset in (settings.dataset_raw, settings.dataset_dev, settings.dataset_prod):
+    for dataset in settings.datasets:
         try:
-            location = client.get_dataset(dataset, timeout=30).location
-            print(f"{client.project}.{dataset} : trouvé ({location}).")
-        except (GoogleAPICallError, GoogleAuthError) as error:
-            print(
-                f"{client.project}.{dataset} : {getattr(error, 'message', error)}\n"
-                "  Vérifiez que `make infra` l'a créé et que le compte de service y a accès.",
-                file=sys.stderr,
-            )
+            location = dataset_location(client, dataset)
+            print(f"Dataset {client.project}.{dataset} : trouvé ({location}).")
+        except ConfigurationError as error:
+            print(error, file=sys.stderr)
             exit_code = 1
     return exit_code
 

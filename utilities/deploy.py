@@ -80,9 +80,7 @@ def deployment_variables() -> dict[str, str]:
 
     Raises ConfigurationError with all that is missing or wrong.
     """
-    settings = PipelineSettings.from_mapping(load_environment() | {"DBT_TARGET": "prod"})
-    values = settings.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return {name: str(value) for name, value in values.items()}
+    return PipelineSettings.from_mapping(load_environment() | {"DBT_TARGET": "prod"}).to_mapping()
 
 
 def check_cron(cron: str) -> None:

@@ -10,13 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from dbt_connection import bigquery_client, load_credentials
+from dbt_connection import bigquery_client, dataset_location, load_credentials
 from pipeline_settings import (
     PROJECT_ROOT,
     ConfigurationError,
@@ -43,10 +43,10 @@ class Diagnosis:
         """Say that something is ready."""
         print(f"✓ {what}")
 
-    def missing(self, what: str, remedy: str) -> None:
-        """Say that something is missing, and what to do."""
+    def missing(self, what: str, remedy: str = "") -> None:
+        """Say that something is missing, and what to do unless `what` says it already."""
         self.failed = True
-        print(f"✗ {what}\n    → {remedy}")
+        print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""))
 
 
 def check_python(diagnosis: Diagnosis) -> None:
@@ -130,19 +130,12 @@ def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | No
 
 def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
     """The datasets exist, where GCP_REGION says."""
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError
-
-    for dataset in (settings.dataset_raw, settings.dataset_dev, settings.dataset_prod):
+    for dataset in settings.datasets:
         name = f"Dataset {client.project}.{dataset}"
         try:
-            location = client.get_dataset(dataset, retry=None, timeout=30).location
-        except (GoogleAPICallError, GoogleAuthError, OSError) as error:
-            reason = str(getattr(error, "message", error)).splitlines()[0]
-            diagnosis.missing(
-                f"{name} : {reason}",
-                "`make infra` le crée ; vérifiez aussi les droits du compte de service",
-            )
+            location = dataset_location(client, dataset)
+        except ConfigurationError as error:
+            diagnosis.missing(str(error))
             continue
         if settings.region and location.lower() != settings.region.lower():
             diagnosis.missing(
@@ -156,7 +149,6 @@ def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Cli
 def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
     """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
     with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-        variables = settings.model_dump(by_alias=True, mode="json", exclude_none=True)
         process = subprocess.run(
             [
                 *(str(Path(sys.executable).parent / "dbt"), "--quiet", "parse"),
@@ -167,7 +159,7 @@ def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
             # The profile wants a project; parsing asks nothing of it.
             env=os.environ
             | {"GCP_PROJECT_ID": "projet", "DBT_USE_COLORS": "false"}
-            | {name: str(value) for name, value in variables.items()},
+            | settings.to_mapping(),
             capture_output=True,
             text=True,
         )
@@ -200,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(diagnose().failed)
     except Exception as error:
-        message: Any = explain_unreachable_api(error)
+        message = explain_unreachable_api(error)
         if message is None:
             raise
         print(f"✗ {message}")
