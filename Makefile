@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock clean infra outputs doctor ui
+.PHONY: help demo run test lint format lock clean infra outputs doctor ui docs
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,6 +7,10 @@ UV := $(BIN)/uv
 TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $(tool)),$(tool))))
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --python-version 3.11 --custom-compile-command "make lock"
+
+# The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
+DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
+	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_TARGET_PATH=target/docs
 
 help: ## Cette aide
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +36,12 @@ outputs: .need-terraform ## Écrit infrastructure/terraform-outputs.json
 ui: .venv/installed ## L'interface de Prefect, avec les exécutions de make demo
 	@$(BIN)/python utilities/local_bigquery.py sh -c \
 	  'echo "Interface de Prefect : $${PREFECT_API_URL%/api} (Ctrl-C pour arrêter)"; exec sleep infinity'
+
+docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:8080
+	@cd dbt && export $(DOCS_ENVIRONMENT) && \
+	  ../$(BIN)/dbt --quiet parse && ../$(BIN)/dbt --quiet docs generate --no-compile --empty-catalog
+	@echo "Documentation : http://127.0.0.1:8080 (Ctrl-C pour arrêter)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory dbt/target/docs 8080
 
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest

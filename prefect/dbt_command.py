@@ -1,16 +1,19 @@
 """Runs one dbt command through DbtCoreOperation and tells how it ended.
 
-Everything that this project uses of DbtCoreOperation is behind `run_dbt`.
+Everything that this project uses of DbtCoreOperation is behind `DbtRunner.run`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,6 +35,13 @@ LOG_LEVELS = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+
+# How long dbt has to cancel its BigQuery jobs before it is ended.
+INTERRUPT_SECONDS = 15
+
+
+class DbtFolderError(Exception):
+    """The files of dbt cannot be written; its text is the whole message."""
 
 
 @dataclass(frozen=True)
@@ -70,41 +80,99 @@ class _DbtLogFilter(logging.Filter):
         return bool(record.msg)
 
 
-def run_dbt(
-    arguments: list[str], connection: DbtConnection, settings: PipelineSettings
-) -> DbtOutcome:
-    """Run `dbt` with these arguments, in the folder of the dbt project; return how it ended.
+@dataclass(frozen=True)
+class DbtRunner:
+    """Runs dbt commands, one at a time, with one connection; `open_dbt` makes it.
 
-    Its lines go to the logger of the Prefect run as they come. The profile lives in a
-    private temporary folder for the time of the command. Never raises for what dbt does.
+    Attributes:
+        lock: descriptor of the lock on `dbt/target`, which every dbt process inherits.
     """
-    with warnings.catch_warnings():
-        # prefect_dbt.cli is deprecated, pinned, and used behind two functions only.
-        warnings.simplefilter("ignore")
-        from prefect_dbt.cli import DbtCoreOperation
 
-    with (
-        tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
-        _dbt_log_filter() as log_filter,
-        DbtCoreOperation(
-            commands=[shlex.join(["dbt", "--log-format", "json", *arguments])],
-            dbt_cli_profile=connection.profile,
-            overwrite_profiles=True,
-            profiles_dir=Path(profiles_dir),
-            working_dir=DBT_PROJECT_DIR,
-            env=_environment(settings) | connection.secret_environment,
-            log_prefix=None,
-        ) as operation,
-    ):
-        process = operation.trigger()
-        # What it raises says no more than the exit code does.
-        with suppress(RuntimeError):
-            process.wait_for_completion()
-        return DbtOutcome(
-            1 if process.return_code is None else process.return_code,
-            log_filter.errors,
-            _selection_is_empty(arguments, log_filter.events),
-        )
+    connection: DbtConnection
+    settings: PipelineSettings
+    lock: int
+
+    def run(self, arguments: list[str]) -> DbtOutcome:
+        """Run `dbt` with these arguments, in the folder of the dbt project; return how it ended.
+
+        Its lines go to the logger of the Prefect run as they come. The profile lives in a
+        private temporary folder for the time of the command. Never raises for what dbt
+        does; whatever else interrupts the wait ends dbt first.
+        """
+        with warnings.catch_warnings():
+            # prefect_dbt.cli is deprecated, pinned, and used behind two functions only.
+            warnings.simplefilter("ignore")
+            from prefect_dbt.cli import DbtCoreOperation
+
+        with (
+            tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
+            _dbt_log_filter() as log_filter,
+            DbtCoreOperation(
+                # With `exec`, the process is dbt itself: its exit code, its signals.
+                commands=["exec " + shlex.join(["dbt", "--log-format", "json", *arguments])],
+                dbt_cli_profile=self.connection.profile,
+                overwrite_profiles=True,
+                profiles_dir=Path(profiles_dir),
+                working_dir=DBT_PROJECT_DIR,
+                env=_environment(self.settings) | self.connection.secret_environment,
+                log_prefix=None,
+            ) as operation,
+        ):
+            process = operation.trigger(pass_fds=(self.lock,))
+            try:
+                # What it raises says no more than the exit code does.
+                with suppress(RuntimeError):
+                    process.wait_for_completion()
+            except BaseException:
+                _interrupt(process.pid)
+                raise
+            return DbtOutcome(
+                1 if process.return_code is None else process.return_code,
+                log_filter.errors,
+                _selection_is_empty(arguments, log_filter.events),
+            )
+
+
+@contextmanager
+def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[DbtRunner]:
+    """Yield a runner that has `dbt/target` for itself.
+
+    Waits for whoever has it: another pipeline, or a dbt whose pipeline was killed and that
+    still writes. Raises DbtFolderError when the folder cannot be written.
+    """
+    try:
+        DBT_TARGET_DIR.mkdir(exist_ok=True)
+        # Fails here, with the reason, rather than in the middle of a run.
+        with tempfile.TemporaryFile(dir=DBT_TARGET_DIR) as probe:
+            probe.write(bytes(4096))
+        lock = (DBT_TARGET_DIR / ".lock").open("w")
+    except OSError as error:
+        raise DbtFolderError(
+            f"Dossier {DBT_TARGET_DIR} : écriture impossible ({error.strerror}). Vérifiez ses "
+            "droits et la place libre, ou effacez-le : dbt le recrée."
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            get_run_logger().warning(
+                "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.",
+                DBT_TARGET_DIR,
+            )
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield DbtRunner(connection, settings, lock.fileno())
+
+
+def _interrupt(pid: int) -> None:
+    """Let dbt cancel its BigQuery jobs; the operation ends what is left when it closes."""
+    deadline = time.monotonic() + INTERRUPT_SECONDS
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGINT)
+        # Looks without reaping: the operation does that.
+        while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
 
 
 def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:

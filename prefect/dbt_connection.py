@@ -126,7 +126,7 @@ def build_connection(credentials: GcpCredentials, settings: PipelineSettings) ->
             "aucun, définissez GCP_PROJECT_ID."
         )
     common: dict[str, Any] = {"schema": settings.dataset, "threads": settings.threads}
-    extras = _optional_keys(settings)
+    extras = _bigquery_keys(settings)
     target_configs: TargetConfigs | BigQueryTargetConfigs
     secrets: dict[str, str] = {}
     if credentials.service_account_info or credentials.service_account_file:
@@ -158,12 +158,13 @@ def _hide_secrets(credentials: GcpCredentials) -> tuple[GcpCredentials, dict[str
     return copy, {name: info[key] for key, name in hidden.items()}
 
 
-def _optional_keys(settings: PipelineSettings) -> dict[str, Any]:
-    """Return the keys of dbt's BigQuery profile that only some settings give."""
+def _bigquery_keys(settings: PipelineSettings) -> dict[str, Any]:
+    """Return the keys of dbt's BigQuery profile that the settings give."""
     keys = {
         "location": settings.region,
         "maximum_bytes_billed": settings.maximum_bytes_billed,
         "job_execution_timeout_seconds": settings.job_timeout_seconds,
+        "job_retries": settings.retries,
         "api_endpoint": settings.endpoint,
     }
     return {key: value for key, value in keys.items() if value is not None}

@@ -6,21 +6,31 @@ The same file runs on a laptop (`python prefect/pipeline.py`) and as a deploymen
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Annotated, Any, Literal, get_args
 
-from prefect import flow, runtime, task
+from prefect import flow, get_client, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.states import Completed, Failed, get_state_exception
+from prefect.states import Cancelled, Completed, Failed, get_state_exception
+from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from dbt_command import packages_are_missing, run_dbt
-from dbt_connection import DbtConnection, build_connection, load_credentials
-from dbt_report import forget_last_results, read_report
+from dbt_artifact import render_markdown
+from dbt_command import DbtFolderError, DbtRunner, open_dbt, packages_are_missing
+from dbt_connection import build_connection, load_credentials
+from dbt_report import run_command
 from pipeline_settings import (
     ConfigurationError,
     PipelineSettings,
@@ -30,6 +40,13 @@ from pipeline_settings import (
 )
 
 EXIT_SUCCESS, EXIT_DBT, EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
+EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+# After a passing fault: about 5 s, then 10 s, then 20 s…, each more or less by half.
+RETRY_SECONDS = 5
+RETRY_JITTER = 0.5
+
+CANCELLATION_POLL_SECONDS = 3
 
 Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build", "deps"]
 
@@ -50,6 +67,13 @@ TARGET_WARNING = (
 
 class DbtCommandError(Exception):
     """A dbt command failed; its text is the whole message."""
+
+
+class PassingFaultError(DbtCommandError):
+    """A dbt command failed, of BigQuery or the network only: it may work later."""
+
+
+INFRASTRUCTURE_ERRORS = (PassingFaultError, DbtFolderError)
 
 
 @dataclass(frozen=True)
@@ -103,31 +127,69 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
     return [warning]
 
 
+def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether Prefect should run the dbt command again."""
+    return isinstance(state.data, PassingFaultError)
+
+
+def is_not_an_echo(record: logging.LogRecord) -> bool:
+    """Whether a record says more than the failed state that Prefect reports anyway."""
+    return not record.getMessage().startswith("Task run failed with")
+
+
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
-    # A retry that never happens: without it, Prefect logs the failure a second time,
-    # with an empty traceback.
-    retries=1,
-    retry_condition_fn=lambda *_: False,
+    retry_jitter_factor=RETRY_JITTER,
+    retry_condition_fn=hit_a_passing_fault,
 )
-def run_dbt_command(
-    arguments: list[str],
-    connection: DbtConnection,
-    settings: PipelineSettings,
-    warnings: list[str],
-) -> Any:
+def run_dbt_command(arguments: list[str], dbt: DbtRunner, warnings: list[str]) -> Any:
     """Return the DbtReport of the command, or a Failed state that says what failed."""
-    forget_last_results()
-    command = " ".join(word for word in arguments if not word.startswith("-"))
-    report = read_report(command, run_dbt(arguments, connection, settings))
+    attempt, attempts = runtime.task_run.run_count, dbt.settings.retries + 1
+    report = run_command(dbt, arguments, again=attempt > 1)
     create_markdown_artifact(
-        key=f"dbt-{command.replace(' ', '-')}-{settings.target}",
-        markdown=report.markdown(settings, warnings),
+        key=f"dbt-{report.command.replace(' ', '-')}-{dbt.settings.target}",
+        markdown=render_markdown(report, dbt.settings, warnings),
     )
     if report.succeeded:
         return report
-    return Failed(message=report.failure_message, data=DbtCommandError(report.failure_message))
+    message = report.failure_message
+    if not report.hit_a_passing_fault:
+        return Failed(message=message, data=DbtCommandError(message))
+    message += f"\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
+    if attempt < attempts:
+        get_run_logger().warning("%s : ce qui a échoué sera refait.", message)
+    else:
+        message += " : relancez plus tard. Si cela dure, vérifiez le réseau."
+    return Failed(message=message, data=PassingFaultError(message))
+
+
+@contextmanager
+def stop_when_cancelled() -> Iterator[threading.Event]:
+    """Turn a cancellation asked for in Prefect's interface into a SIGTERM; yield whether it came.
+
+    In a deployment, the worker does that.
+    """
+    cancelled, finished = threading.Event(), threading.Event()
+    flow_run_id = runtime.flow_run.id
+
+    def watch() -> None:
+        with get_client(sync_client=True) as client:
+            while not finished.wait(CANCELLATION_POLL_SECONDS):
+                # A server that does not answer now is none of its business.
+                with suppress(Exception):
+                    state = client.read_flow_run(flow_run_id).state
+                    if state and state.is_cancelling():
+                        cancelled.set()
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
+
+    if runtime.deployment.id is None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield cancelled
+    finally:
+        finished.set()
 
 
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
@@ -151,15 +213,35 @@ def dbt_full_pipeline(
     if packages_are_missing() and "deps" not in commands:
         commands = ["deps", *commands]
 
+    logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     selection = Selection(select, exclude, full_refresh)
+    with stop_when_cancelled() as cancelled:
+        try:
+            with open_dbt(connection, settings) as dbt:
+                return run_commands(commands, selection, dbt, warnings)
+        except DbtFolderError as error:
+            return Failed(message=str(error), data=error)
+        except TerminationSignal:
+            if cancelled.is_set():
+                return Cancelled(message="Annulée depuis l'interface de Prefect.")
+            raise
+
+
+def run_commands(
+    commands: list[Command], selection: Selection, dbt: DbtRunner, warnings: list[str]
+) -> State[Any]:
+    """Run the dbt commands until one fails, and show what was built."""
     summary = ""
     for command in commands:
-        dbt_task = run_dbt_command.with_options(name=f"dbt {command}")
-        arguments = selection.arguments(command)
-        state = dbt_task(arguments, connection, settings, warnings, return_state=True)
+        dbt_task = run_dbt_command.with_options(
+            name=f"dbt {command}",
+            retries=dbt.settings.retries,
+            retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
+        )
+        state = dbt_task(selection.arguments(command), dbt, warnings, return_state=True)
         if not state.is_completed():
             return Failed(message=state.message, data=get_state_exception(state))
-        summary = summary or state.result().summary(settings)
+        summary = summary or state.result().summary(dbt.settings)
     if summary:
         show(summary)
     return Completed(message=f"{', '.join(f'dbt {command}' for command in commands)} : réussi.")
@@ -186,22 +268,41 @@ def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
     return vars(parser.parse_args(argv))
 
 
+def terminate(number: int, _frame: FrameType | None) -> None:
+    """End as the signal asks, but stop the temporary Prefect server first."""
+    raise SystemExit(128 + number)
+
+
+def exit_code(state: State[Any]) -> int:
+    """Return the exit code of a run that ended in this state."""
+    if state.is_completed():
+        return EXIT_SUCCESS
+    if state.is_cancelled():
+        return EXIT_TERMINATED
+    failure = get_state_exception(state)
+    if isinstance(failure, ConfigurationError):
+        return EXIT_CONFIGURATION
+    return EXIT_INFRASTRUCTURE if isinstance(failure, INFRASTRUCTURE_ERRORS) else EXIT_DBT
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         state = dbt_full_pipeline(**parameters, return_state=True)
+    except KeyboardInterrupt:
+        print("Pipeline interrompue.", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except Exception as error:
         message = explain_unreachable_api(error)
         if message is None:
             raise
         print(message, file=sys.stderr)
         return EXIT_INFRASTRUCTURE
-    if state.is_completed():
-        return EXIT_SUCCESS
-    print(state.message, file=sys.stderr)
-    failure = get_state_exception(state)
-    return EXIT_CONFIGURATION if isinstance(failure, ConfigurationError) else EXIT_DBT
+    if not state.is_completed():
+        print(state.message, file=sys.stderr)
+    return exit_code(state)
 
 
 if __name__ == "__main__":

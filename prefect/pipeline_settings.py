@@ -135,6 +135,13 @@ class PipelineSettings(BaseModel):
         alias="DBT_BIGQUERY_JOB_TIMEOUT_SECONDS",
         description="Durée maximale d'une requête, en secondes. Facultatif.",
     )
+    retries: int = Field(
+        2,
+        ge=0,
+        le=10,
+        alias="DBT_RETRIES",
+        description="Nouveaux essais après une panne passagère de BigQuery. Facultatif.",
+    )
     api_endpoint: HttpUrl | None = Field(
         None,
         alias="DBT_BIGQUERY_API_ENDPOINT",
@@ -241,6 +248,12 @@ def explain_unreachable_api(error: Exception) -> str | None:
             f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
             "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire."
         )
+    if "ephemeral Prefect API server" in str(error):
+        return (
+            "Le serveur Prefect temporaire n'a pas démarré à temps : sa base est peut-être "
+            "occupée par un autre démarrage. Relancez, ou démarrez un serveur qui reste "
+            "(`prefect server start`) et donnez son adresse à PREFECT_API_URL."
+        )
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         return (
             f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "
@@ -262,6 +275,8 @@ def _explain(problem: ErrorDetails) -> str:
         "literal_error": "les valeurs possibles sont dev et prod",
         "int_parsing": "il faut un nombre entier",
         "greater_than": "il faut un nombre supérieur à zéro",
+        "greater_than_equal": "il faut zéro ou plus",
+        "less_than_equal": "il faut dix au plus",
         "value_error": str(context.get("error")),
     }
     reason = reasons.get(kind, "il faut une adresse http:// ou https://")

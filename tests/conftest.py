@@ -54,12 +54,17 @@ def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
         yield environment
 
 
+def connect(environment: dict[str, str]) -> Client:
+    """Return a client of the local BigQuery of this environment."""
+    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        credentials = load_credentials("sa-key")
+    return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
+
+
 @pytest.fixture(scope="session")
 def bigquery(local_environment: dict[str, str]) -> Client:
-    """A client of the local BigQuery."""
-    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
-        credentials = load_credentials("sa-key")
-    return bigquery_client(credentials, PipelineSettings.from_mapping(local_environment))
+    """A client of the local BigQuery of the session."""
+    return connect(local_environment)
 
 
 def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, str]) -> Project:

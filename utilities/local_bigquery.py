@@ -8,6 +8,7 @@ and `~/.dbt` are neither read nor written.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import os
 import secrets
@@ -46,9 +47,20 @@ UNIVERSE_DOMAIN = "bigquery.local"
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
 
+# From Linux's <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
+
 
 class LocalBigQueryError(Exception):
     """The local servers cannot start; its text is the whole message."""
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when its parent is killed: it holds files of `.local/`."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
 
 
 @dataclass
@@ -73,6 +85,7 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=END_WITH_PARENT,
             )
 
     def wait_until_ready(self) -> None:
@@ -305,7 +318,7 @@ def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) ->
 def run_command(command: list[str], environment: dict[str, str]) -> int:
     """Run the command to its end, passing signals on to it; return its exit code."""
     try:
-        process = subprocess.Popen(command, env=environment)
+        process = subprocess.Popen(command, env=environment, preexec_fn=END_WITH_PARENT)
     except OSError as error:
         raise LocalBigQueryError(f"Commande {command[0]} : {error.strerror}.") from None
 

@@ -1,0 +1,214 @@
+"""An HTTP proxy that stands before the local BigQuery, counts, and fails on demand.
+
+It forwards everything as it is. A `Fault` picks requests by their moment in the life of
+a query and, for queries, by the dbt node that they belong to, and answers in place of
+BigQuery a given number of times.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
+from urllib.parse import urlsplit
+
+Moment = Literal["metadata", "submit", "submitted", "job", "poll"]
+
+
+@dataclass
+class Reply:
+    """What BigQuery, or the fault, answers; no status at all is a connection reset."""
+
+    status: int | None
+    body: bytes = b""
+
+
+def error_reply(status: int, reason: str, message: str) -> Reply:
+    """Return an error as BigQuery writes it."""
+    details = {"reason": reason, "message": message, "domain": "global"}
+    error = {"code": status, "message": message, "errors": [details]}
+    return Reply(status, json.dumps({"error": error}).encode())
+
+
+RESET = Reply(None)
+CONFLICT = error_reply(HTTPStatus.CONFLICT, "duplicate", "Already Exists: Job")
+
+
+@dataclass
+class Fault:
+    """What goes wrong: `reply` at this moment, for this node, the first `times` times.
+
+    Moments: `metadata` (any request but a query's), `submit` (the query does not reach
+    BigQuery), `submitted` (it does, the answer is lost), `job` (BigQuery takes the query
+    and its job fails: `reply` is the error), `poll` (waiting for the rows).
+    """
+
+    moment: Moment
+    reply: Reply
+    node: str = ""
+    times: int = 1
+
+
+@dataclass
+class Request:
+    """One request of dbt, and the node that its query belongs to."""
+
+    method: str
+    path: str
+    body: bytes
+    headers: HTTPMessage
+    node: str = ""
+    job_id: str = ""
+
+    @property
+    def moment(self) -> Moment:
+        """The moment of a query's life that this request is."""
+        if self.method == "POST" and self.path.split("?")[0].endswith("/jobs"):
+            return "submit"
+        return "poll" if re.search(r"/(queries|jobs)/", self.path) else "metadata"
+
+
+@dataclass
+class FaultProxy:
+    """The proxy: its URL, its faults, and the nodes of the queries that BigQuery took.
+
+    `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
+    nodes of the jobs that dbt asked to cancel.
+    """
+
+    upstream: str
+    url: str = ""
+    faults: list[Fault] = field(default_factory=list)
+    queries: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    on_query: Callable[[str], None] = lambda _: None
+    _nodes: dict[str, str] = field(default_factory=dict)
+    _submitted: set[str] = field(default_factory=set)
+    _failed_jobs: dict[str, Reply] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, request: Request) -> Reply:
+        """Return the reply to a request, from BigQuery or from a fault."""
+        self._identify(request)
+        if request.job_id in self._failed_jobs:
+            return self._answer_for_failed_job(request)
+        if fault := self._take_fault(request, request.moment):
+            return fault.reply
+        if request.moment != "submit":
+            return self._forward(request)
+        if request.job_id in self._submitted:
+            # The local BigQuery would run it again.
+            return CONFLICT
+        if fault := self._take_fault(request, "job"):
+            self._failed_jobs[request.job_id] = fault.reply
+            return self._answer_for_failed_job(request)
+        self.on_query(request.node)
+        self._submitted.add(request.job_id)
+        self.queries.append(request.node)
+        reply = self._forward(request)
+        fault = self._take_fault(request, "submitted")
+        return fault.reply if fault else reply
+
+    def _identify(self, request: Request) -> None:
+        """Give the request its job and its node, which dbt names at the head of the query."""
+        if request.moment == "submit":
+            body = json.loads(request.body)
+            comment = re.search(r'"node_id": "([^"]+)"', body["configuration"]["query"]["query"])
+            request.job_id = body["jobReference"]["jobId"]
+            request.node = comment.group(1).split(".")[2] if comment else ""
+            self._nodes[request.job_id] = request.node
+        elif job := re.search(r"/(?:queries|jobs)/([^/?]+)(/cancel)?", request.path):
+            request.job_id = job.group(1)
+            request.node = self._nodes.get(request.job_id, "")
+            self.cancelled += [request.node] if job.group(2) else []
+
+    def _answer_for_failed_job(self, request: Request) -> Reply:
+        """Answer as BigQuery does for a job that has failed, however it is asked for."""
+        error = json.loads(self._failed_jobs[request.job_id].body)["error"]["errors"][0]
+        if "/queries/" in request.path:
+            return self._failed_jobs[request.job_id]
+        job = {
+            "jobReference": {
+                "projectId": "projet-local",
+                "jobId": request.job_id,
+                "location": "US",
+            },
+            "configuration": {"query": {"query": "select 1"}},
+            "status": {"state": "DONE", "errorResult": error, "errors": [error]},
+        }
+        return Reply(HTTPStatus.OK, json.dumps(job).encode())
+
+    def _take_fault(self, request: Request, moment: Moment) -> Fault | None:
+        with self._lock:
+            for fault in self.faults:
+                if fault.moment == moment and fault.times and fault.node in request.node:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def _forward(self, request: Request) -> Reply:
+        connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=120)
+        headers = {k: v for k, v in request.headers.items() if k.lower() != "accept-encoding"}
+        try:
+            connection.request(request.method, request.path, request.body, headers)
+            response = connection.getresponse()
+            return Reply(response.status, response.read())
+        except OSError:
+            # BigQuery itself is gone.
+            return RESET
+        finally:
+            connection.close()
+
+
+@contextmanager
+def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
+    """Yield a proxy before the BigQuery at `upstream`, on 127.0.0.1."""
+    proxy = FaultProxy(upstream)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            reply = proxy.answer(Request(self.command, self.path, body, self.headers))
+            if reply.status is None:
+                # Closed at once, with no time to linger: the client sees a reset.
+                self.close_connection = True
+                linger = struct.pack("ii", 1, 0)
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                self.connection.close()
+                return
+            self.send_response(reply.status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(reply.body)))
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def finish(self) -> None:
+            with suppress(OSError):
+                super().finish()
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    proxy.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,77 @@
+"""What an earlier run, another program or the disk left in a bad state."""
+
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from conftest import ONE_MODEL, copy_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, local_environment):
+    """A project that ran once: its `dbt/target` is full."""
+    project = copy_project(tmp_path_factory.mktemp("state"), local_environment, ONE_MODEL)
+    assert project.run_pipeline("--commands", "run").returncode == 0
+    return project
+
+
+@pytest.fixture
+def target(project):
+    return project.root / "dbt" / "target"
+
+
+@pytest.mark.parametrize("name", ["partial_parse.msgpack", "run_results.json", "manifest.json"])
+def test_half_written_file_of_an_earlier_run_does_not_matter(name, project, target):
+    content = (target / name).read_bytes()
+    (target / name).write_bytes(content[: len(content) // 2])
+
+    run = project.run_pipeline("--commands", "run")
+
+    assert run.returncode == 0, run.stderr
+
+
+def test_full_disk_is_named(project, target):
+    (target / "manifest.json").unlink()
+    (target / "manifest.json").symlink_to("/dev/full")
+    try:
+        run = project.run_pipeline("--commands", "run")
+    finally:
+        (target / "manifest.json").unlink()
+
+    assert run.returncode == 1
+    assert "No space left on device" in run.stderr.splitlines()[-2]
+    assert "place libre" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+def test_read_only_target_is_named(project, target):
+    target.chmod(0o555)
+    # Root may write anywhere, unless it gives that up.
+    give_up = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+    try:
+        run = subprocess.run(
+            [*give_up, sys.executable, project.root / "prefect" / "pipeline.py"],
+            env=project.environment,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        target.chmod(0o755)
+
+    assert run.returncode == 3
+    assert run.stderr.splitlines()[-1].startswith(f"Dossier {target} : écriture impossible")
+    assert "Traceback" not in run.stderr
+
+
+def test_prefect_database_that_is_locked_is_named(project, tmp_path):
+    database = sqlite3.connect(tmp_path / "prefect.db", isolation_level=None)
+    database.execute("create table taken (id)")
+    database.execute("begin exclusive")
+    try:
+        run = project.run_pipeline(PREFECT_API_URL="", PREFECT_HOME=str(tmp_path))
+    finally:
+        database.close()
+
+    assert run.returncode == 3, run.stderr
+    assert "Le serveur Prefect temporaire n'a pas démarré à temps" in run.stderr

@@ -1,0 +1,218 @@
+"""A run that is stopped, or killed, in the middle of an incremental load; and the next one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import connect, copy_project
+from fault_proxy import fault_proxy
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelling
+
+from local_bigquery import local_bigquery
+
+MODELS = {
+    "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
+    "models/second.sql": (
+        "{{ config(materialized='incremental', unique_key='id') }}"
+        "select id, '{{ run_started_at }}' as loaded_at from {{ ref('first') }}"
+    ),
+    "models/third.sql": (
+        "{{ config(materialized='table') }} select count(*) as ids from {{ ref('second') }}"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, local_environment):
+    """A project whose second model is already loaded: the next run merges into it."""
+    project = copy_project(tmp_path_factory.mktemp("stopped"), local_environment, MODELS)
+    assert project.run_pipeline().returncode == 0
+    return project
+
+
+@pytest.fixture
+def proxy(local_environment):
+    with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
+        yield proxy
+
+
+@contextmanager
+def pipeline_during_the_merge(project, proxy):
+    """Yield a pipeline at the moment when the query of its second model is under way."""
+    reached, release = threading.Event(), threading.Event()
+
+    def hold(node: str) -> None:
+        if node == "second":
+            reached.set()
+            release.wait(60)
+
+    proxy.on_query = hold
+    process = subprocess.Popen(
+        [sys.executable, str(project.root / "prefect" / "pipeline.py")],
+        env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url},
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert reached.wait(90), process.communicate(timeout=1)
+        yield process
+    finally:
+        release.set()
+        process.kill()
+        process.wait()
+        proxy.on_query = lambda _: None
+
+
+def processes_of(project):
+    """Return the processes whose environment names a folder of this project."""
+    folder = str(project.root.parent).encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (path / "environ").read_bytes()
+            command = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if folder in environment and command:
+            found.append((int(path.name), command))
+    return found
+
+
+def last_run(project):
+    """Return the newest flow run on the local Prefect server."""
+    api_url = project.environment["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        return client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
+
+
+def cancel(process, project):
+    api_url = project.environment["PREFECT_API_URL"]
+    run = last_run(project)
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        client.set_flow_run_state(run.id, Cancelling())
+
+
+def rows(bigquery, project):
+    dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    result = bigquery.query_and_wait(
+        f"select id, (select ids from {dataset}.third) as ids from {dataset}.second order by id"
+    )
+    return [tuple(row.values()) for row in result]
+
+
+@pytest.mark.parametrize(
+    ("stop", "exit_code", "state"),
+    [
+        (lambda process, _: process.send_signal(signal.SIGINT), 130, "CRASHED"),
+        (lambda process, _: process.send_signal(signal.SIGTERM), 143, "CRASHED"),
+        (cancel, 143, "CANCELLED"),
+    ],
+    ids=["ctrl-c", "sigterm", "cancelled-from-the-interface"],
+)
+def test_stopped_run_leaves_nothing_and_the_next_one_works(
+    stop, exit_code, state, project, proxy, bigquery
+):
+    with pipeline_during_the_merge(project, proxy) as process:
+        stop(process, project)
+        _, stderr = process.communicate(timeout=60)
+
+        assert process.returncode == exit_code, stderr
+        assert "Traceback" not in stderr
+        # dbt had the time to ask BigQuery to cancel its job.
+        assert proxy.cancelled == ["second"]
+        assert processes_of(project) == []
+        assert list((project.root.parent / "tmp").iterdir()) == []
+        assert last_run(project).state.type.value == state
+
+    following = project.run_pipeline()
+
+    assert following.returncode == 0, following.stderr
+    assert "attend" not in following.stderr
+    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+
+
+def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bigquery):
+    with pipeline_during_the_merge(project, proxy) as process:
+        process.kill()
+        process.wait()
+        assert [command for _, command in processes_of(project) if "dbt" in command]
+        following = threading.Thread(target=lambda: runs.append(project.run_pipeline()))
+        runs = []
+        following.start()
+        time.sleep(10)
+        assert following.is_alive()
+
+    following.join(120)
+
+    assert runs[0].returncode == 0, runs[0].stderr
+    assert "Une autre pipeline utilise" in runs[0].stderr
+    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+    assert processes_of(project) == []
+
+
+def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
+    with pipeline_during_the_merge(project, proxy) as process:
+        for pid, command in processes_of(project):
+            if "dbt --log-format" in command:
+                os.kill(pid, signal.SIGKILL)
+        _, stderr = process.communicate(timeout=60)
+
+    following = project.run_pipeline()
+
+    assert process.returncode == 1
+    assert "dbt run a échoué : le processus dbt a été tué" in stderr.splitlines()[-1]
+    assert following.returncode == 0, following.stderr
+    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+
+
+LOAD = {
+    "models/loaded.sql": (
+        "{{ config(materialized='incremental', unique_key=['time_hour', 'carrier', 'flight']) }}"
+        "select * from `{{ target.project }}.{{ env_var('DBT_BIGQUERY_DATASET_RAW') }}.flights`"
+        "{% if is_incremental() %} where time_hour >= '2013-03-01' {% endif %}"
+    ),
+}
+
+
+@pytest.mark.parametrize("victim", ["bqemulator", "local_bigquery.py"])
+def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment):
+    """The second victim is the launcher, whose servers have to end with it."""
+    project = copy_project(tmp_path, local_environment, LOAD)
+    variables = {name: project.environment[name] for name in ("HOME", "TMPDIR", "PATH")}
+    demo = [
+        *(sys.executable, str(project.root / "utilities" / "local_bigquery.py")),
+        *(sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"),
+    ]
+    subprocess.run(demo, env=variables, check=True, capture_output=True)
+
+    log = tmp_path / "demo.log"
+    with log.open("w") as stderr, subprocess.Popen(demo, env=variables, stderr=stderr) as process:
+        while "START sql incremental" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        time.sleep(0.3)
+        os.kill(next(pid for pid, c in processes_of(project) if victim in c), signal.SIGKILL)
+        if victim == "bqemulator":
+            # The BigQuery client would wait ten minutes for it to come back.
+            process.send_signal(signal.SIGINT)
+    following = subprocess.run(demo, env=variables, capture_output=True, text=True, timeout=200)
+
+    assert following.returncode == 0, following.stderr
+    with local_bigquery(project.root / ".local") as environment:
+        sql = (
+            "select count(*), count(distinct concat(cast(time_hour as string), carrier, "
+            "cast(flight as string))) from projet_local_dev.loaded"
+        )
+        counts = connect(environment).query_and_wait(sql).to_arrow().to_pylist()[0].values()
+    assert list(counts) == [336_776, 336_776]
