@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
 from dbt_artifact import render_markdown
 from dbt_command import DbtFolderError, DbtRunner, open_dbt, packages_are_missing
-from dbt_connection import build_connection, load_credentials
+from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_report import run_command
 from pipeline_settings import (
     ConfigurationError,
@@ -273,6 +275,17 @@ def terminate(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def import_while_the_server_boots() -> None:
+    """Import the libraries once the temporary Prefect server, if there is one, has its process."""
+    if not PREFECT_API_URL.value():
+        from prefect.server.api.server import SubprocessASGIServer
+
+        server = SubprocessASGIServer()
+        while server.server_process is None:
+            time.sleep(0.1)
+    import_libraries()
+
+
 def exit_code(state: State[Any]) -> int:
     """Return the exit code of a run that ended in this state."""
     if state.is_completed():
@@ -289,6 +302,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(argv)
     signal.signal(signal.SIGTERM, terminate)
+    threading.Thread(target=import_while_the_server_boots, daemon=True).start()
     try:
         state = dbt_full_pipeline(**parameters, return_state=True)
     except KeyboardInterrupt:

@@ -91,6 +91,7 @@ DEPLOY = [
     *("--env", "DBT_BIGQUERY_DATASET_RAW=raw"),
     *("--env", "GCP_PROJECT_ID=mon-projet"),
     *("--env", "DBT_THREADS=4"),
+    *("--env", "DBT_RETRIES=2"),
     *("--name", "pipeline-dbt-complet"),
 ]
 

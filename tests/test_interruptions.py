@@ -34,7 +34,7 @@ MODELS = {
 def project(tmp_path_factory, local_environment):
     """A project whose second model is already loaded: the next run merges into it."""
     project = copy_project(tmp_path_factory.mktemp("stopped"), local_environment, MODELS)
-    assert project.run_pipeline().returncode == 0
+    assert project.run_pipeline("--commands", "run").returncode == 0
     return project
 
 
@@ -56,7 +56,7 @@ def pipeline_during_the_merge(project, proxy):
 
     proxy.on_query = hold
     process = subprocess.Popen(
-        [sys.executable, str(project.root / "prefect" / "pipeline.py")],
+        [sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"],
         env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url},
         cwd="/",
         stdin=subprocess.DEVNULL,
@@ -135,7 +135,7 @@ def test_stopped_run_leaves_nothing_and_the_next_one_works(
         assert list((project.root.parent / "tmp").iterdir()) == []
         assert last_run(project).state.type.value == state
 
-    following = project.run_pipeline()
+    following = project.run_pipeline("--commands", "run")
 
     assert following.returncode == 0, following.stderr
     assert "attend" not in following.stderr
@@ -147,7 +147,9 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
         process.kill()
         process.wait()
         assert [command for _, command in processes_of(project) if "dbt" in command]
-        following = threading.Thread(target=lambda: runs.append(project.run_pipeline()))
+        following = threading.Thread(
+            target=lambda: runs.append(project.run_pipeline("--commands", "run"))
+        )
         runs = []
         following.start()
         time.sleep(10)
@@ -168,7 +170,7 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
                 os.kill(pid, signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
 
-    following = project.run_pipeline()
+    following = project.run_pipeline("--commands", "run")
 
     assert process.returncode == 1
     assert "dbt run a échoué : le processus dbt a été tué" in stderr.splitlines()[-1]

@@ -1,0 +1,71 @@
+"""What a start costs, without timing it: what is imported when, and who is called."""
+
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ONE_MODEL
+
+from pipeline_settings import PROJECT_ROOT
+
+IMPORT = "import sys; sys.path.insert(0, 'prefect'); import pipeline"
+LIBRARIES = f"{IMPORT}; pipeline.import_libraries(); import dbt.artifacts.schemas.run"
+
+
+def modules_after(code):
+    """Return the modules that a new process has imported after running the code."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{code}; print(*sys.modules)"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "left_out"),
+    [
+        (IMPORT, {"dbt", "prefect.server.api.server", "prefect_dbt", "prefect_gcp"}),
+        (LIBRARIES, {"dbt.adapters.bigquery", "google.cloud.aiplatform", "google.cloud.bigquery"}),
+        (LIBRARIES, {"pandas", "pyarrow", "prefect.server.api.server"}),
+    ],
+    ids=["import", "clients-of-google", "heavy-libraries"],
+)
+def test_what_nothing_needs_is_not_imported(code, left_out):
+    assert modules_after(code) & left_out == set()
+
+
+@pytest.fixture
+def outside():
+    """A proxy that everything outside the machine would go through; yields what came."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        requests = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(200))
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
+        server.close()
+
+
+def test_run_reaches_nothing_outside_the_machine(make_project, outside, tmp_path):
+    url, requests = outside
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
+    local = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
+    project = make_project(ONE_MODEL)
+
+    with_server = project.run_pipeline(**proxies, **local)
+
+    assert with_server.returncode == 0, with_server.stderr
+    assert requests == []
