@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock clean infra outputs doctor ui docs
+.PHONY: help demo run test lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,6 +46,13 @@ docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:80
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest
 
+bench: .venv/installed ## Temps et mémoire de la pipeline, à côté de dbt seul et des autres (long)
+	@$(BIN)/python benchmarks/bench.py
+
+bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le mesure
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-dagster
+	@$(UV) pip install --quiet --python .venv-dagster -r benchmarks/peers/requirements-dagster.txt
+
 lint: .venv/installed ## ruff, mypy, sqlfluff, forme des fichiers Terraform
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff)
 	@$(BIN)/ruff format --check .
@@ -63,7 +70,7 @@ lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt
 	@$(COMPILE) requirements-dev.in --constraint requirements.txt --output-file requirements-dev.txt
 
 clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
-	rm -rf .venv .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-dagster .local .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -rf dbt/target dbt/logs dbt/dbt_packages
 
 .PHONY: .need-terraform

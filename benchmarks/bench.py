@@ -1,0 +1,328 @@
+"""Times whole runs of dbt on the local BigQuery: by hand, our pipeline, and its peers.
+
+Makes dbt projects of several sizes, half of their models tested, and lets every runner
+run them in turn, in one session on one machine. All that is made is in a temporary
+folder; the results go to `benchmarks/results/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import date
+from importlib.metadata import distributions, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
+import yaml
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
+
+from local_bigquery import PROJECT_ID, LocalBigQueryError, local_bigquery, throwaway_key
+from pipeline_settings import PROJECT_ROOT
+from report import LABELS, Measure, Results, read_results, write_report
+
+PEERS = PROJECT_ROOT / "benchmarks/peers"
+RESULTS = PROJECT_ROOT / "benchmarks/results"
+DAGSTER_VENV = PROJECT_ROOT / ".venv-dagster"
+DAGSTER_FILE = ["--file", str(PEERS / "dagster_assets.py")]
+
+OURS = ("pipeline-server", "pipeline")
+PIPELINE = [sys.executable, "prefect/pipeline.py"]
+COMMANDS = {
+    "dbt": [["dbt", "run"], ["dbt", "test"]],
+    "pipeline-server": [PIPELINE],
+    "pipeline": [PIPELINE],
+    "core-operation": [[sys.executable, str(PEERS / "plain_core_operation.py")]],
+    "dbt-runner": [[sys.executable, str(PEERS / "prefect_dbt_runner.py")]],
+    "dagster": [["dagster", "asset", "materialize", *DAGSTER_FILE, "--select", "*"]],
+}
+
+# Nothing leaves this machine, and a slow one has the time to boot a temporary server.
+EVERY_PROCESS = {
+    "DO_NOT_TRACK": "1",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+PROJECT_NAME = "bench"
+LAYER = 10
+SAMPLE_SECONDS = 0.2
+
+
+class BenchError(Exception):
+    """A measured process has failed; its text, the output included, is the whole message."""
+
+
+@dataclass(frozen=True)
+class Runner:
+    """One way to run dbt, on a project of its own in `folder`/dbt."""
+
+    name: str
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self) -> tuple[float, float, float]:
+        """Run it once; return seconds and the peaks of memory, as `run_process` does."""
+        runs = [run_process(command, self) for command in COMMANDS[self.name]]
+        seconds, process_mb, tree_mb = zip(*runs, strict=True)
+        return sum(seconds), max(process_mb), max(tree_mb)
+
+
+def write_dbt_project(folder: Path, size: int) -> None:
+    """Write a dbt project of `size` models in layers of ten, the first half of each tested.
+
+    Each model reads one of the layer before. Views and tables alternate along a chain, so
+    that no view stands on a view.
+    """
+    models = folder / "models"
+    models.mkdir(parents=True)
+    project = {"name": PROJECT_NAME, "profile": PROJECT_NAME, "version": "1.0.0"}
+    (folder / "dbt_project.yml").write_text(yaml.safe_dump(project))
+    tested = []
+    for number in range(size):
+        layer, place = divmod(number, LAYER)
+        kind, test = ("table", "not_null") if place % 2 else ("view", "unique")
+        parent = f"model_{(layer - 1) * LAYER + (place + 1) % LAYER}"
+        source = f"{{{{ ref('{parent}') }}}}" if layer else "(select 1 as id)"
+        model = f"{{{{ config(materialized='{kind}') }}}}\nselect id from {source}\n"
+        (models / f"model_{number}.sql").write_text(model)
+        if place < LAYER // 2:
+            columns = [{"name": "id", "data_tests": [test]}]
+            tested.append({"name": f"model_{number}", "columns": columns})
+    (models / "models.yml").write_text(yaml.safe_dump({"models": tested}))
+
+
+def write_profile(folder: Path, dataset: str, endpoint: str) -> None:
+    """Write a `profiles.yml` for the local BigQuery beside a key, as one does by hand."""
+    key_file = folder / "sa_key.json"
+    key_file.write_text(json.dumps(throwaway_key()))
+    output = {
+        "type": "bigquery",
+        "method": "service-account",
+        "keyfile": str(key_file),
+        "project": PROJECT_ID,
+        "dataset": dataset,
+        "api_endpoint": endpoint,
+        "threads": 4,
+    }
+    profile = {PROJECT_NAME: {"target": "dev", "outputs": {"dev": output}}}
+    (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
+
+
+def copy_prefect_database(source: Path, target: Path) -> None:
+    """Copy the database of a running Prefect server: migrated, credentials block included."""
+    target.mkdir()
+    with (
+        closing(sqlite3.connect(source / "prefect.db")) as original,
+        closing(sqlite3.connect(target / "prefect.db")) as copy,
+    ):
+        original.backup(copy)
+
+
+def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
+    """Return a runner on a new project of this size, once it has run and is warm.
+
+    `local` is the environment of local_bigquery.
+    """
+    folder, dataset = work / str(size) / name, f"bench_{size}"
+    write_dbt_project(folder / "dbt", size)
+    write_profile(folder, dataset, local["DBT_BIGQUERY_API_ENDPOINT"])
+    copy_prefect_database(Path(local["PREFECT_HOME"]), folder / ".prefect")
+    if name in OURS:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(PROJECT_ROOT / "prefect", folder / "prefect", ignore=ignored)
+        shutil.copy(PROJECT_ROOT / "prefect.toml", folder)
+    runner = Runner(name, folder, make_environment(name, folder, dataset, local))
+    if name == "dagster":
+        (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        # What its documentation leaves to the build of a deployment.
+        run_process(["dagster-dbt", "project", "prepare-and-package", *DAGSTER_FILE], runner)
+    runner.run()
+    return runner
+
+
+def make_environment(
+    name: str, folder: Path, dataset: str, local: dict[str, str]
+) -> dict[str, str]:
+    """Return the environment of a runner: only ours knows the settings of the pipeline."""
+    home = EVERY_PROCESS | {"HOME": str(folder)}
+    temporary_server = {"PREFECT_HOME": str(folder / ".prefect"), "PREFECT_API_URL": ""}
+    if name in OURS:
+        settings = {"DBT_PROFILE_NAME": PROJECT_NAME, "DBT_BIGQUERY_DATASET_DEV": dataset}
+        ours = local | home | settings | {"DBT_TARGET": "dev"}
+        return ours if name == "pipeline-server" else ours | temporary_server
+    ignored = ("PREFECT_", "DBT_", "GCP_", "DAGSTER_")
+    theirs = {key: value for key, value in local.items() if not key.startswith(ignored)}
+    theirs |= home | temporary_server
+    theirs |= {"DBT_PROJECT_DIR": str(folder / "dbt"), "DBT_PROFILES_DIR": str(folder)}
+    if name == "dagster":
+        theirs["PATH"] = os.pathsep.join([str(DAGSTER_VENV / "bin"), theirs["PATH"]])
+        theirs["DAGSTER_HOME"] = str(folder)
+    return theirs
+
+
+def run_process(command: list[str], runner: Runner) -> tuple[float, float, float]:
+    """Run a command of the runner to its end; BenchError, with its output, if it fails.
+
+    Returns the seconds from start to end, then two peaks of resident memory in 10^6 bytes,
+    sampled: of the process itself, and of it with all its descendants, where what they
+    share counts once for each.
+    """
+    log_file = runner.folder / "output.log"
+    peaks = [(0.0, 0.0)]
+    start = time.perf_counter()
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            cwd=runner.folder,
+            env=runner.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                peaks.append(resident_mb(watched))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SAMPLE_SECONDS)
+        seconds = time.perf_counter() - start
+    finally:
+        process.terminate()
+        process.wait()
+    if process.returncode:
+        output = log_file.read_text(errors="replace")
+        raise BenchError(f"{output}\n{runner.name} : {command} a échoué ({process.returncode}).")
+    process_mb, tree_mb = (max(values) for values in zip(*peaks, strict=True))
+    return seconds, process_mb, tree_mb
+
+
+def resident_mb(process: psutil.Process) -> tuple[float, float]:
+    """Return the memory of the process, and of it with its descendants, in 10^6 bytes."""
+    own = process.memory_info().rss
+    total = own
+    for descendant in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            total += descendant.memory_info().rss
+    return own / 1e6, total / 1e6
+
+
+def describe_machine() -> dict[str, str]:
+    """Return what the results depend on, by its French label."""
+    cpu_info = Path("/proc/cpuinfo")
+    lines = cpu_info.read_text().splitlines() if cpu_info.exists() else []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
+    packages = ("dbt-core", "dbt-bigquery", "prefect", "prefect-dbt", "bqemulator")
+    versions = [f"{package} {version(package)}" for package in packages]
+    for site_packages in DAGSTER_VENV.glob("lib/*/site-packages"):
+        dagster = next(iter(distributions(name="dagster-dbt", path=[str(site_packages)])))
+        versions.append(f"dagster-dbt {dagster.version}")
+    return {
+        "Date": date.today().isoformat(),
+        "Processeur": f"{model or platform.machine()}, {os.cpu_count()} cœurs",
+        "Mémoire": f"{psutil.virtual_memory().total / 1e9:.0f} Go",
+        "Système": f"{platform.system()} {platform.release().split('-')[0]}",
+        "Python": platform.python_version(),
+        "Paquets": ", ".join(versions),
+    }
+
+
+def measure(
+    names: list[str], sizes: list[int], repeat: int, local: dict[str, str], work: Path
+) -> Iterator[list[Measure]]:
+    """Yield the measures of one size after another, `repeat` rounds of every runner in turn."""
+    for size in sizes:
+        runners = []
+        for name in names:
+            show(f"{size} modèles, préparation : {LABELS[name]}")
+            runners.append(prepare(name, size, work, local))
+        measures = []
+        for turn in range(1, repeat + 1):
+            for runner in runners:
+                measures.append(Measure(size, runner.name, *runner.run()))
+                show(
+                    f"{size} modèles, tour {turn} sur {repeat} : {LABELS[runner.name]}, "
+                    f"{measures[-1].seconds:.1f} s, {measures[-1].process_mb:.0f} Mo"
+                )
+        yield measures
+
+
+def show(text: str) -> None:
+    """Show how far the benchmark is: it takes long."""
+    print(time.strftime("%H:%M:%S"), text, file=sys.stderr, flush=True)
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        prog="bench.py",
+        description="Mesure dbt seul, notre pipeline et les autres, sur le BigQuery local.",
+    )
+    parser.add_argument(
+        "--sizes",
+        type=int,
+        nargs="+",
+        default=[10, 100, 500],
+        metavar="N",
+        help="nombres de modèles (par défaut : 10 100 500)",
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=3, metavar="N", help="tours mesurés (par défaut : 3)"
+    )
+    parser.add_argument(
+        "--runners", nargs="+", choices=COMMANDS, default=list(COMMANDS), help="par défaut, tous"
+    )
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="dossier (par défaut : benchmarks/results)"
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="refaire la page et le graphique, sans rien mesurer"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, then write the results, after each size; return the exit code."""
+    arguments = parse_arguments(argv)
+    if arguments.redraw:
+        write_report(read_results(arguments.results / "results.json"), arguments.results)
+        return 0
+    names = arguments.runners
+    if "dagster" in names and not DAGSTER_VENV.exists():
+        names.remove("dagster")
+        show("dagster-dbt n'est pas mesuré : `make bench-peers` l'installe.")
+    # So that what has been started is stopped, and the temporary folder removed.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    measures: list[Measure] = []
+    with TemporaryDirectory(prefix="bench-") as folder:
+        work = Path(folder)
+        # Before anything imports Prefect, which would make a ~/.prefect.
+        os.environ["PREFECT_HOME"] = str(work / "prefect")
+        try:
+            with local_bigquery(work / "local") as local:
+                for of_size in measure(names, arguments.sizes, arguments.repeat, local, work):
+                    measures += of_size
+                    write_report(Results(describe_machine(), measures), arguments.results)
+        except (BenchError, LocalBigQueryError) as error:
+            print(error, file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,189 @@
+"""Draws the table and the plot of a benchmark from its raw numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+LABELS = {
+    "dbt": "dbt run puis dbt test, à la main",
+    "pipeline-server": "notre pipeline, serveur Prefect déjà démarré",
+    "pipeline": "notre pipeline, serveur temporaire",
+    "core-operation": "flow DbtCoreOperation simple",
+    "dbt-runner": "flow PrefectDbtRunner",
+    "dagster": "dagster-dbt",
+}
+
+HOW_TO_READ = """\
+La moitié des modèles ont un test. Chaque durée est celle de processus entiers, du lancement à la
+fin : Python, imports, serveur temporaire, dbt. C'est la médiane de {rounds}, suivie du minimum et
+du maximum ; × est le rapport à la première ligne. À chaque tour, tous passent l'un après l'autre,
+sur la même machine, après un premier passage qui n'est pas mesuré : caches, partial parse de dbt
+et base de Prefect sont en place.
+
+Sauf à la deuxième ligne, les flows démarrent le serveur temporaire de Prefect ; notre pipeline
+avec `prefect.toml`, les autres avec les réglages par défaut. dagster-dbt lance un seul `dbt build`,
+les autres `dbt run` puis `dbt test`. Le BigQuery est local (bqemulator) et prend sa part des mêmes
+cœurs.
+"""
+
+HOW_TO_READ_MEMORY = """\
+Mémoire résidente la plus haute, relevée toutes les 0,2 s, médiane des tours : le processus lancé,
+puis ce processus et tous ses descendants (dbt, serveur temporaire), où une page partagée compte
+une fois par processus. Ni le serveur Prefect déjà démarré ni le BigQuery local ne sont comptés.
+"""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One run of one runner: seconds, and peaks of resident memory in 10^6 bytes."""
+
+    size: int
+    runner: str
+    seconds: float
+    process_mb: float
+    tree_mb: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that one session has measured, and what it ran on (French label -> value)."""
+
+    machine: dict[str, str]
+    measures: Sequence[Measure]
+
+    @property
+    def sizes(self) -> list[int]:
+        """The numbers of models, in ascending order."""
+        return sorted({measure.size for measure in self.measures})
+
+    @property
+    def runners(self) -> list[str]:
+        """The runners that have been measured, in the order of the table."""
+        return [name for name in LABELS if any(m.runner == name for m in self.measures)]
+
+    def of(self, size: int, runner: str) -> list[Measure]:
+        """Return the measures of one runner at one size."""
+        return [m for m in self.measures if (m.size, m.runner) == (size, runner)]
+
+    def seconds(self, size: int, runner: str) -> float:
+        """Return the median duration of one runner at one size."""
+        return median(measure.seconds for measure in self.of(size, runner))
+
+    def ratio(self, size: int, runner: str) -> float:
+        """Return how many times longer than the first runner this one takes."""
+        return self.seconds(size, runner) / self.seconds(size, self.runners[0])
+
+
+def read_results(path: Path) -> Results:
+    """Return the results that `write_report` has saved."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return Results(saved["machine"], [Measure(**measure) for measure in saved["measures"]])
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """Write `results.json`, `results.md` and `results.png` in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = json.dumps(asdict(results), ensure_ascii=False, indent=1)
+    (folder / "results.json").write_text(saved + "\n", encoding="utf-8")
+    (folder / "results.md").write_text(render_markdown(results), encoding="utf-8")
+    draw_plot(results, folder / "results.png")
+
+
+def render_markdown(results: Results) -> str:
+    """Return the page of results: durations, memory, machine."""
+    repeat = len(results.of(results.sizes[0], results.runners[0]))
+    rounds = f"{repeat} tours" if repeat > 1 else "1 tour"
+    machine = "\n".join(f"- {name} : {value}" for name, value in results.machine.items())
+    return f"""\
+# Temps et mémoire
+
+## Durée
+
+{_render_table(results, _duration)}
+
+![Durée rapportée à celle de dbt seul](results.png)
+
+{HOW_TO_READ.format(rounds=rounds)}
+## Mémoire
+
+{_render_table(results, _memory)}
+
+{HOW_TO_READ_MEMORY}
+## Machine
+
+{machine}
+
+Pour mesurer la vôtre : `make bench-peers bench`. `results.json` a toutes les mesures.
+"""
+
+
+def _render_table(results: Results, render_cell: Callable[[Results, int, str], str]) -> str:
+    """Return a Markdown table: a line a runner, a column a size."""
+    lines = [["", *(f"{size} modèles" for size in results.sizes)]]
+    lines.append(["---"] * len(lines[0]))
+    for runner in results.runners:
+        cells = [render_cell(results, size, runner) for size in results.sizes]
+        lines.append([LABELS[runner], *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _duration(results: Results, size: int, runner: str) -> str:
+    durations = [measure.seconds for measure in results.of(size, runner)]
+    return (
+        f"**{_french(median(durations))} s** × {_french(results.ratio(size, runner))} "
+        f"({_french(min(durations))}–{_french(max(durations))})"
+    )
+
+
+def _memory(results: Results, size: int, runner: str) -> str:
+    measures = results.of(size, runner)
+    process = median(measure.process_mb for measure in measures)
+    tree = median(measure.tree_mb for measure in measures)
+    return f"**{process:.0f} Mo**, {tree:.0f} Mo en tout"
+
+
+def _french(value: float) -> str:
+    return f"{value:.1f}".replace(".", ",")
+
+
+def draw_plot(results: Results, path: Path) -> None:
+    """Draw the ratios to the first runner: a group a runner, a bar a size.
+
+    One hue from light to dark as the projects grow: told apart without seeing colours.
+    """
+    height = 0.8 / len(results.sizes)
+    figure = Figure(figsize=(9, 1.5 + len(results.runners) * 0.8), layout="constrained")
+    axes = figure.subplots()
+    for index, size in enumerate(results.sizes):
+        ratios = [results.ratio(size, runner) for runner in results.runners]
+        bars = axes.barh(
+            [row + index * height for row in range(len(ratios))],
+            ratios,
+            height * 0.9,
+            color=colormaps["Blues"](0.4 + 0.6 * index / max(1, len(results.sizes) - 1)),
+            label=f"{size} modèles",
+        )
+        texts = [
+            f"× {_french(ratio)} ({results.seconds(size, runner):.0f} s)"
+            for ratio, runner in zip(ratios, results.runners, strict=True)
+        ]
+        axes.bar_label(bars, texts, padding=4, fontsize=9)
+    middle = 0.4 - height / 2
+    axes.set_yticks(
+        [row + middle for row in range(len(results.runners))],
+        [LABELS[runner] for runner in results.runners],
+    )
+    axes.invert_yaxis()
+    axes.axvline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
+    axes.set_xlabel(f"Durée rapportée à la première ligne : {LABELS[results.runners[0]]}")
+    axes.margins(x=0.15)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
