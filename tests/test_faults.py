@@ -59,20 +59,17 @@ ABSORBED = [
     Case("submit-503", at("submit", BACKEND)),
     Case("submit-502-without-json", at("submit", Reply(502, b"<html>Bad Gateway</html>"))),
     Case("submit-429", at("submit", RATE_LIMIT)),
-    Case("submit-403-rate-limit", at("submit", OLD_RATE_LIMIT)),
     Case("submit-reset", at("submit", RESET)),
     Case("submitted-reset", at("submitted", RESET)),
     Case("poll-reset", at("poll", RESET)),
     Case("poll-403-rate-limit", at("poll", OLD_RATE_LIMIT)),
     Case("metadata-503", at("metadata", BACKEND, node="", times=2)),
-    Case("metadata-reset", at("metadata", RESET, node="", times=2)),
 ]
 
 RETRIED = [
     Case("submit-504", at("submit", GATEWAY_TIMEOUT), attempts=2),
     Case("job-backend-error", at("job", BACKEND), attempts=2),
     Case("job-rate-limit", at("job", RATE_LIMIT), attempts=2),
-    Case("job-backend-error-twice", at("job", BACKEND, times=2), attempts=3),
     Case("metadata-503-for-long", at("metadata", BACKEND, node="", times=4), attempts=2),
     Case(
         "test-job-backend-error",
@@ -163,7 +160,7 @@ def check(case, project, proxy, bigquery):
         assert rows(bigquery, project, "third") == [(2,)]
 
 
-# A class each, for the two processes of pytest to share them.
+# A class each, for the processes of pytest to share them.
 class TestOneAttempt:
     @pytest.mark.parametrize("case", [*ABSORBED, *PERMANENT], ids=lambda case: case.name)
     def test_fault(self, case, project, proxy, bigquery):
