@@ -37,7 +37,6 @@ from report import LABELS, Measure, Results, read_results, write_report
 PEERS = PROJECT_ROOT / "benchmarks/peers"
 RESULTS = PROJECT_ROOT / "benchmarks/results"
 DAGSTER_VENV = PROJECT_ROOT / ".venv-dagster"
-DAGSTER_FILE = ["--file", str(PEERS / "dagster_assets.py")]
 
 OURS = ("pipeline-server", "pipeline")
 PIPELINE = [sys.executable, "prefect/pipeline.py"]
@@ -47,7 +46,7 @@ COMMANDS = {
     "pipeline": [PIPELINE],
     "core-operation": [[sys.executable, str(PEERS / "plain_core_operation.py")]],
     "dbt-runner": [[sys.executable, str(PEERS / "prefect_dbt_runner.py")]],
-    "dagster": [["dagster", "asset", "materialize", *DAGSTER_FILE, "--select", "*"]],
+    "dagster": [[str(DAGSTER_VENV / "bin/python"), str(PEERS / "dagster_assets.py")]],
 }
 
 # Nothing leaves this machine, and a slow one has the time to boot a temporary server.
@@ -149,8 +148,8 @@ def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
     runner = Runner(name, folder, make_environment(name, folder, dataset, local))
     if name == "dagster":
         (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        # What its documentation leaves to the build of a deployment.
-        run_process(["dagster-dbt", "project", "prepare-and-package", *DAGSTER_FILE], runner)
+        # Its definitions read the manifest that the build of a deployment leaves.
+        run_process(["dbt", "parse"], runner)
     runner.run()
     return runner
 
@@ -159,20 +158,21 @@ def make_environment(
     name: str, folder: Path, dataset: str, local: dict[str, str]
 ) -> dict[str, str]:
     """Return the environment of a runner: only ours knows the settings of the pipeline."""
-    home = EVERY_PROCESS | {"HOME": str(folder)}
-    temporary_server = {"PREFECT_HOME": str(folder / ".prefect"), "PREFECT_API_URL": ""}
+    ignored = () if name in OURS else ("PREFECT_", "DBT_", "GCP_", "DAGSTER_")
+    environment = {key: value for key, value in local.items() if not key.startswith(ignored)}
+    environment |= EVERY_PROCESS | {"HOME": str(folder)}
+    if name != "pipeline-server":
+        environment.pop("PREFECT_API_URL", None)
+        environment["PREFECT_HOME"] = str(folder / ".prefect")
     if name in OURS:
         settings = {"DBT_PROFILE_NAME": PROJECT_NAME, "DBT_BIGQUERY_DATASET_DEV": dataset}
-        ours = local | home | settings | {"DBT_TARGET": "dev"}
-        return ours if name == "pipeline-server" else ours | temporary_server
-    ignored = ("PREFECT_", "DBT_", "GCP_", "DAGSTER_")
-    theirs = {key: value for key, value in local.items() if not key.startswith(ignored)}
-    theirs |= home | temporary_server
-    theirs |= {"DBT_PROJECT_DIR": str(folder / "dbt"), "DBT_PROFILES_DIR": str(folder)}
+        return environment | settings | {"DBT_TARGET": "dev"}
+    environment["DBT_PROJECT_DIR"] = str(folder / "dbt")
+    environment["DBT_PROFILES_DIR"] = str(folder)
     if name == "dagster":
-        theirs["PATH"] = os.pathsep.join([str(DAGSTER_VENV / "bin"), theirs["PATH"]])
-        theirs["DAGSTER_HOME"] = str(folder)
-    return theirs
+        path = [str(DAGSTER_VENV / "bin"), environment["PATH"]]
+        environment |= {"DAGSTER_HOME": str(folder), "PATH": os.pathsep.join(path)}
+    return environment
 
 
 def run_process(command: list[str], runner: Runner) -> tuple[float, float, float]:
@@ -229,9 +229,9 @@ def describe_machine() -> dict[str, str]:
     model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
     packages = ("dbt-core", "dbt-bigquery", "prefect", "prefect-dbt", "bqemulator")
     versions = [f"{package} {version(package)}" for package in packages]
-    for site_packages in DAGSTER_VENV.glob("lib/*/site-packages"):
-        dagster = next(iter(distributions(name="dagster-dbt", path=[str(site_packages)])))
-        versions.append(f"dagster-dbt {dagster.version}")
+    dagster_path = [str(folder) for folder in DAGSTER_VENV.glob("lib/*/site-packages")]
+    dagster = distributions(name="dagster-dbt", path=dagster_path)
+    versions += [f"dagster-dbt {package.version}" for package in dagster]
     return {
         "Date": date.today().isoformat(),
         "Processeur": f"{model or platform.machine()}, {os.cpu_count()} cœurs",
@@ -303,11 +303,12 @@ def main(argv: list[str] | None = None) -> int:
         write_report(read_results(arguments.results / "results.json"), arguments.results)
         return 0
     names = arguments.runners
-    if "dagster" in names and not DAGSTER_VENV.exists():
+    if "dagster" in names and not (DAGSTER_VENV / "bin/dagster").exists():
         names.remove("dagster")
         show("dagster-dbt n'est pas mesuré : `make bench-peers` l'installe.")
     # So that what has been started is stopped, and the temporary folder removed.
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     measures: list[Measure] = []
     with TemporaryDirectory(prefix="bench-") as folder:
         work = Path(folder)

@@ -27,10 +27,10 @@ du maximum ; × est le rapport à la première ligne. À chaque tour, tous passe
 sur la même machine, après un premier passage qui n'est pas mesuré : caches, partial parse de dbt
 et base de Prefect sont en place.
 
-Sauf à la deuxième ligne, les flows démarrent le serveur temporaire de Prefect ; notre pipeline
-avec `prefect.toml`, les autres avec les réglages par défaut. dagster-dbt lance un seul `dbt build`,
-les autres `dbt run` puis `dbt test`. Le BigQuery est local (bqemulator) et prend sa part des mêmes
-cœurs.
+Les flows démarrent le serveur temporaire de Prefect, sauf là où un serveur est déjà démarré : notre
+pipeline avec `prefect.toml`, les autres avec les réglages par défaut. dagster-dbt lance un seul
+`dbt build`, tous les autres `dbt run` puis `dbt test`. Le BigQuery est local (bqemulator) et prend
+sa part des mêmes cœurs.
 """
 
 HOW_TO_READ_MEMORY = """\
@@ -137,7 +137,7 @@ def _render_table(results: Results, render_cell: Callable[[Results, int, str], s
 def _duration(results: Results, size: int, runner: str) -> str:
     durations = [measure.seconds for measure in results.of(size, runner)]
     return (
-        f"**{_french(median(durations))} s** × {_french(results.ratio(size, runner))} "
+        f"**{_french(median(durations))} s** × {_french(results.ratio(size, runner), 2)} "
         f"({_french(min(durations))}–{_french(max(durations))})"
     )
 
@@ -149,8 +149,8 @@ def _memory(results: Results, size: int, runner: str) -> str:
     return f"**{process:.0f} Mo**, {tree:.0f} Mo en tout"
 
 
-def _french(value: float) -> str:
-    return f"{value:.1f}".replace(".", ",")
+def _french(value: float, decimals: int = 1) -> str:
+    return f"{value:.{decimals}f}".replace(".", ",")
 
 
 def draw_plot(results: Results, path: Path) -> None:
@@ -171,7 +171,7 @@ def draw_plot(results: Results, path: Path) -> None:
             label=f"{size} modèles",
         )
         texts = [
-            f"× {_french(ratio)} ({results.seconds(size, runner):.0f} s)"
+            f"× {_french(ratio, 2)} ({results.seconds(size, runner):.0f} s)"
             for ratio, runner in zip(ratios, results.runners, strict=True)
         ]
         axes.bar_label(bars, texts, padding=4, fontsize=9)
@@ -183,7 +183,8 @@ def draw_plot(results: Results, path: Path) -> None:
     axes.invert_yaxis()
     axes.axvline(1, color="0.5", linewidth=1, linestyle="--", zorder=0)
     axes.set_xlabel(f"Durée rapportée à la première ligne : {LABELS[results.runners[0]]}")
-    axes.margins(x=0.15)
+    axes.xaxis.set_major_formatter(lambda value, _position: _french(value))
+    axes.margins(x=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=150)

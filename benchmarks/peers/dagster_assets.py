@@ -1,4 +1,4 @@
-"""The definitions of dagster-dbt's documentation: an asset a model, built by `dbt build`.
+"""The assets of dagster-dbt's documentation, one a model, materialized in this process.
 
 Runs in `.venv-dagster`, which `make bench-peers` makes. A file called `dagster_dbt.py`
 would hide the library of that name.
@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from dagster import AssetExecutionContext, Definitions
+from dagster import AssetExecutionContext, DagsterInstance, materialize
 from dagster_dbt import DbtCliResource, DbtProject, dbt_assets
 
 dbt_project = DbtProject(
@@ -23,7 +23,9 @@ def dbt_models(context: AssetExecutionContext, dbt: DbtCliResource) -> Iterator[
     yield from dbt.cli(["build"], context=context).stream()
 
 
-defs = Definitions(
-    assets=[dbt_models],
-    resources={"dbt": DbtCliResource(project_dir=dbt_project)},
-)
+if __name__ == "__main__":
+    materialize(
+        [dbt_models],
+        resources={"dbt": DbtCliResource(project_dir=dbt_project)},
+        instance=DagsterInstance.get(),
+    )
