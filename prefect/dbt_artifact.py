@@ -8,15 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from dbt_command import DBT_PROJECT_DIR
-from dbt_report import (
-    NAMED_FAILURES,
-    DbtNode,
-    DbtReport,
-    describe_failure,
-    node_kind,
-    node_name,
-    read_nodes,
-)
+from dbt_report import NAMED_FAILURES, DbtReport, node_kind, node_name
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
@@ -88,12 +80,11 @@ def _failures(report: DbtReport) -> str:
         return ""
     if not report.failed:
         return f"## En échec\n\n{_code(report.failure_message)}"
-    nodes = read_nodes()
     blocks = ["## En échec"]
     for result in report.failed[:NAMED_FAILURES]:
-        node = nodes.get(result.unique_id, DbtNode())
+        node = report.node(result)
         blocks.append(f"**{node_name(result)}** ({node_kind(result)}, `{node.file}`)")
-        blocks.append(_code(result.message or describe_failure(result, nodes)))
+        blocks.append(_code(result.message or report.describe(result)))
         if node.compiled_path:
             path = os.path.relpath(DBT_PROJECT_DIR / node.compiled_path, PROJECT_ROOT)
             blocks.append(f"SQL compilé : `{path}`")

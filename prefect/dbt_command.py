@@ -14,7 +14,6 @@ import signal
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -99,10 +98,8 @@ class DbtRunner:
         private temporary folder for the time of the command. Never raises for what dbt
         does; whatever else interrupts the wait ends dbt first.
         """
-        with warnings.catch_warnings():
-            # prefect_dbt.cli is deprecated, pinned, and used behind two functions only.
-            warnings.simplefilter("ignore")
-            from prefect_dbt.cli import DbtCoreOperation
+        # Imported already, its warning silenced, to build the profile of the connection.
+        from prefect_dbt.cli import DbtCoreOperation
 
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
@@ -169,9 +166,8 @@ def _interrupt(pid: int) -> None:
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGINT)
         # Looks without reaping: the operation does that.
-        while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
-            if time.monotonic() > deadline:
-                break
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, options):
             time.sleep(0.1)
 
 

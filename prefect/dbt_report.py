@@ -112,13 +112,25 @@ class DbtReport:
             )
         if not self.failed:
             return f"dbt {self.command} a échoué : {self._reason_without_a_node()}"
-        nodes = read_nodes()
-        first, *others = (describe_failure(result, nodes) for result in self.failed)
-        count = f" (et {len(others)} de plus)" if others else ""
-        lines = [f"dbt {self.command} a échoué{count} : {node_kind(self.failed[0])} {first}"]
-        if others:
-            lines += self._list_failures(nodes)
-        return "\n".join(lines)
+        first, others = self.failed[0], len(self.failed) - 1
+        count = f" (et {others} de plus)" if others else ""
+        reason = f"dbt {self.command} a échoué{count} : {node_kind(first)} {self.describe(first)}"
+        return "\n".join([reason, *(self._list_failures() if others else [])])
+
+    @cached_property
+    def _nodes(self) -> dict[str, DbtNode]:
+        return _read_nodes()
+
+    def node(self, result: RunResultOutput) -> DbtNode:
+        """Return where the node of a result is; unknown when dbt left no manifest."""
+        return self._nodes.get(result.unique_id, DbtNode())
+
+    def describe(self, result: RunResultOutput) -> str:
+        """Return the name of a failed node, its file and the first line that says why."""
+        # dbt puts the name of the node in a line of its own before BigQuery's message.
+        lines = [line.strip() for line in (result.message or "").splitlines() if line.strip()]
+        reason = next(iter(lines[1:] or lines), str(result.status))
+        return f"{node_name(result)} ({self.node(result).file}) : {reason}"
 
     def _reason_without_a_node(self) -> str:
         if self.outcome.return_code in (-9, 137):
@@ -131,16 +143,13 @@ class DbtReport:
         # « Compilation Error », then the reason on a line of its own.
         return re.sub(r"^(\w+ Error)\n\s*", r"\1 : ", error)
 
-    def _list_failures(self, nodes: dict[str, DbtNode]) -> list[str]:
+    def _list_failures(self) -> list[str]:
         """Return one line a failed node under the title of its group."""
         lines = []
-        tests = [result for result in self.failed if is_test(result)]
-        for title, group in (
-            ("Modèles en échec", [result for result in self.failed if not is_test(result)]),
-            ("Tests en échec", tests),
-        ):
+        for title, of_tests in (("Modèles en échec", False), ("Tests en échec", True)):
+            group = [result for result in self.failed if is_test(result) is of_tests]
             lines += [f"{title} :"] if group else []
-            lines += [f"  - {describe_failure(result, nodes)}" for result in group[:NAMED_FAILURES]]
+            lines += [f"  - {self.describe(result)}" for result in group[:NAMED_FAILURES]]
             if len(group) > NAMED_FAILURES:
                 lines.append(f"  … et {len(group) - NAMED_FAILURES} de plus")
         return lines
@@ -208,7 +217,7 @@ def _merge_results(earlier: RunResultsArtifact, later: RunResultsArtifact) -> Ru
     return merged
 
 
-def read_nodes() -> dict[str, DbtNode]:
+def _read_nodes() -> dict[str, DbtNode]:
     """Return the nodes and unit tests of the project; empty when dbt left no manifest."""
     try:
         manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
@@ -236,14 +245,6 @@ def node_name(result: RunResultOutput) -> str:
     parts = result.unique_id.split(".")[2:]
     # A generic test has a hash after its name.
     return parts[0] if result.unique_id.startswith("test.") else ".".join(parts)
-
-
-def describe_failure(result: RunResultOutput, nodes: dict[str, DbtNode]) -> str:
-    """Return the name of a failed node, its file and the first line that says why."""
-    file = nodes.get(result.unique_id, DbtNode()).file
-    # dbt puts the name of the node in a line of its own before BigQuery's message.
-    lines = [line.strip() for line in (result.message or "").splitlines() if line.strip()]
-    return f"{node_name(result)} ({file}) : {next(iter(lines[1:] or lines), str(result.status))}"
 
 
 def _relation(result: RunResultOutput) -> str:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,6 +15,7 @@ os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
 import pytest
 from google.cloud.bigquery import Client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dbt_connection import bigquery_client, load_credentials
@@ -59,6 +61,14 @@ def connect(environment: dict[str, str]) -> Client:
     with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
         credentials = load_credentials("sa-key")
     return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
+
+
+@contextmanager
+def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    """Yield a client of the Prefect server of this environment."""
+    api_url = environment["PREFECT_API_URL"]
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

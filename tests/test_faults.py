@@ -27,7 +27,6 @@ MODELS = {
 EACH_ONCE = ["first", "second", "third"]
 
 BACKEND = error_reply(503, "backendError", "Error encountered during execution.")
-INTERNAL = error_reply(500, "internalError", "An internal error occurred.")
 RATE_LIMIT = error_reply(429, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
 OLD_RATE_LIMIT = error_reply(403, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
 GATEWAY_TIMEOUT = error_reply(504, "gatewayTimeout", "The gateway gave up.")

@@ -4,10 +4,8 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ONE_MODEL, copy_project
-from prefect.client.orchestration import get_client
+from conftest import ONE_MODEL, copy_project, prefect_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 CHROMIUM = next(filter(shutil.which, ("chromium", "chromium-browser", "google-chrome")), "")
 
@@ -20,12 +18,11 @@ def failed_run(tmp_path_factory, local_environment):
     broken = {"models/broken.sql": "select nowhere from (select 1 as a)"}
     project = copy_project(tmp_path_factory.mktemp("page"), local_environment, ONE_MODEL | broken)
     assert project.run_pipeline().returncode == 1
-    api_url = local_environment["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    with prefect_client(local_environment) as client:
         (run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
         filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         (artifact,) = client.read_artifacts(flow_run_filter=filter_)
-    base = api_url.removesuffix("/api")
+    base = local_environment["PREFECT_API_URL"].removesuffix("/api")
     return {
         "run": f"{base}/runs/flow-run/{run.id}?tab=Details",
         "artifact": f"{base}/artifacts/artifact/{artifact.id}",

@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import connect, copy_project
+from conftest import connect, copy_project, prefect_client
 from fault_proxy import fault_proxy
-from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from local_bigquery import local_bigquery
@@ -91,15 +89,13 @@ def processes_of(project):
 
 def last_run(project):
     """Return the newest flow run on the local Prefect server."""
-    api_url = project.environment["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    with prefect_client(project.environment) as client:
         return client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
 
 
 def cancel(process, project):
-    api_url = project.environment["PREFECT_API_URL"]
     run = last_run(project)
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    with prefect_client(project.environment) as client:
         client.set_flow_run_state(run.id, Cancelling())
 
 
