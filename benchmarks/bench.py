@@ -30,7 +30,8 @@ import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
 
-from local_bigquery import PROJECT_ID, LocalBigQueryError, local_bigquery, throwaway_key
+from local_bigquery import PROJECT_ID, local_bigquery, throwaway_key
+from local_server import LocalServerError
 from pipeline_settings import PROJECT_ROOT
 from report import LABELS, Measure, Results, read_results, write_report
 
@@ -133,7 +134,7 @@ def copy_prefect_database(source: Path, target: Path) -> None:
 
 
 def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
-    """Return a runner on a new project of this size, once it has run and is warm.
+    """Return a runner on a new project of this size, once dbt has parsed it for this runner.
 
     `local` is the environment of local_bigquery.
     """
@@ -148,9 +149,8 @@ def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
     runner = Runner(name, folder, make_environment(name, folder, dataset, local))
     if name == "dagster":
         (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        # Its definitions read the manifest that the build of a deployment leaves.
-        run_process(["dbt", "parse"], runner)
-    runner.run()
+    # dagster-dbt cannot do without: its definitions read the manifest.
+    run_process([*PIPELINE, "--select=model_0"] if name in OURS else ["dbt", "parse"], runner)
     return runner
 
 
@@ -306,6 +306,8 @@ def main(argv: list[str] | None = None) -> int:
     if "dagster" in names and not (DAGSTER_VENV / "bin/dagster").exists():
         names.remove("dagster")
         show("dagster-dbt n'est pas mesuré : `make bench-peers` l'installe.")
+    if not names:
+        return 2
     # So that what has been started is stopped, and the temporary folder removed.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
@@ -319,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
                 for of_size in measure(names, arguments.sizes, arguments.repeat, local, work):
                     measures += of_size
                     write_report(Results(describe_machine(), measures), arguments.results)
-        except (BenchError, LocalBigQueryError) as error:
+        except (BenchError, LocalServerError) as error:
             print(error, file=sys.stderr)
             return 1
     return 0

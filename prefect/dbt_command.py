@@ -28,6 +28,9 @@ from pipeline_settings import PROJECT_ROOT, PipelineSettings
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
 DBT_TARGET_DIR = DBT_PROJECT_DIR / "target"
 
+# With -P, what dbt imports is never one of our files.
+DBT = (sys.executable, "-P", str(PROJECT_ROOT / "prefect" / "dbt_process.py"))
+
 LOG_LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -106,7 +109,7 @@ class DbtRunner:
             _dbt_log_filter() as log_filter,
             DbtCoreOperation(
                 # With `exec`, the process is dbt itself: its exit code, its signals.
-                commands=["exec " + shlex.join(["dbt", "--log-format", "json", *arguments])],
+                commands=["exec " + shlex.join([*DBT, "--log-format", "json", *arguments])],
                 dbt_cli_profile=self.connection.profile,
                 overwrite_profiles=True,
                 profiles_dir=Path(profiles_dir),
@@ -203,7 +206,6 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
     so that nothing left in the user's shell sends them elsewhere.
     """
     return {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
         "DBT_TARGET_PATH": str(DBT_TARGET_DIR),
         "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),

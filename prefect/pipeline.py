@@ -6,12 +6,13 @@ The same file runs on a laptop (`python prefect/pipeline.py`) and as a deploymen
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from prefect import flow, get_client, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
@@ -33,6 +34,7 @@ from dbt_artifact import render_markdown
 from dbt_command import DbtFolderError, DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_report import run_command
+from local_server import LocalServerError, ensure_prefect_server
 from pipeline_settings import (
     ConfigurationError,
     PipelineSettings,
@@ -49,6 +51,7 @@ RETRY_SECONDS = 5
 RETRY_JITTER = 0.5
 
 CANCELLATION_POLL_SECONDS = 3
+DRAIN_SECONDS = 5
 
 Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build", "deps"]
 
@@ -275,17 +278,6 @@ def terminate(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def import_while_the_server_boots() -> None:
-    """Import the libraries once the temporary Prefect server, if there is one, has its process."""
-    if not PREFECT_API_URL.value():
-        from prefect.server.api.server import SubprocessASGIServer
-
-        server = SubprocessASGIServer()
-        while server.server_process is None:
-            time.sleep(0.1)
-    import_libraries()
-
-
 def exit_code(state: State[Any]) -> int:
     """Return the exit code of a run that ended in this state."""
     if state.is_completed():
@@ -302,12 +294,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(argv)
     signal.signal(signal.SIGTERM, terminate)
-    threading.Thread(target=import_while_the_server_boots, daemon=True).start()
     try:
+        ensure_prefect_server(while_it_boots=import_libraries)
         state = dbt_full_pipeline(**parameters, return_state=True)
     except KeyboardInterrupt:
         print("Pipeline interrompue.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except LocalServerError as error:
+        print(error, file=sys.stderr)
+        return EXIT_INFRASTRUCTURE
     except Exception as error:
         message = explain_unreachable_api(error)
         if message is None:
@@ -315,9 +310,13 @@ def main(argv: list[str] | None = None) -> int:
         print(message, file=sys.stderr)
         return EXIT_INFRASTRUCTURE
     if not state.is_completed():
+        # What Prefect may say while it sends its last events comes before the reason.
+        EventsWorker.drain_all(timeout=DRAIN_SECONDS)
         print(state.message, file=sys.stderr)
     return exit_code(state)
 
 
 if __name__ == "__main__":
+    # At its end, Python would look for garbage in all that was imported, for half a second.
+    atexit.register(gc.freeze)
     raise SystemExit(main())

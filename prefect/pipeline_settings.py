@@ -248,12 +248,6 @@ def explain_unreachable_api(error: Exception) -> str | None:
             f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
             "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire."
         )
-    if "ephemeral Prefect API server" in str(error):
-        return (
-            "Le serveur Prefect temporaire n'a pas démarré à temps : sa base est peut-être "
-            "occupée par un autre démarrage. Relancez, ou démarrez un serveur qui reste "
-            "(`prefect server start`) et donnez son adresse à PREFECT_API_URL."
-        )
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         return (
             f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "

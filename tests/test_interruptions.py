@@ -162,7 +162,7 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     with pipeline_during_the_merge(project, proxy) as process:
         for pid, command in processes_of(project):
-            if "dbt --log-format" in command:
+            if "dbt_process.py --log-format" in command:
                 os.kill(pid, signal.SIGKILL)
         _, stderr = process.communicate(timeout=60)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from local_bigquery import LocalBigQueryError, local_bigquery
+from local_bigquery import local_bigquery
+from local_server import LocalServerError
 from pipeline_settings import PROJECT_ROOT
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
@@ -108,7 +109,7 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     (tmp_path / "bigquery").mkdir()
     (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
 
-    with pytest.raises(LocalBigQueryError) as error, local_bigquery(tmp_path):
+    with pytest.raises(LocalServerError) as error, local_bigquery(tmp_path):
         pass
 
     assert "bqemulator" in str(error.value)

@@ -1,10 +1,15 @@
 """What a start costs, without timing it: what is imported when, and who is called."""
 
+import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
+from contextlib import closing
 
+import httpx
 import pytest
 from conftest import ONE_MODEL
 
@@ -12,6 +17,7 @@ from pipeline_settings import PROJECT_ROOT
 
 IMPORT = "import sys; sys.path.insert(0, 'prefect'); import pipeline"
 LIBRARIES = f"{IMPORT}; pipeline.import_libraries(); import dbt.artifacts.schemas.run"
+SERVER = f"{IMPORT}; pipeline.ensure_prefect_server(while_it_boots=list)"
 
 
 def modules_after(code):
@@ -41,8 +47,9 @@ def modules_after(code):
                 "pyarrow",
             },
         ),
+        (SERVER, {"prefect.server.api.server", "sqlalchemy"}),
     ],
-    ids=["import", "libraries"],
+    ids=["import", "libraries", "temporary server"],
 )
 def test_what_nothing_needs_is_not_imported(code, left_out):
     assert modules_after(code) & left_out == set()
@@ -68,11 +75,39 @@ def outside():
         server.close()
 
 
-def test_run_reaches_nothing_outside_the_machine(make_project, outside):
+def test_temporary_server_ends_with_its_process_even_killed():
+    show_and_die = "import os; print(os.environ['PREFECT_API_URL'], flush=True); os.abort()"
+    run = subprocess.run(
+        [sys.executable, "-c", f"{SERVER}; {show_and_die}"],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    api_url = run.stdout.strip()
+
+    assert api_url.startswith("http://127.0.0.1:")
+    assert run.returncode == -signal.SIGABRT
+    deadline = time.monotonic() + 10
+    with pytest.raises(httpx.ConnectError):
+        while time.monotonic() < deadline:
+            httpx.get(f"{api_url}/health", trust_env=False)
+            time.sleep(0.1)
+
+
+@pytest.mark.parametrize("server", ["running", "temporary"])
+def test_run_reaches_nothing_outside_the_machine(make_project, outside, server, tmp_path):
     url, requests = outside
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
     local = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     project = make_project(ONE_MODEL)
+    if server == "temporary":
+        # With the credentials block in it.
+        with (
+            closing(sqlite3.connect(tmp_path / "prefect.db")) as copy,
+            closing(sqlite3.connect(f"{project.environment['PREFECT_HOME']}/prefect.db")) as block,
+        ):
+            block.backup(copy)
+        local |= {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path)}
 
     run = project.run_pipeline(**proxies, **local)
 

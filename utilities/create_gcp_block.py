@@ -20,6 +20,7 @@ from dbt_connection import (
     dataset_location,
     load_credentials,
 )
+from local_server import LocalServerError, ensure_prefect_server
 from pipeline_settings import (
     PROJECT_ROOT,
     ConfigurationError,
@@ -178,14 +179,20 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         if arguments.check:
+            ensure_prefect_server(while_it_boots=credentials_block_class)
             return check_block(arguments.block_name)
         info = read_key(arguments.key_file)
         warn_if_others_can_read(arguments.key_file)
+        where = where_blocks_go()
+        ensure_prefect_server(while_it_boots=credentials_block_class)
         done = save_block(info, arguments.block_name)
-        print(f"Block « {arguments.block_name} » {done} dans {where_blocks_go()}.")
+        print(f"Block « {arguments.block_name} » {done} dans {where}.")
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
+    except LocalServerError as error:
+        print(error, file=sys.stderr)
+        return 3
     except Exception as error:
         message = explain_unreachable_api(error)
         if message is None:

@@ -16,7 +16,13 @@ from packaging.requirements import Requirement
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from dbt_connection import bigquery_client, dataset_location, load_credentials
+from dbt_connection import (
+    bigquery_client,
+    credentials_block_class,
+    dataset_location,
+    load_credentials,
+)
+from local_server import LocalServerError, ensure_prefect_server
 from pipeline_settings import (
     PROJECT_ROOT,
     ConfigurationError,
@@ -175,6 +181,8 @@ def diagnose() -> Diagnosis:
     diagnosis = Diagnosis()
     check_python(diagnosis)
     check_lock(diagnosis)
+    if not prefect_is_new():
+        ensure_prefect_server(while_it_boots=credentials_block_class)
     settings = check_settings(diagnosis)
     if settings:
         client = check_block(diagnosis, settings)
@@ -191,6 +199,9 @@ def main(argv: list[str] | None = None) -> int:
     ).parse_args(argv)
     try:
         return int(diagnose().failed)
+    except LocalServerError as error:
+        print(f"✗ {error}")
+        return 1
     except Exception as error:
         message = explain_unreachable_api(error)
         if message is None:

@@ -8,27 +8,28 @@ and `~/.dbt` are neither read nor written.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import fcntl
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
-
-import httpx
+from typing import IO, TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from local_server import (
+    END_WITH_PARENT,
+    LocalServer,
+    LocalServerError,
+    free_port,
+    prefect_server,
+)
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
@@ -44,73 +45,6 @@ DATASETS = {
 # Google, even by mistake.
 UNIVERSE_DOMAIN = "bigquery.local"
 
-START_TIMEOUT_SECONDS = 90
-STOP_TIMEOUT_SECONDS = 10
-
-# From Linux's <sys/prctl.h>.
-PR_SET_PDEATHSIG = 1
-
-
-class LocalBigQueryError(Exception):
-    """The local servers cannot start; its text is the whole message."""
-
-
-def _end_with_parent() -> None:
-    """Have Linux end this process when its parent is killed: it holds files of `.local/`."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
-
-
-@dataclass
-class Server:
-    """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`."""
-
-    name: str
-    command: list[str]
-    environment: dict[str, str]
-    url: str
-    health_path: str
-    log_file: Path
-    process: subprocess.Popen[bytes] = field(init=False)
-
-    def start(self) -> None:
-        """Start the process, in a session of its own: Ctrl-C is for the command first."""
-        with self.log_file.open("wb") as log:
-            self.process = subprocess.Popen(
-                self.command,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=END_WITH_PARENT,
-            )
-
-    def wait_until_ready(self) -> None:
-        """Return once the server answers; LocalBigQueryError, with the end of its log, if not."""
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}{self.health_path}", trust_env=False).is_success:
-                    return
-            time.sleep(0.1)
-        end = "\n".join(self.log_file.read_text(errors="replace").splitlines()[-15:])
-        raise LocalBigQueryError(
-            f"{self.name} n'a pas démarré. Fin de son journal ({self.log_file}) :\n{end}"
-        )
-
-    def stop(self) -> None:
-        """End the process and what it started."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_TIMEOUT_SECONDS)
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
 
 @contextmanager
 def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str, str]]:
@@ -118,7 +52,7 @@ def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str,
 
     Both servers boot side by side; the datasets, the sample data and the credentials
     block are there when this yields. `fresh` starts from nothing. Raises
-    LocalBigQueryError when the folder is in use or a server does not start.
+    LocalServerError when the folder is in use or a server does not start.
     """
     data_dir = data_dir.resolve()
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -127,7 +61,13 @@ def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str,
         if fresh:
             shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
             shutil.rmtree(data_dir / "prefect", ignore_errors=True)
-        bigquery, prefect = _bigquery_server(data_dir), _prefect_server(data_dir)
+        bigquery_log, prefect_log = (
+            stack.enter_context((data_dir / name).open("w+b"))
+            for name in ("bigquery.log", "prefect.log")
+        )
+        bigquery = _bigquery_server(data_dir, bigquery_log)
+        prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
+        prefect = prefect_server("Le serveur Prefect local", prefect_environment, prefect_log)
         for server in (prefect, bigquery):
             server.start()
             stack.callback(server.stop)
@@ -147,18 +87,11 @@ def _lock(data_dir: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise LocalBigQueryError(
+            raise LocalServerError(
                 f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
                 "choisissez un autre dossier avec --data-dir."
             ) from None
         yield
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _clean_environment() -> dict[str, str]:
@@ -167,13 +100,13 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _bigquery_server(data_dir: Path) -> Server:
+def _bigquery_server(data_dir: Path, log: IO[bytes]) -> LocalServer:
     """Return bqemulator, with its DuckDB extensions in the folder as well."""
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
     _install_spatial_extension(folder)
-    port = _free_port()
-    return Server(
+    port = free_port()
+    return LocalServer(
         name="Le BigQuery local (bqemulator)",
         command=[
             *(sys.executable, "-m", "bqemulator", "start", "--persistent"),
@@ -184,7 +117,7 @@ def _bigquery_server(data_dir: Path) -> Server:
         | {"HOME": str(folder), "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false"},
         url=f"http://127.0.0.1:{port}",
         health_path="/healthz",
-        log_file=data_dir / "bigquery.log",
+        log=log,
     )
 
 
@@ -195,31 +128,6 @@ def _install_spatial_extension(home: Path) -> None:
 
     with duckdb.connect(config={"home_directory": str(home)}) as connection:
         import_extension("spatial", con=connection)
-
-
-def _prefect_server(data_dir: Path) -> Server:
-    """Return a Prefect server whose database is in the folder."""
-    port = _free_port()
-    return Server(
-        name="Le serveur Prefect local",
-        command=[
-            *(sys.executable, "-m", "uvicorn", "--factory"),
-            *("prefect.server.api.server:create_app", "--host", "127.0.0.1"),
-            *("--port", str(port), "--timeout-keep-alive", "5"),
-        ],
-        environment=_clean_environment()
-        | {
-            "PREFECT_HOME": str(data_dir / "prefect"),
-            # Where the pages of the interface look for the API.
-            "PREFECT_SERVER_API_PORT": str(port),
-            "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
-            "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        },
-        url=f"http://127.0.0.1:{port}",
-        health_path="/api/health",
-        log_file=data_dir / "prefect.log",
-    )
 
 
 def throwaway_key() -> dict[str, str]:
@@ -320,7 +228,7 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
     try:
         process = subprocess.Popen(command, env=environment, preexec_fn=END_WITH_PARENT)
     except OSError as error:
-        raise LocalBigQueryError(f"Commande {command[0]} : {error.strerror}.") from None
+        raise LocalServerError(f"Commande {command[0]} : {error.strerror}.") from None
 
     def forward(number: int, _frame: FrameType | None) -> None:
         # On a terminal, Ctrl-C has already reached the command.
@@ -375,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
         with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
             # A library that was being imported may have swallowed the exception.
             return received[0] if received else run_command(arguments.command, environment)
-    except LocalBigQueryError as error:
+    except LocalServerError as error:
         print(error, file=sys.stderr)
         return 3
 
