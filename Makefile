@@ -51,7 +51,7 @@ bench: .venv/installed ## Temps et mémoire de la pipeline, à côté de dbt seu
 
 bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le mesure
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-dagster
-	@$(UV) pip install --quiet --python .venv-dagster -r benchmarks/peers/requirements-dagster.txt
+	@$(UV) pip install --quiet --compile-bytecode --python .venv-dagster -r benchmarks/peers/requirements-dagster.txt
 
 lint: .venv/installed ## ruff, mypy, sqlfluff, forme des fichiers Terraform
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff)
@@ -85,5 +85,5 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 
 .venv/installed: requirements-dev.txt .venv/uv
 	@echo "Installation des dépendances…"
-	@$(UV) pip sync --quiet --require-hashes requirements-dev.txt
+	@$(UV) pip sync --quiet --compile-bytecode --require-hashes requirements-dev.txt
 	@touch $@

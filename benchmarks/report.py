@@ -24,8 +24,8 @@ HOW_TO_READ = """\
 La moitié des modèles ont un test. Chaque durée est celle de processus entiers, du lancement à la
 fin : Python, imports, serveur temporaire, dbt. C'est la médiane de {rounds}, suivie du minimum et
 du maximum ; × est le rapport à la première ligne. À chaque tour, tous passent l'un après l'autre,
-sur la même machine. Avant le premier, dbt a lu le projet une fois pour chacun : partial parse et
-base de Prefect sont en place.
+sur la même machine. Avant le premier, dbt a lu le projet une fois pour chacun et créé les tables :
+partial parse et base de Prefect sont en place.
 
 Les flows démarrent un serveur Prefect temporaire, sauf là où un serveur est déjà démarré.
 dagster-dbt lance un seul `dbt build`, tous les autres `dbt run` puis `dbt test`. Le BigQuery est
