@@ -28,7 +28,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class LocalServerError(Exception):
-    """A server on this machine cannot start; its text is the whole message."""
+    """The local servers, or a command on them, cannot start; its text is the whole message."""
 
 
 def _end_with_parent() -> None:
@@ -68,13 +68,15 @@ class LocalServer:
     def wait_until_ready(self) -> None:
         """Return once the server answers; LocalServerError, with the end of its log, if not."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while self.process.poll() is None and time.monotonic() < deadline:
-            with suppress(httpx.TransportError):
-                if httpx.get(f"{self.url}{self.health_path}", trust_env=False).is_success:
-                    return
-            time.sleep(0.05)
+        # Without TLS, whose certificates take longer to read than the answer.
+        with httpx.Client(trust_env=False, verify=False) as client:  # noqa: S501
+            while self.process.poll() is None and time.monotonic() < deadline:
+                with suppress(httpx.TransportError):
+                    if client.get(f"{self.url}{self.health_path}").is_success:
+                        return
+                time.sleep(0.05)
         self.log.seek(0)
-        end = b"".join(self.log.readlines()[-15:]).decode(errors="replace")
+        end = b"".join(self.log.readlines()[-5:]).decode(errors="replace")
         raise LocalServerError(f"{self.name} n'a pas démarré. Fin de son journal :\n{end}")
 
     def stop(self) -> None:
@@ -121,14 +123,20 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
     process. Calls `while_it_boots` in any case. Raises LocalServerError.
     """
     from prefect.context import refresh_global_settings_context
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
 
     if PREFECT_API_URL.value():
         while_it_boots()
         return
     # As Prefect starts its own: without the interface, and the services it has no use for.
     flags = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-    environment = {**os.environ, **flags, "PREFECT_SERVER_UI_ENABLED": "false"}
+    environment = {
+        **os.environ,
+        **flags,
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        # Relative to the folder of this process, not to the server's.
+        "PREFECT_HOME": str(PREFECT_HOME.value().absolute()),
+    }
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this process
     server = prefect_server("Le serveur Prefect temporaire", environment, log)
     server.start()

@@ -297,6 +297,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         ensure_prefect_server(while_it_boots=import_libraries)
         state = dbt_full_pipeline(**parameters, return_state=True)
+        # What Prefect may say while it sends its last events comes before the reason.
+        EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     except KeyboardInterrupt:
         print("Pipeline interrompue.", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -310,8 +312,6 @@ def main(argv: list[str] | None = None) -> int:
         print(message, file=sys.stderr)
         return EXIT_INFRASTRUCTURE
     if not state.is_completed():
-        # What Prefect may say while it sends its last events comes before the reason.
-        EventsWorker.drain_all(timeout=DRAIN_SECONDS)
         print(state.message, file=sys.stderr)
     return exit_code(state)
 

@@ -75,4 +75,5 @@ def test_prefect_database_that_is_locked_is_named(project, tmp_path):
 
     assert run.returncode == 3, run.stderr
     assert "Le serveur Prefect temporaire n'a pas démarré" in run.stderr
+    assert "database is locked" in run.stderr
     assert "Sa base est peut-être occupée" in run.stderr.splitlines()[-1]

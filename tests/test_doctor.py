@@ -57,6 +57,16 @@ def test_what_is_missing_is_said_with_the_remedy(project, variables, words):
     assert "Traceback" not in run.stderr
 
 
+def test_unreadable_env_file_is_said(project):
+    (project.root / ".env").write_bytes(b"\xff")
+
+    run = project.run("utilities/doctor.py")
+
+    assert run.returncode == 1
+    assert ".env illisible" in run.stdout
+    assert "Traceback" not in run.stderr
+
+
 def test_dbt_project_that_does_not_parse_is_said(project):
     (project.root / "dbt" / "models" / "lost.sql").write_text("select * from {{ ref('x') }}")
 

@@ -106,11 +106,11 @@ def prefect_is_new() -> bool:
 def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
     """The settings are complete and right; return them, None if they are not."""
     try:
-        settings = (
-            PipelineSettings.from_mapping(load_environment())
-            if prefect_is_new()
-            else load_settings()
-        )
+        if prefect_is_new():
+            settings = PipelineSettings.from_mapping(load_environment())
+        else:
+            ensure_prefect_server(while_it_boots=credentials_block_class)
+            settings = load_settings()
     except ConfigurationError as error:
         diagnosis.missing(str(error), "corrigez .env, ou lancez `python utilities/generate_env.py`")
         return None
@@ -181,8 +181,6 @@ def diagnose() -> Diagnosis:
     diagnosis = Diagnosis()
     check_python(diagnosis)
     check_lock(diagnosis)
-    if not prefect_is_new():
-        ensure_prefect_server(while_it_boots=credentials_block_class)
     settings = check_settings(diagnosis)
     if settings:
         client = check_block(diagnosis, settings)

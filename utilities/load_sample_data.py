@@ -24,7 +24,8 @@ from rich.progress import Progress
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from dbt_connection import bigquery_client, load_credentials
+from dbt_connection import bigquery_client, credentials_block_class, load_credentials
+from local_server import LocalServerError, ensure_prefect_server
 from pipeline_settings import ConfigurationError, load_settings
 
 ARROW_TYPES = {
@@ -212,12 +213,16 @@ def main(argv: list[str] | None = None) -> int:
         "La relancer remplace les tables : les lignes restent les mêmes.",
     ).parse_args(argv)
     try:
+        ensure_prefect_server(while_it_boots=credentials_block_class)
         settings = load_settings()
         client = bigquery_client(load_credentials(settings.credentials_block), settings)
         rows = load_sample_data(client, settings.dataset_raw)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
+    except LocalServerError as error:
+        print(error, file=sys.stderr)
+        return 3
     except GoogleAPICallError as error:
         print(
             f"BigQuery refuse le chargement dans {settings.dataset_raw} : {error.message}\n"
