@@ -5,6 +5,7 @@ Python's collector walks through it several times while it comes in and once at 
 
 import atexit
 import gc
+import signal
 
 gc.disable()
 
@@ -16,4 +17,7 @@ gc.enable()
 atexit.register(gc.freeze)
 
 if __name__ == "__main__":
+    # How the pipeline asks to stop. A shell that starts the pipeline in the background has
+    # it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cli(prog_name="dbt")

@@ -2,16 +2,21 @@
 
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
 # Before anything imports Prefect, which would make a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
+
+# A shell that starts the tests in the background has it ignored, for all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from google.cloud.bigquery import Client
@@ -122,3 +127,16 @@ def make_project(
 ) -> Callable[[dict[str, str]], Project]:
     """Return a function that copies the project, with other dbt files."""
     return lambda dbt_files: copy_project(tmp_path, local_environment, dbt_files)
+
+
+@pytest.fixture
+def without_prefect_server(tmp_path: Path, local_environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a laptop that has the credentials block and no Prefect server."""
+    home = tmp_path / "prefect-home"
+    home.mkdir()
+    with (
+        closing(sqlite3.connect(f"{local_environment['PREFECT_HOME']}/prefect.db")) as server,
+        closing(sqlite3.connect(home / "prefect.db")) as copy,
+    ):
+        server.backup(copy)
+    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}

@@ -190,8 +190,10 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             self.send_response(reply.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body)
+            # A dbt that was stopped meanwhile does not wait for the answer.
+            with suppress(ConnectionError):
+                self.end_headers()
+                self.wfile.write(reply.body)
 
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
 

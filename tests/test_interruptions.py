@@ -2,11 +2,12 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,16 @@ def proxy(local_environment):
         yield proxy
 
 
+def ignore_sigint():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 @contextmanager
-def pipeline_during_the_merge(project, proxy):
-    """Yield a pipeline at the moment when the query of its second model is under way."""
+def pipeline_during_the_merge(project, proxy, *, in_background=False, **variables):
+    """Yield a pipeline at the moment when the query of its second model is under way.
+
+    In the background, as a script starts it with `&`, SIGINT is ignored.
+    """
     reached, release = threading.Event(), threading.Event()
 
     def hold(node: str) -> None:
@@ -55,12 +63,13 @@ def pipeline_during_the_merge(project, proxy):
     proxy.on_query = hold
     process = subprocess.Popen(
         [sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"],
-        env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url},
+        env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url} | variables,
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=ignore_sigint if in_background else None,
     )
     try:
         assert reached.wait(90), process.communicate(timeout=1)
@@ -136,6 +145,29 @@ def test_stopped_run_leaves_nothing_and_the_next_one_works(
     assert following.returncode == 0, following.stderr
     assert "attend" not in following.stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("number", "in_background", "exit_code"),
+    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
+    ids=["ctrl-c", "sigterm-in-the-background"],
+)
+def test_stopped_run_takes_its_temporary_prefect_server_along(
+    number, in_background, exit_code, project, proxy, without_prefect_server
+):
+    with pipeline_during_the_merge(
+        project, proxy, in_background=in_background, **without_prefect_server
+    ) as process:
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=60)
+
+    assert process.returncode == exit_code, stderr
+    assert "Traceback" not in stderr
+    assert proxy.cancelled == ["second"]
+    assert processes_of(project) == []
+    with closing(sqlite3.connect(f"{without_prefect_server['PREFECT_HOME']}/prefect.db")) as db:
+        newest = "select state_type from flow_run order by start_time desc limit 1"
+        assert db.execute(newest).fetchone() == ("CRASHED",)
 
 
 def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bigquery):

@@ -3,12 +3,10 @@
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing
 
 import httpx
 import pytest
@@ -102,21 +100,16 @@ def test_temporary_server_ends_with_its_process_even_killed():
 
 
 @pytest.mark.parametrize("server", ["running", "temporary"])
-def test_run_reaches_nothing_outside_the_machine(make_project, outside, server, tmp_path):
+def test_run_reaches_nothing_outside_the_machine(
+    server, make_project, outside, without_prefect_server
+):
     url, requests = outside
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
     local = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
-    project = make_project(ONE_MODEL)
     if server == "temporary":
-        # With the credentials block in it.
-        with (
-            closing(sqlite3.connect(tmp_path / "prefect.db")) as copy,
-            closing(sqlite3.connect(f"{project.environment['PREFECT_HOME']}/prefect.db")) as block,
-        ):
-            block.backup(copy)
-        local |= {"PREFECT_API_URL": "", "PREFECT_HOME": str(tmp_path)}
+        local |= without_prefect_server
 
-    run = project.run_pipeline(**proxies, **local)
+    run = make_project(ONE_MODEL).run_pipeline(**proxies, **local)
 
     assert run.returncode == 0, run.stderr
     assert requests == []
