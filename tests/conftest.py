@@ -15,9 +15,6 @@ from tempfile import mkdtemp
 # Before anything imports Prefect, which would make a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
-# A shell that starts the tests in the background has it ignored, for all that they start.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 import pytest
 from google.cloud.bigquery import Client
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -26,6 +23,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from dbt_connection import bigquery_client, load_credentials
 from local_bigquery import local_bigquery
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
+
+# A shell that starts the tests in the background has it ignored, for all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ONE_MODEL = {"models/one.sql": "select 1 as id"}
 
