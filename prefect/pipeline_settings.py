@@ -246,7 +246,8 @@ def explain_unreachable_api(error: Exception) -> str | None:
     if "Failed to reach API" in str(error) or isinstance(error, httpx.TransportError):
         return (
             f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
-            "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire."
+            "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire. "
+            "Si vous ne l'avez pas définie, c'est le serveur temporaire qui a disparu : relancez."
         )
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         return (
