@@ -13,12 +13,11 @@ import os
 import platform
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import distributions, version
@@ -30,7 +29,7 @@ import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
 
-from local_bigquery import PROJECT_ID, local_bigquery, throwaway_key
+from local_bigquery import PROJECT_ID, copy_prefect_database, local_bigquery, throwaway_key
 from local_server import LocalServerError
 from pipeline_settings import PROJECT_ROOT
 from report import LABELS, Measure, Results, read_results, write_report
@@ -121,16 +120,6 @@ def write_profile(folder: Path, dataset: str, endpoint: str) -> None:
     }
     profile = {PROJECT_NAME: {"target": "dev", "outputs": {"dev": output}}}
     (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
-
-
-def copy_prefect_database(source: Path, target: Path) -> None:
-    """Copy the database of a running Prefect server: migrated, credentials block included."""
-    target.mkdir()
-    with (
-        closing(sqlite3.connect(source / "prefect.db")) as original,
-        closing(sqlite3.connect(target / "prefect.db")) as copy,
-    ):
-        original.backup(copy)
 
 
 def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:

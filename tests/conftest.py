@@ -3,11 +3,10 @@
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -21,7 +20,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dbt_connection import bigquery_client, load_credentials
-from local_bigquery import local_bigquery
+from local_bigquery import copy_prefect_database, local_bigquery
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 # A shell that starts the tests in the background has it ignored, for all that they start.
@@ -133,10 +132,5 @@ def make_project(
 def without_prefect_server(tmp_path: Path, local_environment: dict[str, str]) -> dict[str, str]:
     """The variables of a laptop that has the credentials block and no Prefect server."""
     home = tmp_path / "prefect-home"
-    home.mkdir()
-    with (
-        closing(sqlite3.connect(f"{local_environment['PREFECT_HOME']}/prefect.db")) as server,
-        closing(sqlite3.connect(home / "prefect.db")) as copy,
-    ):
-        server.backup(copy)
+    copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}

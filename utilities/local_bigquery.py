@@ -13,10 +13,11 @@ import os
 import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING
@@ -221,6 +222,16 @@ def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) ->
             "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         }
     )
+
+
+def copy_prefect_database(source: Path, target: Path) -> None:
+    """Copy the database of a running Prefect server: migrated, credentials block included."""
+    target.mkdir()
+    with (
+        closing(sqlite3.connect(source / "prefect.db")) as original,
+        closing(sqlite3.connect(target / "prefect.db")) as copy,
+    ):
+        original.backup(copy)
 
 
 def run_command(command: list[str], environment: dict[str, str]) -> int:
