@@ -23,6 +23,7 @@ import yaml
 from prefect.logging import get_run_logger
 
 from dbt_connection import DbtConnection
+from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
@@ -40,10 +41,6 @@ LOG_LEVELS = {
 
 # How long dbt has to cancel its BigQuery jobs before it is ended.
 INTERRUPT_SECONDS = 15
-
-
-class DbtFolderError(Exception):
-    """The files of dbt cannot be written; its text is the whole message."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +135,7 @@ def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[
     """Yield a runner that has `dbt/target` for itself.
 
     Waits for whoever has it: another pipeline, or a dbt whose pipeline was killed and that
-    still writes. Raises DbtFolderError when the folder cannot be written.
+    still writes. Raises InfrastructureError when the folder cannot be written.
     """
     try:
         DBT_TARGET_DIR.mkdir(exist_ok=True)
@@ -147,7 +144,7 @@ def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[
             probe.write(bytes(4096))
         lock = (DBT_TARGET_DIR / ".lock").open("w")
     except OSError as error:
-        raise DbtFolderError(
+        raise InfrastructureError(
             f"Dossier {DBT_TARGET_DIR} : écriture impossible ({error.strerror}). Vérifiez ses "
             "droits et la place libre, ou effacez-le : dbt le recrée."
         ) from None

@@ -11,7 +11,8 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pipeline_settings import ConfigurationError, PipelineSettings
+from pipeline_errors import ConfigurationError
+from pipeline_settings import PipelineSettings
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -38,8 +39,9 @@ UNUSED_LIBRARIES = (
 
 @dataclass(frozen=True)
 class DbtConnection:
-    """How dbt reaches BigQuery: a profile without a secret, and the secrets."""
+    """How dbt reaches BigQuery: the GCP project, a profile without a secret, and the secrets."""
 
+    project: str
     profile: DbtCliProfile
     secret_environment: dict[str, str] = field(repr=False)
 
@@ -74,23 +76,24 @@ def _import_prefect_dbt() -> None:
 def load_credentials(block_name: str) -> GcpCredentials:
     """Return the GcpCredentials block of that name.
 
-    Raises ConfigurationError when the block is missing, is of another type, or holds a
-    key that does not parse.
+    Raises ConfigurationError when the block is missing or holds a key that does not parse,
+    google-auth's DefaultCredentialsError when it holds none and neither does this machine.
     """
+
     try:
         return credentials_block_class().load(block_name)
-    except ValueError as error:
-        # Prefect says it so, with no exception of its own.
+    except (ValueError, RuntimeError) as error:
+        # Prefect has no exception of its own for a block that is missing or does not validate.
         if "Unable to find block document" in str(error):
             raise ConfigurationError(
                 f"Block GcpCredentials « {block_name} » introuvable dans Prefect : créez-le "
-                "avec `python utilities/create_gcp_block.py`, ou corrigez "
+                "avec `.venv/bin/python utilities/create_gcp_block.py`, ou corrigez "
                 "PREFECT_GCP_CREDENTIALS_BLOCK."
             ) from None
         # The text of any other error may quote what the block holds.
         raise ConfigurationError(
             f"Le block GcpCredentials « {block_name} » ne contient pas une clé valable : "
-            "recréez-le avec `python utilities/create_gcp_block.py`."
+            "recréez-le avec `.venv/bin/python utilities/create_gcp_block.py`."
         ) from None
 
 
@@ -161,7 +164,7 @@ def build_connection(credentials: GcpCredentials, settings: PipelineSettings) ->
     profile = DbtCliProfile(
         name=settings.profile_name, target=settings.target, target_configs=target_configs
     )
-    return DbtConnection(profile, secrets)
+    return DbtConnection(project, profile, secrets)
 
 
 def _hide_secrets(credentials: GcpCredentials) -> tuple[GcpCredentials, dict[str, str]]:

@@ -18,6 +18,7 @@ from typing import IO
 
 import httpx
 
+from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 90
@@ -27,8 +28,8 @@ STOP_TIMEOUT_SECONDS = 10
 PR_SET_PDEATHSIG = 1
 
 
-class LocalServerError(Exception):
-    """The local servers, or a command on them, cannot start; its text is the whole message."""
+class LocalServerError(InfrastructureError):
+    """A local server, or a command on it, cannot start."""
 
 
 def _end_with_parent() -> None:

@@ -30,21 +30,16 @@ from prefect.states import Cancelled, Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
+from command_line import french_parser, say_errors
 from dbt_artifact import render_markdown
-from dbt_command import DbtFolderError, DbtRunner, open_dbt, packages_are_missing
+from dbt_command import DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_report import run_command
-from local_server import LocalServerError, ensure_prefect_server
-from pipeline_settings import (
-    ConfigurationError,
-    PipelineSettings,
-    Target,
-    explain_unreachable_api,
-    load_settings,
-)
+from local_server import ensure_prefect_server
+from pipeline_errors import InfrastructureError, PipelineError, explain
+from pipeline_settings import PipelineSettings, Target, load_settings
 
-EXIT_SUCCESS, EXIT_DBT, EXIT_CONFIGURATION, EXIT_INFRASTRUCTURE = 0, 1, 2, 3
-EXIT_INTERRUPTED, EXIT_TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 # After a passing fault: about 5 s, then 10 s, then 20 s…, each more or less by half.
 RETRY_SECONDS = 5
@@ -55,13 +50,10 @@ DRAIN_SECONDS = 5
 
 Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build", "deps"]
 
-DESCRIPTIONS = {
-    "target": "Cible : dev ou prod. Par défaut, celle des réglages (DBT_TARGET).",
-    "select": "Nœuds à traiter, comme --select de dbt. Par défaut, tous.",
-    "exclude": "Nœuds à laisser de côté, comme --exclude de dbt.",
-    "full_refresh": "Reconstruire les tables incrémentales en entier.",
-    "commands": "Commandes dbt, dans l'ordre. Par défaut, run puis test.",
-}
+# One or more words of dbt's selection syntax.
+Nodes = Annotated[str, Field(pattern=r"\S")]
+
+RUN_THEN_TEST: list[Command] = ["run", "test"]
 
 TARGET_WARNING = (
     "DBT_TARGET n'est défini nulle part : ce déploiement écrit dans dev ({dataset}). Pour la "
@@ -70,15 +62,12 @@ TARGET_WARNING = (
 )
 
 
-class DbtCommandError(Exception):
-    """A dbt command failed; its text is the whole message."""
+class DbtCommandError(PipelineError):
+    """A dbt command failed."""
 
 
-class PassingFaultError(DbtCommandError):
+class PassingFaultError(InfrastructureError):
     """A dbt command failed, of BigQuery or the network only: it may work later."""
-
-
-INFRASTRUCTURE_ERRORS = (PassingFaultError, DbtFolderError)
 
 
 @dataclass(frozen=True)
@@ -199,37 +188,45 @@ def stop_when_cancelled() -> Iterator[threading.Event]:
 
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
 def dbt_full_pipeline(
-    target: Target | None = Field(None, description=DESCRIPTIONS["target"]),
-    select: str | None = Field(None, description=DESCRIPTIONS["select"]),
-    exclude: str | None = Field(None, description=DESCRIPTIONS["exclude"]),
-    full_refresh: bool = Field(False, description=DESCRIPTIONS["full_refresh"]),
-    commands: Annotated[list[Command], Field(min_length=1)] = Field(
-        ["run", "test"], description=DESCRIPTIONS["commands"]
-    ),
+    target: Target | None = None,
+    select: Nodes | None = None,
+    exclude: Nodes | None = None,
+    full_refresh: bool = False,
+    commands: Annotated[list[Command], Field(min_length=1)] = RUN_THEN_TEST,
 ) -> State[Any]:
-    """Load the configuration, then run the dbt commands until one fails."""
-    try:
-        settings = load_settings(target)
-        show_banner(settings)
-        connection = build_connection(load_credentials(settings.credentials_block), settings)
-    except ConfigurationError as error:
-        return Failed(message=str(error), data=error)
-    warnings = find_warnings(settings)
-    if packages_are_missing() and "deps" not in commands:
-        commands = ["deps", *commands]
+    """Load the configuration, then run the dbt commands until one fails.
 
+    The descriptions are those of Prefect's form and of the command line.
+
+    Args:
+        target: Cible : dev ou prod. Par défaut, celle des réglages (DBT_TARGET).
+        select: Nœuds à traiter, comme --select de dbt. Par défaut, tous.
+        exclude: Nœuds à laisser de côté, comme --exclude de dbt.
+        full_refresh: Reconstruire les tables incrémentales en entier.
+        commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
+    """
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     selection = Selection(select, exclude, full_refresh)
     with stop_when_cancelled() as cancelled:
         try:
+            settings = load_settings(target)
+            show_banner(settings)
+            connection = build_connection(load_credentials(settings.credentials_block), settings)
+            show(f"Projet GCP       : {connection.project}")
+            warnings = find_warnings(settings)
+            if packages_are_missing() and "deps" not in commands:
+                commands = ["deps", *commands]
             with open_dbt(connection, settings) as dbt:
                 return run_commands(commands, selection, dbt, warnings)
-        except DbtFolderError as error:
-            return Failed(message=str(error), data=error)
         except TerminationSignal:
             if cancelled.is_set():
                 return Cancelled(message="Annulée depuis l'interface de Prefect.")
             raise
+        except Exception as error:
+            known = explain(error)
+            if known is None:
+                raise
+            return Failed(message=str(known), data=known)
 
 
 def run_commands(
@@ -254,63 +251,64 @@ def run_commands(
 
 def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
     """Return the parameters of the flow that the command line gives."""
-    parser = argparse.ArgumentParser(
-        prog="pipeline.py",
-        description="Lance dbt run puis dbt test sur BigQuery.",
+    properties = dbt_full_pipeline.parameters.properties
+    helps = {name: text["description"].strip() for name, text in properties.items()}
+    parser = french_parser(
+        "pipeline.py",
+        "Lance dbt run puis dbt test sur BigQuery.",
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--target", choices=get_args(Target), help=DESCRIPTIONS["target"])
-    parser.add_argument("--select", help=DESCRIPTIONS["select"])
-    parser.add_argument("--exclude", help=DESCRIPTIONS["exclude"])
-    parser.add_argument("--full-refresh", action="store_true", help=DESCRIPTIONS["full_refresh"])
+    parser.add_argument("--target", choices=get_args(Target), help=helps["target"])
+    for name in ("select", "exclude"):
+        # Several add up, as in dbt.
+        parser.add_argument(
+            f"--{name}", action="append", type=nodes, metavar="NŒUDS", help=helps[name]
+        )
+    parser.add_argument("--full-refresh", action="store_true", help=helps["full_refresh"])
     parser.add_argument(
         "--commands",
         nargs="+",
         choices=get_args(Command),
         metavar="COMMANDE",
-        help=f"{DESCRIPTIONS['commands']} Possibles : {', '.join(get_args(Command))}.",
+        help=f"{helps['commands']} Possibles : {', '.join(get_args(Command))}.",
     )
-    return vars(parser.parse_args(argv))
+    parameters = vars(parser.parse_args(argv))
+    return {
+        name: " ".join(value) if name in ("select", "exclude") else value
+        for name, value in parameters.items()
+    }
+
+
+def nodes(text: str) -> str:
+    """Return the words of a selection; argparse's error when there is none."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("la valeur est vide : ôtez l'option pour tout prendre")
+    return text
 
 
 def terminate(number: int, _frame: FrameType | None) -> None:
-    """End as the signal asks, but stop the temporary Prefect server first."""
+    """Turn SIGTERM into an exit, so that the temporary Prefect server is stopped first."""
     raise SystemExit(128 + number)
 
 
 def exit_code(state: State[Any]) -> int:
     """Return the exit code of a run that ended in this state."""
     if state.is_completed():
-        return EXIT_SUCCESS
+        return 0
     if state.is_cancelled():
         return EXIT_TERMINATED
-    failure = get_state_exception(state)
-    if isinstance(failure, ConfigurationError):
-        return EXIT_CONFIGURATION
-    return EXIT_INFRASTRUCTURE if isinstance(failure, INFRASTRUCTURE_ERRORS) else EXIT_DBT
+    return getattr(get_state_exception(state), "exit_code", PipelineError.exit_code)
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(argv)
     signal.signal(signal.SIGTERM, terminate)
-    try:
-        ensure_prefect_server(while_it_boots=import_libraries)
-        state = dbt_full_pipeline(**parameters, return_state=True)
-        # What Prefect may say while it sends its last events comes before the reason.
-        EventsWorker.drain_all(timeout=DRAIN_SECONDS)
-    except KeyboardInterrupt:
-        print("Pipeline interrompue.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except LocalServerError as error:
-        print(error, file=sys.stderr)
-        return EXIT_INFRASTRUCTURE
-    except Exception as error:
-        message = explain_unreachable_api(error)
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        return EXIT_INFRASTRUCTURE
+    ensure_prefect_server(while_it_boots=import_libraries)
+    state = dbt_full_pipeline(**parameters, return_state=True)
+    # Flush Prefect's events now: its last messages would otherwise follow the reason.
+    EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     if not state.is_completed():
         print(state.message, file=sys.stderr)
     return exit_code(state)

@@ -26,14 +26,12 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from pipeline_errors import ConfigurationError
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ENV_FILE = PROJECT_ROOT / ".env"
 
 Target = Literal["dev", "prod"]
-
-
-class ConfigurationError(Exception):
-    """Settings or a block that the user has to mend; its text is the whole message."""
 
 
 def check_block_name(value: str) -> str:
@@ -216,7 +214,7 @@ def load_environment() -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"Fichier {ENV_FILE} illisible ({error}) : corrigez-le, ou recréez-le avec "
-            "`python utilities/generate_env.py`."
+            "`.venv/bin/python utilities/generate_env.py`."
         ) from None
     return {name: value for name, value in os.environ.items() if value}
 
@@ -237,34 +235,14 @@ def load_settings(target: Target | None = None) -> PipelineSettings:
     return PipelineSettings.from_mapping(variables | environment | explicit)
 
 
-def explain_unreachable_api(error: Exception) -> str | None:
-    """Return what to do about a Prefect API that does not answer, None for another error."""
-    import httpx
-    from prefect.settings import PREFECT_API_URL
-
-    api_url = PREFECT_API_URL.value()
-    if "Failed to reach API" in str(error) or isinstance(error, httpx.TransportError):
-        return (
-            f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
-            "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire. "
-            "Si vous ne l'avez pas définie, c'est le serveur temporaire qui a disparu : relancez."
-        )
-    if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
-        return (
-            f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "
-            "`uvx prefect-cloud login`."
-        )
-    return None
-
-
 def _explain(problem: ErrorDetails) -> str:
     """Return one French line for a problem that pydantic found."""
     name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
     if kind == "missing":
         return (
             f"{name} n'est défini ni dans l'environnement, ni dans .env, ni en Variable "
-            f"Prefect ({str(name).lower()}) : lancez `python utilities/generate_env.py`, ou "
-            "ajoutez-le à .env"
+            f"Prefect ({str(name).lower()}) : lancez "
+            "`.venv/bin/python utilities/generate_env.py`, ou ajoutez-le à .env"
         )
     reasons = {
         "literal_error": "les valeurs possibles sont dev et prod",

@@ -14,20 +14,16 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from command_line import french_parser, say_errors
 from dbt_connection import (
     bigquery_client,
     credentials_block_class,
     dataset_location,
     load_credentials,
 )
-from local_server import LocalServerError, ensure_prefect_server
-from pipeline_settings import (
-    PROJECT_ROOT,
-    ConfigurationError,
-    check_block_name,
-    explain_unreachable_api,
-    load_settings,
-)
+from local_server import ensure_prefect_server
+from pipeline_errors import ConfigurationError
+from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings
 
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
 
@@ -149,10 +145,10 @@ def check_block(name: str) -> int:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="create_gcp_block.py",
-        description="Enregistre la clé d'un compte de service dans un block GcpCredentials de "
-        "Prefect. Pour changer de clé, relancez-le.",
+    parser = french_parser(
+        "create_gcp_block.py",
+        "Enregistre la clé d'un compte de service dans un block GcpCredentials de Prefect. Pour "
+        "changer de clé, relancez-le.",
     )
     parser.add_argument(
         "--key-file",
@@ -169,36 +165,25 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Save or check the block; return the exit code."""
     arguments = parse_arguments(argv)
     try:
         check_block_name(arguments.block_name)
     except ValueError as error:
-        print(f"--block-name « {arguments.block_name} » est refusé : {error}.", file=sys.stderr)
-        return 2
-    try:
-        if arguments.check:
-            ensure_prefect_server(while_it_boots=credentials_block_class)
-            return check_block(arguments.block_name)
-        info = read_key(arguments.key_file)
-        warn_if_others_can_read(arguments.key_file)
-        where = where_blocks_go()
+        raise ConfigurationError(
+            f"--block-name « {arguments.block_name} » est refusé : {error}."
+        ) from None
+    if arguments.check:
         ensure_prefect_server(while_it_boots=credentials_block_class)
-        done = save_block(info, arguments.block_name)
-        print(f"Block « {arguments.block_name} » {done} dans {where}.")
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except LocalServerError as error:
-        print(error, file=sys.stderr)
-        return 3
-    except Exception as error:
-        message = explain_unreachable_api(error)
-        if message is None:
-            raise
-        print(message, file=sys.stderr)
-        return 3
+        return check_block(arguments.block_name)
+    info = read_key(arguments.key_file)
+    warn_if_others_can_read(arguments.key_file)
+    where = where_blocks_go()
+    ensure_prefect_server(while_it_boots=credentials_block_class)
+    done = save_block(info, arguments.block_name)
+    print(f"Block « {arguments.block_name} » {done} dans {where}.")
     return 0
 
 

@@ -16,54 +16,49 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from pipeline_settings import (
-    PROJECT_ROOT,
-    ConfigurationError,
-    PipelineSettings,
-    load_environment,
-)
+from command_line import french_parser, say_errors
+from pipeline_errors import ConfigurationError
+from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
 
 DEPLOYMENT = "pipeline-dbt-complet"
 # prefect-cloud names the flow after its function.
 FLOW_AND_DEPLOYMENT = f"dbt_full_pipeline/{DEPLOYMENT}"
 
 
-class DeployError(Exception):
-    """What stands in the way of a deployment; its text is the whole message."""
-
-
 def git(*arguments: str) -> str:
-    """Return what git prints; DeployError with its message if it fails."""
+    """Return what git prints; ConfigurationError with its message if it fails."""
     process = subprocess.run(
         ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
     )
     if process.returncode:
-        raise DeployError(f"git {arguments[0]} a échoué : {process.stderr.strip()}")
+        raise ConfigurationError(f"git {arguments[0]} a échoué : {process.stderr.strip()}")
     return process.stdout.strip()
 
 
 def pushed_source() -> str:
     """Return OWNER/REPO/tree/BRANCH, once sure that GitHub has what is here.
 
-    Raises DeployError for uncommitted or unpushed work, a branch name that prefect-cloud
+    Raises ConfigurationError for uncommitted or unpushed work, a branch name that prefect-cloud
     mangles, or a remote that is not on GitHub.
     """
     branch = git("branch", "--show-current")
     if not branch:
-        raise DeployError("HEAD est détachée : placez-vous sur une branche (`git switch main`).")
+        raise ConfigurationError(
+            "HEAD est détachée : placez-vous sur une branche (`git switch main`)."
+        )
     if "/" in branch:
-        raise DeployError(
+        raise ConfigurationError(
             f"prefect-cloud ne sait pas lire une branche dont le nom a une barre ({branch}) : "
             "renommez-la, ou déployez depuis main."
         )
     if git("status", "--porcelain"):
-        raise DeployError(
+        raise ConfigurationError(
             "Des modifications ne sont pas enregistrées dans git : Prefect Cloud lit le code sur "
             "GitHub. Lancez `git commit`, puis `git push`."
         )
     pushed = git("ls-remote", "origin", f"refs/heads/{branch}").split("\t")[0]
     if pushed != git("rev-parse", "HEAD"):
-        raise DeployError(
+        raise ConfigurationError(
             f"La branche {branch} n'est pas à jour sur GitHub : lancez `git push origin {branch}`."
         )
     url = git("config", "--get", "remote.origin.url")
@@ -71,7 +66,9 @@ def pushed_source() -> str:
         r"(?:https://|git@|ssh://git@)github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?/?", url
     )
     if not match:
-        raise DeployError(f"Le dépôt origin ({url}) n'est pas sur GitHub : prefect-cloud le veut.")
+        raise ConfigurationError(
+            f"Le dépôt origin ({url}) n'est pas sur GitHub : prefect-cloud le veut."
+        )
     return f"{match[1]}/tree/{branch}"
 
 
@@ -84,20 +81,20 @@ def deployment_variables() -> dict[str, str]:
 
 
 def check_cron(cron: str) -> None:
-    """Raise DeployError if Prefect would refuse this cron."""
+    """Raise ConfigurationError if Prefect would refuse this cron."""
     from prefect.client.schemas.schedules import CronSchedule
 
     try:
         CronSchedule(cron=cron)
     except ValueError:
-        raise DeployError(
+        raise ConfigurationError(
             f"--cron « {cron} » est incorrect : il faut cinq champs (minute, heure, jour, mois, "
             'jour de la semaine), par exemple "0 9 * * *".'
         ) from None
 
 
 def check_login() -> None:
-    """Raise DeployError unless this shell is logged in to Prefect Cloud.
+    """Raise ConfigurationError unless this shell is logged in to Prefect Cloud.
 
     prefect-cloud itself would open a browser and wait.
     """
@@ -106,20 +103,22 @@ def check_login() -> None:
     settings = get_current_settings()
     on_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
     if not on_cloud or not settings.api.key:
-        raise DeployError(
+        raise ConfigurationError(
             "Pas de connexion à Prefect Cloud : lancez `uvx prefect-cloud login`, ou définissez "
             "PREFECT_API_URL et PREFECT_API_KEY."
         )
 
 
 def find_prefect_cloud() -> list[str]:
-    """Return the command that starts prefect-cloud; DeployError if there is none."""
+    """Return the command that starts prefect-cloud; ConfigurationError if there is none."""
     if shutil.which("prefect-cloud"):
         return ["prefect-cloud"]
     uvx = shutil.which("uvx", path=str(Path(sys.executable).parent)) or shutil.which("uvx")
     if uvx:
         return [uvx, "prefect-cloud"]
-    raise DeployError("prefect-cloud est introuvable : lancez `pip install uv`, qui donne uvx.")
+    raise ConfigurationError(
+        "prefect-cloud est introuvable : lancez `pip install uv`, qui donne uvx."
+    )
 
 
 def compose(
@@ -141,10 +140,10 @@ def compose(
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="deploy.py",
-        description="Déploie la pipeline sur Prefect Cloud, en production. Sans --yes, montre "
-        "les commandes sans les lancer.",
+    parser = french_parser(
+        "deploy.py",
+        "Déploie la pipeline sur Prefect Cloud, en production. Sans --yes, montre les commandes "
+        "sans les lancer.",
     )
     parser.add_argument("--yes", action="store_true", help="lancer les commandes")
     parser.add_argument(
@@ -153,20 +152,17 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Show or run the commands; return the exit code, that of the first which fails."""
     import tzlocal
 
     arguments = parse_arguments(argv)
-    try:
-        check_cron(arguments.cron)
-        variables = deployment_variables()
-        source = pushed_source()
-        check_login()
-        commands = compose(find_prefect_cloud(), source, variables, arguments.cron)
-    except (ConfigurationError, DeployError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    check_cron(arguments.cron)
+    variables = deployment_variables()
+    source = pushed_source()
+    check_login()
+    commands = compose(find_prefect_cloud(), source, variables, arguments.cron)
     print(f"Horaire lu dans le fuseau de cette machine : {tzlocal.get_localzone_name()}.")
     for command in commands:
         print(shlex.join(command), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -16,21 +15,16 @@ from packaging.requirements import Requirement
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from command_line import french_parser
 from dbt_connection import (
     bigquery_client,
     credentials_block_class,
     dataset_location,
     load_credentials,
 )
-from local_server import LocalServerError, ensure_prefect_server
-from pipeline_settings import (
-    PROJECT_ROOT,
-    ConfigurationError,
-    PipelineSettings,
-    explain_unreachable_api,
-    load_environment,
-    load_settings,
-)
+from local_server import ensure_prefect_server
+from pipeline_errors import ConfigurationError, explain
+from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment, load_settings
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -112,7 +106,9 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
             ensure_prefect_server(while_it_boots=credentials_block_class)
             settings = load_settings()
     except ConfigurationError as error:
-        diagnosis.missing(str(error), "corrigez .env, ou lancez `python utilities/generate_env.py`")
+        diagnosis.missing(
+            str(error), "corrigez .env, ou lancez `.venv/bin/python utilities/generate_env.py`"
+        )
         return None
     env_file = ".env" if (PROJECT_ROOT / ".env").exists() else "sans .env"
     diagnosis.ready(f"Réglages ({env_file}) : cible {settings.target}, dataset {settings.dataset}")
@@ -121,14 +117,16 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
 
 def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | None:
     """The block is there and its key parses; return a BigQuery client, None if not."""
-    remedy = "`python utilities/create_gcp_block.py` enregistre la clé"
+    from google.auth.exceptions import GoogleAuthError
+
+    remedy = "`.venv/bin/python utilities/create_gcp_block.py` enregistre la clé"
     if prefect_is_new():
         diagnosis.missing("Block : Prefect n'en a encore aucun", remedy)
         return None
     try:
         credentials = load_credentials(settings.credentials_block)
-    except ConfigurationError as error:
-        diagnosis.missing(f"Block : {error}", remedy)
+    except (ConfigurationError, GoogleAuthError) as error:
+        diagnosis.missing(f"Block : {explain(error)}", remedy)
         return None
     diagnosis.ready(f"Block {settings.credentials_block}")
     return bigquery_client(credentials, settings)
@@ -192,19 +190,16 @@ def diagnose() -> Diagnosis:
 
 def main(argv: list[str] | None = None) -> int:
     """Say what is ready and what is missing; return 1 if the pipeline would fail."""
-    argparse.ArgumentParser(
-        prog="doctor.py", description="Dit ce qui est prêt et ce qui manque, sans rien changer."
+    french_parser(
+        "doctor.py", "Dit ce qui est prêt et ce qui manque, sans rien changer."
     ).parse_args(argv)
     try:
         return int(diagnose().failed)
-    except LocalServerError as error:
-        print(f"✗ {error}")
-        return 1
     except Exception as error:
-        message = explain_unreachable_api(error)
-        if message is None:
+        known = explain(error)
+        if known is None:
             raise
-        print(f"✗ {message}")
+        print(f"✗ {known}")
         return 1
 
 

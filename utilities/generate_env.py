@@ -24,6 +24,8 @@ from dotenv.parser import Binding, parse_stream
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from command_line import french_parser, say_errors
+from pipeline_errors import ConfigurationError
 from pipeline_settings import (
     PROJECT_ROOT,
     PipelineSettings,
@@ -47,38 +49,36 @@ OPTIONAL_OUTPUTS: dict[str, tuple[str, Callable[[str], str]]] = {
 OUTPUTS = REQUIRED_OUTPUTS | OPTIONAL_OUTPUTS
 
 
-class GenerateEnvError(Exception):
-    """Input or output that the user has to mend; its text is the whole message."""
-
-
 def read_outputs(path: Path) -> dict[str, Any]:
     """Return the value of each output in the file.
 
     Takes UTF-8, with or without BOM, and UTF-16 with BOM (what `>` of PowerShell writes).
-    Raises GenerateEnvError when the file is not there, or is not what it should be.
+    Raises ConfigurationError when the file is not there, or is not what it should be.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Fichier {path} introuvable : lancez d'abord `make outputs`."
         ) from None
     except OSError as error:
-        raise GenerateEnvError(f"Fichier {path} illisible ({error.strerror}).") from None
+        raise ConfigurationError(f"Fichier {path} illisible ({error.strerror}).") from None
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if utf16 else "utf-8-sig")
         outputs = json.loads(text)
     except ValueError:
         problem = "est vide" if not content.strip() else "n'est pas du JSON"
-        raise GenerateEnvError(f"Le fichier {path} {problem} : relancez `make outputs`.") from None
+        raise ConfigurationError(
+            f"Le fichier {path} {problem} : relancez `make outputs`."
+        ) from None
     if not isinstance(outputs, dict):
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Le fichier {path} n'est pas un objet JSON : relancez `make outputs`."
         )
     wrong = [name for name in OUTPUTS if name in outputs and not _has_value(outputs[name])]
     if wrong:
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Dans {path}, l'output {wrong[0]} n'a pas la forme {{\"value\": …}} : "
             "relancez `make outputs`."
         )
@@ -92,11 +92,11 @@ def _has_value(output: object) -> bool:
 def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[str, str]:
     """Return the variables that this tool writes, in the order of the file.
 
-    Raises GenerateEnvError, which names the file, the output and the remedy.
+    Raises ConfigurationError, which names the file, the output and the remedy.
     """
     missing = [name for name in REQUIRED_OUTPUTS if name not in outputs]
     if missing:
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Dans {path}, il manque {', '.join(missing)} ; outputs présents : "
             f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
         )
@@ -107,14 +107,14 @@ def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[
     }
     dev, prod = values["DBT_BIGQUERY_DATASET_DEV"], values["DBT_BIGQUERY_DATASET_PROD"]
     if dev == prod:
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Dans {path}, bq_dev_dataset_id et bq_prod_dataset_id sont le même dataset "
             f"({dev}) : la production écrirait dans dev. Corrigez infrastructure/."
         )
     try:
         check_block_name(block_name)
     except ValueError as error:
-        raise GenerateEnvError(f"--block-name « {block_name} » est refusé : {error}.") from None
+        raise ConfigurationError(f"--block-name « {block_name} » est refusé : {error}.") from None
     values |= {
         "PREFECT_GCP_CREDENTIALS_BLOCK": block_name,
         "DBT_TARGET": "dev",
@@ -135,7 +135,7 @@ def _checked(name: str, value: object, check: Callable[[str], str], path: Path) 
             return check(value)
         except ValueError as error:
             reason = f"vaut {json.dumps(value, ensure_ascii=False)} : {error}"
-    raise GenerateEnvError(
+    raise ConfigurationError(
         f"Dans {path}, l'output {name} {reason}. Corrigez infrastructure/ puis relancez "
         "`make infra` et `make outputs`."
     )
@@ -182,7 +182,7 @@ def read_env(path: Path) -> str:
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Fichier {path} illisible ({error}) : corrigez-le ou déplacez-le."
         ) from None
 
@@ -201,7 +201,7 @@ def write_env(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             Path(temporary).unlink()
-        raise GenerateEnvError(
+        raise ConfigurationError(
             f"Impossible d'écrire {path} ({error.strerror}) : vérifiez le dossier et ses droits."
         ) from None
 
@@ -225,10 +225,9 @@ def changes(current: str, text: str, values: dict[str, str]) -> list[str]:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        prog="generate_env.py",
-        description="Écrit .env à partir des outputs de Terraform. Ce que vous y avez ajouté "
-        "reste en place.",
+    parser = french_parser(
+        "generate_env.py",
+        "Écrit .env à partir des outputs de Terraform. Ce que vous y avez ajouté reste en place.",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="montrer ce qui serait écrit, sans rien écrire"
@@ -251,19 +250,16 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Write `.env`, or show what it would be; return the exit code."""
     arguments = parse_arguments(argv)
-    try:
-        outputs = read_outputs(arguments.outputs_json)
-        values = own_variables(outputs, arguments.outputs_json, arguments.block_name)
-        current = read_env(arguments.output)
-        text = render_env(current, values)
-        if not arguments.dry_run:
-            write_env(arguments.output, text)
-    except GenerateEnvError as error:
-        print(error, file=sys.stderr)
-        return 2
+    outputs = read_outputs(arguments.outputs_json)
+    values = own_variables(outputs, arguments.outputs_json, arguments.block_name)
+    current = read_env(arguments.output)
+    text = render_env(current, values)
+    if not arguments.dry_run:
+        write_env(arguments.output, text)
 
     if arguments.dry_run:
         print(masked(text, values), end="")

