@@ -6,8 +6,10 @@ import argparse
 import functools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
-from pipeline_errors import explain
+from pipeline_errors import ConfigurationError, explain
+from pipeline_settings import ENV_FILE, check_env_file
 
 EXIT_INTERRUPTED = 130
 
@@ -39,6 +41,19 @@ def french_parser(prog: str, description: str, **options: object) -> argparse.Ar
     return argparse.ArgumentParser(prog, description=description, **options)  # type: ignore[arg-type]
 
 
+def refuse_unreadable_env_file() -> None:
+    """End this process, with the reason, if `.env` cannot be read: ours, or this folder's.
+
+    Prefect reads that of its folder while it is imported, and would end in a traceback.
+    """
+    try:
+        for path in (ENV_FILE, Path.cwd() / ".env"):
+            check_env_file(path)
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+
+
 def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a tool: an error that the user can mend is a message and an exit code.
 
@@ -47,6 +62,7 @@ def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def tool(argv: list[str] | None = None) -> int:
+        refuse_unreadable_env_file()
         try:
             return main(argv)
         except KeyboardInterrupt:

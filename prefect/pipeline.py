@@ -19,6 +19,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Annotated, Any, Literal, get_args
 
+from command_line import french_parser, refuse_unreadable_env_file, say_errors
+
+if __name__ == "__main__":
+    refuse_unreadable_env_file()
+
 from prefect import flow, get_client, runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -30,14 +35,13 @@ from prefect.states import Cancelled, Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from command_line import french_parser, say_errors
 from dbt_artifact import render_markdown
 from dbt_command import DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_report import run_command
 from local_server import ensure_prefect_server
 from pipeline_errors import InfrastructureError, PipelineError, explain
-from pipeline_settings import PipelineSettings, Target, load_settings
+from pipeline_settings import PipelineSettings, Target, load_settings, misspelt_variables
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -113,12 +117,13 @@ def show_banner(settings: PipelineSettings) -> None:
 
 
 def find_warnings(settings: PipelineSettings) -> list[str]:
-    """Log and return what the owner of a deployment has to know of its settings."""
-    if runtime.deployment.id is None or not settings.target_is_a_default:
-        return []
-    warning = TARGET_WARNING.format(dataset=settings.dataset)
-    get_run_logger().warning(warning)
-    return [warning]
+    """Log and return what the owner of the settings has to know of them."""
+    warnings = misspelt_variables()
+    if runtime.deployment.id is not None and settings.target_is_a_default:
+        warnings.append(TARGET_WARNING.format(dataset=settings.dataset))
+    for warning in warnings:
+        get_run_logger().warning(warning)
+    return warnings
 
 
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:

@@ -6,13 +6,14 @@ case), default. An empty value counts as not set.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from dotenv import load_dotenv
+from dotenv import dotenv_values, load_dotenv
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -105,6 +106,7 @@ class PipelineSettings(BaseModel):
     )
     dataset_raw: DatasetName = Field(
         "raw",
+        validate_default=True,
         alias="DBT_BIGQUERY_DATASET_RAW",
         description="Dataset des données sources. Facultatif, donné par Terraform.",
     )
@@ -146,13 +148,14 @@ class PipelineSettings(BaseModel):
         description="Autre adresse de l'API BigQuery : privée, ou locale. Facultatif.",
     )
 
-    @field_validator("dataset_prod")
+    @field_validator("dataset_prod", "dataset_raw")
     @classmethod
-    def _keep_dev_and_prod_apart(cls, value: str, info: ValidationInfo) -> str:
-        if value == info.data.get("dataset_dev"):
-            raise ValueError(
-                "c'est aussi DBT_BIGQUERY_DATASET_DEV : donnez un dataset à dev et un autre à prod"
-            )
+    def _keep_datasets_apart(cls, value: str, info: ValidationInfo) -> str:
+        for other in ("dataset_dev", "dataset_prod"):
+            if value == info.data.get(other):
+                raise ValueError(
+                    f"c'est aussi {cls.model_fields[other].alias} : donnez un dataset à chacun"
+                )
         return value
 
     @property
@@ -203,20 +206,40 @@ class PipelineSettings(BaseModel):
             ) from None
 
 
+def check_env_file(path: Path) -> None:
+    """Raise ConfigurationError when this `.env` is there and cannot be read."""
+    try:
+        path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "ce n'est pas de l'UTF-8"
+        raise ConfigurationError(
+            f"Fichier {path} illisible ({reason}) : enregistrez-le en UTF-8, ou déplacez-le et "
+            "recréez-le avec `.venv/bin/python utilities/generate_env.py`."
+        ) from None
+
+
 def load_environment() -> dict[str, str]:
     """Return the environment, once `.env` has filled in the variables it lacks.
 
     Raises ConfigurationError when `.env` is there and cannot be read.
     """
-    try:
-        # Never overrides what the environment already says.
-        load_dotenv(ENV_FILE)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"Fichier {ENV_FILE} illisible ({error}) : corrigez-le, ou recréez-le avec "
-            "`.venv/bin/python utilities/generate_env.py`."
-        ) from None
-    return {name: value for name, value in os.environ.items() if value}
+    check_env_file(ENV_FILE)
+    # Never overrides what the environment already says.
+    load_dotenv(ENV_FILE)
+    return {name: value for name, value in os.environ.items() if value.strip()}
+
+
+def misspelt_variables() -> list[str]:
+    """Return one French line for each name in `.env` that looks like a setting and is none."""
+    settings = list(PipelineSettings.variables())
+    lines = []
+    for name in dotenv_values(ENV_FILE):
+        meant = difflib.get_close_matches(name, settings, n=1, cutoff=0.85)
+        if meant and name not in settings:
+            lines.append(f"{name}, dans .env, n'est pas un réglage : écrivez {meant[0]} ?")
+    return lines
 
 
 def load_settings(target: Target | None = None) -> PipelineSettings:
