@@ -5,7 +5,6 @@ Everything that this project uses of DbtCoreOperation is behind `DbtRunner.run`.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -18,11 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from prefect.logging import get_run_logger
 
 from dbt_connection import DbtConnection
+from file_lock import try_lock, wait_for_lock
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
@@ -32,6 +33,8 @@ DBT_TARGET_DIR = DBT_PROJECT_DIR / "target"
 # With -P, what dbt imports is never one of our files.
 DBT = (sys.executable, "-P", str(PROJECT_ROOT / "prefect" / "dbt_process.py"))
 
+JSON_LOGS = ("--log-format", "json")
+
 LOG_LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -40,7 +43,7 @@ LOG_LEVELS = {
 }
 
 # How long dbt has to cancel its BigQuery jobs before it is ended.
-INTERRUPT_SECONDS = 15
+INTERRUPT_SECONDS = 8
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,21 @@ class DbtRunner:
         # Imported already, its warning silenced, to build the profile of the connection.
         from prefect_dbt.cli import DbtCoreOperation
 
+        environment = _environment(self.settings) | self.connection.secret_environment
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
             _dbt_log_filter() as log_filter,
             DbtCoreOperation(
                 # With `exec`, the process is dbt itself: its exit code, its signals.
-                commands=["exec " + shlex.join([*DBT, "--log-format", "json", *arguments])],
+                commands=[
+                    "exec "
+                    + shlex.join([*_forget_flags(environment), *DBT, *JSON_LOGS, *arguments])
+                ],
                 dbt_cli_profile=self.connection.profile,
                 overwrite_profiles=True,
                 profiles_dir=Path(profiles_dir),
                 working_dir=DBT_PROJECT_DIR,
-                env=_environment(self.settings) | self.connection.secret_environment,
+                env=environment,
                 log_prefix=None,
             ) as operation,
         ):
@@ -149,14 +156,12 @@ def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[
             "droits et la place libre, ou effacez-le : dbt le recrée."
         ) from None
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(lock):
             get_run_logger().warning(
                 "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.",
                 DBT_TARGET_DIR,
             )
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            wait_for_lock(lock)
         yield DbtRunner(connection, settings, lock.fileno())
 
 
@@ -165,10 +170,23 @@ def _interrupt(pid: int) -> None:
     deadline = time.monotonic() + INTERRUPT_SECONDS
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGINT)
-        # Looks without reaping: the operation does that.
-        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        while time.monotonic() < deadline and not os.waitid(os.P_PID, pid, options):
+        # Not waitid, which macOS lacks before Python 3.13.
+        while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.1)
+
+
+def _forget_flags(environment: dict[str, str]) -> list[str]:
+    """Return the start of a command that takes dbt's flags out of what the user's shell says.
+
+    Left there, DBT_EMPTY=1 would empty the tables and DBT_WRITE_JSON=0 hide what failed. The
+    names of the flags are dbt's own list; any other variable is the project's, for
+    `env_var()`. Those of `environment` are kept: they are ours.
+    """
+    from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
+
+    flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
+    inherited = sorted(set(os.environ) & flags - environment.keys())
+    return ["env", *(word for name in inherited for word in ("-u", name))]
 
 
 def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:
@@ -199,8 +217,7 @@ def _dbt_log_filter() -> Iterator[_DbtLogFilter]:
 def _environment(settings: PipelineSettings) -> dict[str, str]:
     """Return the environment in which dbt finds itself, its project and our settings.
 
-    dbt reads several variables of its own: those that would move its files are set here,
-    so that nothing left in the user's shell sends them elsewhere.
+    What else the user's shell tells dbt, `_forget_flags` takes away.
     """
     return {
         "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
@@ -215,11 +232,26 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
 
 
 def packages_are_missing() -> bool:
-    """Whether `dbt/` declares packages that `dbt deps` has not installed yet."""
-    declared: list[object] = []
-    for name in ("packages.yml", "dependencies.yml"):
-        path = DBT_PROJECT_DIR / name
-        if path.exists():
-            declared += (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("packages", [])
-    installed = DBT_PROJECT_DIR / "dbt_packages"
-    return len(declared) > (len(list(installed.iterdir())) if installed.exists() else 0)
+    """Whether `dbt/` declares packages that `dbt deps` has not installed, or not since a change.
+
+    What is installed is as old as its folder, and each package of the lock is there.
+    """
+    declarations = [DBT_PROJECT_DIR / name for name in ("packages.yml", "dependencies.yml")]
+    if not any(_read_yaml(path).get("packages") for path in declarations):
+        return False
+    lock, installed = DBT_PROJECT_DIR / "package-lock.yml", DBT_PROJECT_DIR / "dbt_packages"
+    if not lock.exists() or not installed.exists():
+        return True
+    changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
+    names = [package.get("name", "") for package in _read_yaml(lock).get("packages", [])]
+    return max(changed) > installed.stat().st_mtime or not all(
+        (installed / name).exists() for name in names
+    )
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, or an empty one: what is wrong with it is dbt's to say."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}

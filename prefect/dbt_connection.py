@@ -6,6 +6,7 @@ dbt process, under names that dbt keeps out of its logs.
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from dataclasses import dataclass, field
@@ -178,7 +179,19 @@ def _hide_secrets(credentials: GcpCredentials) -> tuple[GcpCredentials, dict[str
     hidden = {key: name for key, name in SECRET_VARIABLES.items() if key in info}
     references = {key: f"{{{{ env_var('{name}') }}}}" for key, name in hidden.items()}
     copy.service_account_info = SecretDict(info | references)
-    return copy, {name: info[key] for key, name in hidden.items()}
+    return copy, _maskable({name: info[key] for key, name in hidden.items()})
+
+
+def _maskable(secrets: dict[str, str]) -> dict[str, str]:
+    """Return the variables, and others that have dbt mask the secrets once they are escaped.
+
+    dbt masks in a log line the exact text of each DBT_ENV_SECRET variable. The line breaks
+    of a key are escaped in a JSON line or in the text of a dictionary, and twice when one
+    is in the other.
+    """
+    once = {f"{name}_ESCAPED": json.dumps(value)[1:-1] for name, value in secrets.items()}
+    twice = {f"{name}_TWICE": json.dumps(value)[1:-1] for name, value in once.items()}
+    return secrets | once | twice
 
 
 def _bigquery_keys(settings: PipelineSettings) -> dict[str, Any]:
