@@ -24,9 +24,11 @@ run: .venv/installed ## La pipeline sur le BigQuery de .env
 doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 	@$(BIN)/python utilities/doctor.py
 
+# The state holds the key, and Terraform writes it for everyone to read.
 infra: .need-terraform ## Crée les datasets et le compte de service sur GCP
-	$(TERRAFORM) -chdir=infrastructure init
-	$(TERRAFORM) -chdir=infrastructure apply
+	@find infrastructure -name '*.tfstate*' -type f -exec chmod go= {} +
+	umask 077; $(TERRAFORM) -chdir=infrastructure init
+	umask 077; $(TERRAFORM) -chdir=infrastructure apply
 
 outputs: .need-terraform ## Écrit infrastructure/terraform-outputs.json
 	@$(TERRAFORM) -chdir=infrastructure output -json > infrastructure/terraform-outputs.json.new

@@ -66,6 +66,11 @@ resource "google_service_account_key" "pipeline" {
   count = var.create_key ? 1 : 0
 
   service_account_id = google_service_account.pipeline.name
+
+  # A rotation that fails half-way leaves the old key alive.
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "local_sensitive_file" "key" {

@@ -4,7 +4,13 @@ import json
 
 import pytest
 from conftest import ONE_MODEL
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import (
+    PREFECT_API_KEY,
+    PREFECT_API_URL,
+    PREFECT_CLOUD_API_URL,
+    temporary_settings,
+)
+from stand_in_cloud import stand_in_cloud
 
 from create_gcp_block import main
 from dbt_connection import load_credentials
@@ -98,6 +104,20 @@ def test_unreachable_api_is_named(key_file, make_project):
     assert run.returncode == 3
     assert "http://127.0.0.1:1/api" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_key_that_prefect_cloud_refuses_is_said(key_file, capsys):
+    with stand_in_cloud() as cloud:
+        settings = {
+            PREFECT_CLOUD_API_URL: cloud.url,
+            PREFECT_API_URL: cloud.workspace_url,
+            PREFECT_API_KEY: "pnu_revoked",
+        }
+        with temporary_settings(settings):
+            exit_code = main(["--key-file", str(key_file)])
+
+    assert exit_code == 3
+    assert "prefect-cloud login" in capsys.readouterr().err
 
 
 def test_check_finds_the_datasets_of_the_settings(make_project, local_environment):

@@ -7,21 +7,36 @@ import sys
 from pathlib import Path
 
 import pytest
+from stand_in_cloud import KEY, WORKSPACE, StandInCloud, stand_in_cloud
 
 from pipeline_settings import PROJECT_ROOT
 
+# In the place of prefect-cloud: it fails when it is asked for the command FAILING.
 RECORDER = """#!{python}
 import json, os, sys
+login = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_KEY")]
 with open(os.environ["RECORD"], "a") as file:
-    file.write(json.dumps(sys.argv[1:]) + "\\n")
-sys.exit(int(os.environ.get("RECORDER_EXIT", "0")))
+    file.write(json.dumps([sys.argv[1:], login]) + "\\n")
+sys.exit(4 if sys.argv[1] == os.environ.get("FAILING") else 0)
+"""
+
+PROFILES = """
+active = "travail"
+
+[profiles.travail]
+PREFECT_API_URL = "{workspace_url}"
+PREFECT_API_KEY = "{key}"
+
+[profiles.prefect-cloud]
+PREFECT_API_URL = "https://api.prefect.cloud/api/accounts/x/workspaces/y"
+PREFECT_API_KEY = "pnu_other"
 """
 
 
 class Checkout:
     """A clone of the project's files whose origin is a local repository named as on GitHub."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, cloud: StandInCloud) -> None:
         self.root, self.record = root / "project", root / "record"
         self.git("init", "--quiet", "--bare", "--initial-branch=main", "origin", cwd=root)
         self.root.mkdir()
@@ -49,8 +64,9 @@ class Checkout:
             "HOME": str(root),
             "TZ": "Europe/Paris",
             "RECORD": str(self.record),
-            "PREFECT_API_URL": "https://api.prefect.cloud/api/accounts/a/workspaces/w",
-            "PREFECT_API_KEY": "pnu_secret",
+            "PREFECT_CLOUD_API_URL": cloud.url,
+            "PREFECT_API_URL": cloud.workspace_url,
+            "PREFECT_API_KEY": KEY,
             "DBT_BIGQUERY_DATASET_DEV": "p_dev",
             "DBT_BIGQUERY_DATASET_PROD": "p_prod",
             "DBT_TARGET": "dev",
@@ -69,20 +85,33 @@ class Checkout:
             text=True,
         )
 
-    def recorded(self):
+    def read_record(self):
         lines = self.record.read_text().splitlines() if self.record.exists() else []
         return [json.loads(line) for line in lines]
 
+    def recorded(self):
+        return [arguments for arguments, _ in self.read_record()]
+
+    def recorded_logins(self):
+        return [login for _, login in self.read_record()]
+
+
+@pytest.fixture(scope="module")
+def cloud():
+    with stand_in_cloud() as cloud:
+        yield cloud
+
 
 @pytest.fixture
-def checkout(tmp_path):
-    return Checkout(tmp_path)
+def checkout(tmp_path, cloud):
+    return Checkout(tmp_path, cloud)
 
 
 DEPLOY = [
     "deploy",
     "prefect/pipeline.py:dbt_full_pipeline",
     *("--from", "equipe/projet/tree/main", "--with-requirements", "requirements.txt"),
+    *("--with-python", "3.11"),
     *("--env", "PREFECT_GCP_CREDENTIALS_BLOCK=sa-key"),
     *("--env", "DBT_TARGET=prod"),
     *("--env", "DBT_BIGQUERY_DATASET_DEV=p_dev"),
@@ -119,7 +148,38 @@ def test_without_yes_commands_are_shown_and_not_run(checkout):
 def test_no_secret_is_shown_or_passed(checkout):
     run = checkout.deploy("--yes")
 
-    assert "pnu_secret" not in run.stdout + run.stderr + str(checkout.recorded())
+    assert KEY not in run.stdout + run.stderr + str(checkout.recorded())
+
+
+def test_commands_get_the_login_of_the_active_profile_and_the_workspace_is_said(checkout, cloud):
+    profiles = Path(checkout.environment["HOME"]) / ".prefect" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text(PROFILES.format(workspace_url=cloud.workspace_url, key=KEY))
+
+    run = checkout.deploy("--yes", PREFECT_API_URL=None, PREFECT_API_KEY=None)
+
+    assert checkout.recorded_logins() == [[cloud.workspace_url, KEY]] * 2, run.stderr
+    assert f"Prefect Cloud, workspace {WORKSPACE}" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PREFECT_API_KEY": "pnu_revoked"},
+        {
+            "PREFECT_CLOUD_API_URL": "http://127.0.0.1:1/api",
+            "PREFECT_API_URL": "http://127.0.0.1:1/api/accounts/a/workspaces/w",
+        },
+    ],
+    ids=["key refused", "no answer"],
+)
+def test_prefect_cloud_that_cannot_be_asked_is_said(checkout, variables):
+    run = checkout.deploy("--yes", **variables)
+
+    assert run.returncode == 3
+    assert run.stderr.startswith("Prefect Cloud")
+    assert "Traceback" not in run.stderr
+    assert checkout.recorded() == []
 
 
 def test_settings_come_from_the_env_file_too(checkout):
@@ -131,10 +191,19 @@ def test_settings_come_from_the_env_file_too(checkout):
 
 
 def test_failed_deploy_does_not_schedule(checkout):
-    run = checkout.deploy("--yes", RECORDER_EXIT="4")
+    run = checkout.deploy("--yes", FAILING="deploy")
 
     assert run.returncode == 4
     assert len(checkout.recorded()) == 1
+    assert "sans horaire" not in run.stderr
+
+
+def test_failed_schedule_is_said_with_the_command_to_repeat(checkout):
+    run = checkout.deploy("--yes", "--cron", "30 6 * * 1-5", FAILING="schedule")
+
+    assert run.returncode == 4
+    assert "sans horaire" in run.stderr
+    assert ".venv/bin/python utilities/deploy.py --yes --cron '30 6 * * 1-5'" in run.stderr
 
 
 def test_uvx_is_used_when_prefect_cloud_is_not_on_the_path(checkout):
@@ -149,7 +218,7 @@ def test_uvx_is_used_when_prefect_cloud_is_not_on_the_path(checkout):
 @pytest.mark.parametrize(
     ("prepare", "variables", "words"),
     [
-        (lambda c: (c.root / "new.py").write_text(""), {}, ["git commit"]),
+        (lambda c: (c.root / "new.py").write_text(""), {}, ["new.py", "git commit"]),
         (lambda c: c.git("commit", "--allow-empty", "-qm", "y"), {}, ["git push origin main"]),
         (lambda c: c.git("switch", "-qc", "never-pushed"), {}, ["git push origin never-pushed"]),
         (lambda c: c.git("switch", "-qc", "feature/x"), {}, ["feature/x", "renommez"]),
@@ -171,6 +240,17 @@ def test_what_would_fail_later_is_refused_now(checkout, prepare, variables, word
     assert run.returncode == 2
     assert all(word in run.stderr for word in words), run.stderr
     assert checkout.recorded() == []
+
+
+def test_files_that_stand_in_the_way_are_named(checkout):
+    for name in ("clé.sql", *"abcdef"):
+        (checkout.root / name).write_text("")
+    (checkout.root / "prefect" / "pipeline.py").write_text("")
+
+    run = checkout.deploy()
+
+    assert run.returncode == 2
+    assert "(prefect/pipeline.py, a, b, c, clé.sql et 3 de plus)" in run.stderr
 
 
 @pytest.mark.parametrize("cron", ["", "9h", "0 25 * * *", "* * * *", "0 9 * * * * * *"])

@@ -24,6 +24,7 @@ from dbt_connection import (
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings
+from prefect_login import where_prefect_is
 
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
 
@@ -100,34 +101,6 @@ def save_block(info: dict[str, Any], name: str) -> str:
     return done
 
 
-def where_blocks_go() -> str:
-    """Return, in French, where Prefect keeps the blocks of this shell."""
-    from prefect.settings import PREFECT_API_URL, get_current_settings
-
-    api_url = PREFECT_API_URL.value()
-    if not api_url:
-        return f"la base locale de Prefect ({get_current_settings().home})"
-    if not api_url.startswith(get_current_settings().cloud.api_url):
-        return f"le serveur Prefect {api_url}"
-    return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
-
-
-def _cloud_workspace(api_url: str) -> str:
-    """Return the handle of the workspace at this address, its address if it has none."""
-    import asyncio
-
-    from prefect.client.cloud import get_cloud_client
-
-    async def find() -> str:
-        async with get_cloud_client() as client:
-            for workspace in await client.read_workspaces():
-                if workspace.api_url() == api_url:
-                    return workspace.handle
-        return api_url
-
-    return asyncio.run(find())
-
-
 def check_block(name: str) -> int:
     """Load the block, look for the datasets with it, say what was found; return the exit code."""
     settings = load_settings()
@@ -180,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
         return check_block(arguments.block_name)
     info = read_key(arguments.key_file)
     warn_if_others_can_read(arguments.key_file)
-    where = where_blocks_go()
+    where = where_prefect_is()
     ensure_prefect_server(while_it_boots=credentials_block_class)
     done = save_block(info, arguments.block_name)
     print(f"Block « {arguments.block_name} » {done} dans {where}.")

@@ -19,16 +19,25 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 from command_line import french_parser, say_errors
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
+from prefect_login import where_prefect_is
 
 DEPLOYMENT = "pipeline-dbt-complet"
 # prefect-cloud names the flow after its function.
 FLOW_AND_DEPLOYMENT = f"dbt_full_pipeline/{DEPLOYMENT}"
+# The one version on which our tests run and that prefect-cloud offers: its default is 3.12.
+PYTHON_VERSION = "3.11"
+FILES_NAMED = 5
 
 
 def git(*arguments: str) -> str:
     """Return what git prints; ConfigurationError with its message if it fails."""
     process = subprocess.run(
-        ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        # Without the option, accents in file names are printed as numbers.
+        ["git", "-c", "core.quotePath=false", *arguments],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if process.returncode:
         raise ConfigurationError(f"git {arguments[0]} a échoué : {process.stderr.strip()}")
@@ -51,10 +60,12 @@ def pushed_source() -> str:
             f"prefect-cloud ne sait pas lire une branche dont le nom a une barre ({branch}) : "
             "renommez-la, ou déployez depuis main."
         )
-    if git("status", "--porcelain"):
+    changes = git("status", "--porcelain").splitlines()
+    if changes:
         raise ConfigurationError(
-            "Des modifications ne sont pas enregistrées dans git : Prefect Cloud lit le code sur "
-            "GitHub. Lancez `git commit`, puis `git push`."
+            f"Des modifications ne sont pas enregistrées dans git ({_name_files(changes)}) : "
+            "Prefect Cloud lit le code sur GitHub. Lancez `git add` et `git commit`, puis "
+            "`git push` ; ce qui ne doit pas y aller a sa place dans .gitignore."
         )
     pushed = git("ls-remote", "origin", f"refs/heads/{branch}").split("\t")[0]
     if pushed != git("rev-parse", "HEAD"):
@@ -70,6 +81,13 @@ def pushed_source() -> str:
             f"Le dépôt origin ({url}) n'est pas sur GitHub : prefect-cloud le veut."
         )
     return f"{match[1]}/tree/{branch}"
+
+
+def _name_files(changes: list[str]) -> str:
+    """Return the files of the first lines of `git status --porcelain`, and how many remain."""
+    names = ", ".join(change.split(maxsplit=1)[1] for change in changes[:FILES_NAMED])
+    remaining = len(changes) - FILES_NAMED
+    return f"{names} et {remaining} de plus" if remaining > 0 else names
 
 
 def deployment_variables() -> dict[str, str]:
@@ -93,20 +111,22 @@ def check_cron(cron: str) -> None:
         ) from None
 
 
-def check_login() -> None:
-    """Raise ConfigurationError unless this shell is logged in to Prefect Cloud.
+def cloud_login() -> dict[str, str]:
+    """Return the environment variables that log a command in as this shell is.
 
-    prefect-cloud itself would open a browser and wait.
+    prefect-cloud knows nothing of Prefect's active profile: it would follow one of its own, or
+    open a browser and wait. Raises ConfigurationError without a login to Prefect Cloud.
     """
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
-    on_cloud = (settings.api.url or "").startswith(settings.cloud.api_url)
-    if not on_cloud or not settings.api.key:
+    api_url, key = settings.api.url or "", settings.api.key
+    if not api_url.startswith(settings.cloud.api_url) or not key:
         raise ConfigurationError(
             "Pas de connexion à Prefect Cloud : lancez `uvx prefect-cloud login`, ou définissez "
             "PREFECT_API_URL et PREFECT_API_KEY."
         )
+    return {"PREFECT_API_URL": api_url, "PREFECT_API_KEY": key.get_secret_value()}
 
 
 def find_prefect_cloud() -> list[str]:
@@ -131,6 +151,7 @@ def compose(
             *program,
             *("deploy", "prefect/pipeline.py:dbt_full_pipeline"),
             *("--from", source, "--with-requirements", "requirements.txt"),
+            *("--with-python", PYTHON_VERSION),
             *environment,
             *("--name", DEPLOYMENT),
         ],
@@ -152,6 +173,26 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def run_all(commands: list[list[str]], login: dict[str, str], cron: str) -> int:
+    """Show and run the commands until one fails; return the exit code of the last one run."""
+    for command in commands:
+        print(shlex.join(command), flush=True)
+        exit_code = subprocess.run(
+            command, cwd=PROJECT_ROOT, env=load_environment() | login, check=False
+        ).returncode
+        if exit_code:
+            print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
+            if command is commands[-1]:
+                again = shlex.join(["utilities/deploy.py", "--yes", "--cron", cron])
+                print(
+                    "La pipeline est déployée, mais sans horaire : rien ne la lancera. Relancez "
+                    f"`.venv/bin/python {again}`.",
+                    file=sys.stderr,
+                )
+            return exit_code
+    return 0
+
+
 @say_errors
 def main(argv: list[str] | None = None) -> int:
     """Show or run the commands; return the exit code, that of the first which fails."""
@@ -161,18 +202,14 @@ def main(argv: list[str] | None = None) -> int:
     check_cron(arguments.cron)
     variables = deployment_variables()
     source = pushed_source()
-    check_login()
+    login = cloud_login()
     commands = compose(find_prefect_cloud(), source, variables, arguments.cron)
+    print(f"Déploiement dans {where_prefect_is()}.")
     print(f"Horaire lu dans le fuseau de cette machine : {tzlocal.get_localzone_name()}.")
-    for command in commands:
-        print(shlex.join(command), flush=True)
-        if arguments.yes:
-            exit_code = subprocess.run(command, cwd=PROJECT_ROOT, check=False).returncode
-            if exit_code:
-                print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
-                return exit_code
-    if not arguments.yes:
-        print("Rien n'a été lancé : ajoutez --yes.")
+    if arguments.yes:
+        return run_all(commands, login, arguments.cron)
+    print("\n".join(shlex.join(command) for command in commands))
+    print("Rien n'a été lancé : ajoutez --yes.")
     return 0
 
 

@@ -1,0 +1,55 @@
+"""Says which Prefect this shell is logged in to."""
+
+from __future__ import annotations
+
+from pipeline_errors import InfrastructureError
+
+ANSWER_TIMEOUT_SECONDS = 15
+
+
+def where_prefect_is() -> str:
+    """Return, in French, where what this shell asks of Prefect goes.
+
+    Raises InfrastructureError when that is Prefect Cloud and it does not name the workspace.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    api_url = settings.api.url
+    if not api_url:
+        return f"la base locale de Prefect ({settings.home})"
+    if not api_url.startswith(settings.cloud.api_url):
+        return f"le serveur Prefect {api_url}"
+    return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+
+
+def _cloud_workspace(api_url: str) -> str:
+    """Return the handle of the workspace at this address, its address if it has none."""
+    import asyncio
+
+    import httpx
+    from prefect.client.cloud import CloudUnauthorizedError, get_cloud_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import get_current_settings
+
+    async def find() -> str:
+        # The client itself goes on for minutes.
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS), get_cloud_client() as client:
+            for workspace in await client.read_workspaces():
+                if workspace.api_url() == api_url.rstrip("/"):
+                    return workspace.handle
+        return api_url
+
+    try:
+        return asyncio.run(find())
+    except CloudUnauthorizedError:
+        raise InfrastructureError(
+            "Prefect Cloud refuse la clé de cette connexion : relancez `uvx prefect-cloud login`, "
+            "ou vérifiez PREFECT_API_KEY."
+        ) from None
+    # ValueError: an answer that is not Prefect Cloud's.
+    except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
+        raise InfrastructureError(
+            f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "
+            f"({type(error).__name__}) : vérifiez PREFECT_API_URL et le réseau, puis relancez."
+        ) from None
