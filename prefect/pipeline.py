@@ -11,8 +11,10 @@ import gc
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
@@ -42,6 +45,7 @@ from dbt_report import run_command
 from local_server import ensure_prefect_server
 from pipeline_errors import InfrastructureError, PipelineError, explain
 from pipeline_settings import PipelineSettings, Target, load_settings, misspelt_variables
+from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -51,6 +55,10 @@ RETRY_JITTER = 0.5
 
 CANCELLATION_POLL_SECONDS = 3
 DRAIN_SECONDS = 5
+# The first eight are for dbt, to cancel its BigQuery jobs.
+ENDING_SECONDS = 12
+
+GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 
 Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build", "deps"]
 
@@ -221,7 +229,11 @@ def dbt_full_pipeline(
             warnings = find_warnings(settings)
             if packages_are_missing() and "deps" not in commands:
                 commands = ["deps", *commands]
-            with open_dbt(connection, settings) as dbt:
+            services = {
+                "L'API Prefect": PREFECT_API_URL.value(),
+                "BigQuery": settings.endpoint or GOOGLE_ENDPOINT,
+            }
+            with say_what_stops_answering(services), open_dbt(connection, settings) as dbt:
                 return run_commands(commands, selection, dbt, warnings)
         except TerminationSignal:
             if cancelled.is_set():
@@ -291,6 +303,25 @@ def nodes(text: str) -> str:
     return text
 
 
+def end_soon_after_a_signal() -> None:
+    """Have this process end within ENDING_SECONDS of a SIGINT or SIGTERM.
+
+    When the Prefect server has gone, Prefect goes on telling it of the end for minutes.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+
+    def wait() -> None:
+        with reader, writer:
+            number = reader.recv(1)[0]
+            time.sleep(ENDING_SECONDS)
+        print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def terminate(number: int, _frame: FrameType | None) -> None:
     """Turn SIGTERM into an exit, so that the temporary Prefect server is stopped first."""
     raise SystemExit(128 + number)
@@ -310,6 +341,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(argv)
     signal.signal(signal.SIGTERM, terminate)
+    end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
     state = dbt_full_pipeline(**parameters, return_state=True)
     # Flush Prefect's events now: its last messages would otherwise follow the reason.

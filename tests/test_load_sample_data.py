@@ -59,7 +59,7 @@ def test_missing_dataset_is_named_with_the_remedy(make_project):
 
     run = project.run("utilities/load_sample_data.py", DBT_BIGQUERY_DATASET_RAW="pas_la")
 
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "pas_la" in run.stderr
     assert "make infra" in run.stderr
     assert "Traceback" not in run.stderr
