@@ -261,6 +261,9 @@ def load_settings(target: Target | None = None) -> PipelineSettings:
 def _explain(problem: ErrorDetails) -> str:
     """Return one French line for a problem that pydantic found."""
     name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
+    if field := PipelineSettings.model_fields.get(str(name)):
+        # pydantic calls by its own name a field whose default is at fault.
+        name = field.alias or name
     if kind == "missing":
         return (
             f"{name} n'est défini ni dans l'environnement, ni dans .env, ni en Variable "

@@ -82,7 +82,7 @@ class FaultProxy:
     """The proxy: its URL, its faults, and the nodes of the queries that BigQuery took.
 
     `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
-    nodes of the jobs that dbt asked to cancel.
+    nodes of the jobs that dbt asked to cancel; after `die()`, nothing listens any more.
     """
 
     upstream: str
@@ -91,6 +91,7 @@ class FaultProxy:
     queries: list[str] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     on_query: Callable[[str], None] = lambda _: None
+    die: Callable[[], None] = lambda: None
     _nodes: dict[str, str] = field(default_factory=dict)
     _submitted: set[str] = field(default_factory=set)
     _failed_jobs: dict[str, Reply] = field(default_factory=dict)
@@ -209,8 +210,13 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     proxy.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
+
+    def die() -> None:
+        server.shutdown()
+        server.server_close()
+
+    proxy.die = die
     try:
         yield proxy
     finally:
-        server.shutdown()
-        server.server_close()
+        die()

@@ -206,6 +206,28 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize("service", ["L'API Prefect", "BigQuery"])
+def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
+    service, project, proxy, without_prefect_server
+):
+    with pipeline_during_the_merge(project, proxy, **without_prefect_server) as process:
+        if service == "BigQuery":
+            proxy.die()
+        else:
+            server = next(pid for pid, command in processes_of(project) if "uvicorn" in command)
+            os.kill(server, signal.SIGKILL)
+        died = time.monotonic()
+        said = next(line for line in process.stderr if "ne répond plus" in line)
+
+        assert time.monotonic() - died < 30
+        assert service in said
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=15)
+
+    assert process.returncode == 130
+    assert processes_of(project) == []
+
+
 LOAD = {
     "models/loaded.sql": (
         "{{ config(materialized='incremental', unique_key=['time_hour', 'carrier', 'flight']) }}"

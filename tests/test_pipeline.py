@@ -1,15 +1,19 @@
 """The main job, end to end: real data, a real Prefect server, the local BigQuery."""
 
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ONE_MODEL, copy_project
+from conftest import ONE_MODEL, copy_project, prefect_client
+from prefect.client.schemas.actions import BlockDocumentCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dbt_connection import load_credentials
+from pipeline_settings import PROJECT_ROOT
 
 BANNER = """\
 ======================================================================
@@ -65,6 +69,10 @@ def test_banner_comes_first_and_is_exact(runs):
     dataset = runs.project.environment["DBT_BIGQUERY_DATASET_DEV"]
 
     assert runs.all[0].stdout.startswith(BANNER.format(dataset=dataset))
+
+
+def test_project_is_said_after_the_start(runs):
+    assert runs.all[0].stdout.splitlines()[9] == "Projet GCP       : projet-local"
 
 
 def test_facts_are_those_of_2013(runs, bigquery):
@@ -124,7 +132,7 @@ def test_defects_of_the_data_are_warnings(runs):
 
 def test_summary_says_what_was_built_and_where(runs):
     dataset = runs.project.environment["DBT_BIGQUERY_DATASET_DEV"]
-    summary = runs.all[0].stdout.split("Démarrage de la pipeline...\n")[1]
+    summary = runs.all[0].stdout.split("Projet GCP       : projet-local\n")[1]
 
     assert summary.startswith(f"Construit dans {dataset} (cible dev) :")
     assert "336 776 lignes" in next(x for x in summary.splitlines() if "fct_flights" in x)
@@ -248,14 +256,23 @@ def test_settings_come_from_the_env_file_unless_the_environment_says_otherwise(m
     assert "Nom du profil    : du_fichier" in run.stdout
 
 
-def test_unreadable_env_file_is_named(make_project):
+@pytest.mark.parametrize("folder", ["project", "."], ids=["its root", "elsewhere"])
+def test_unreadable_env_file_is_named_wherever_the_pipeline_starts(folder, make_project, tmp_path):
+    """From the root, Prefect reads it too, while it is imported."""
     project = make_project(ONE_MODEL)
-    (project.root / ".env").write_bytes(b"\xff\xfe\x00D")
+    (project.root / ".env").write_bytes("DBT_TARGET=dév\n".encode("latin-1"))
 
-    run = project.run_pipeline()
+    run = subprocess.run(
+        [sys.executable, str(project.root / "prefect" / "pipeline.py")],
+        cwd=tmp_path / folder,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+    )
 
     assert run.returncode == 2
-    assert ".env" in run.stderr.splitlines()[-1]
+    assert len(run.stderr.splitlines()) == 1
+    assert "UTF-8" in run.stderr
 
 
 def test_profile_of_the_user_is_neither_read_nor_written(make_project):
@@ -269,6 +286,103 @@ def test_profile_of_the_user_is_neither_read_nor_written(make_project):
     assert run.returncode == 0, run.stderr
     assert profile.read_text() == "not: [a profile"
     assert [path.name for path in profile.parent.iterdir()] == ["profiles.yml"]
+
+
+FLAGS = {"DBT_EMPTY": "1", "DBT_ENGINE_EMPTY": "1", "DBT_WRITE_JSON": "0", "DBT_TARGET_PATH": "/x"}
+
+
+def test_flags_of_dbt_left_in_the_shell_change_nothing(make_project, bigquery):
+    model = "{{ config(materialized='table') }} select '{{ env_var('DBT_MY_COUNTRY') }}' as country"
+    project = make_project({"models/one.sql": model})
+
+    run = project.run_pipeline("--commands", "run", DBT_MY_COUNTRY="fr", **FLAGS)
+
+    assert run.returncode == 0, run.stderr
+    assert "Construit dans" in run.stdout
+    dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    rows = bigquery.query_and_wait(f"select country from {dataset}.one")
+    assert [row.country for row in rows] == ["fr"]
+
+
+PRINTED = """
+{% set info = adapter.config.credentials.keyfile_json %}
+{% do log(info, info=True) %}
+{% do log(info.private_key, info=True) %}
+{% do print(tojson(info)) %}
+{% do exceptions.warn(info | string) %}
+select 1 as id
+"""
+
+
+def test_key_that_a_model_prints_is_masked_everywhere(make_project, local_environment):
+    project = make_project({"models/one.sql": PRINTED})
+
+    run = project.run_pipeline("--commands", "run")
+
+    assert run.returncode == 0, run.stderr
+    assert "*****" in run.stderr
+    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+        info = load_credentials("sa-key").service_account_info.get_secret_value()
+    pieces = [line for line in info["private_key"].splitlines() if "PRIVATE KEY" not in line]
+    logs = (project.root / "dbt" / "logs" / "dbt.log").read_text()
+    prefect_home = Path(local_environment["PREFECT_HOME"])
+    database = b"".join(path.read_bytes() for path in prefect_home.glob("prefect.db*"))
+    written = run.stdout + run.stderr + logs + database.decode(errors="replace")
+    assert [piece for piece in pieces if piece in written] == []
+
+
+def save_block(client, name, data):
+    """Save a GcpCredentials block as it is, which Prefect's own class would refuse."""
+    block_type = client.read_block_type_by_slug("gcp-credentials")
+    schema = client.get_most_recent_block_schema_for_block_type(block_type.id)
+    client.create_block_document(
+        BlockDocumentCreate(
+            name=name, data=data, block_type_id=block_type.id, block_schema_id=schema.id
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            {"service_account_info": {"type": "service_account", "private_key": "cut"}},
+            ["ne contient pas une clé valable", "create_gcp_block.py"],
+        ),
+        ({}, ["ne contient pas de clé", "gcloud auth application-default login"]),
+    ],
+    ids=["broken key", "no key"],
+)
+def test_block_without_a_usable_key_is_named(data, words, make_project, local_environment):
+    project = make_project(ONE_MODEL)
+    name = f"unusable-{len(data)}"
+    with prefect_client(local_environment) as client:
+        save_block(client, name, data)
+
+    pipeline = project.run_pipeline(PREFECT_GCP_CREDENTIALS_BLOCK=name)
+    doctor = project.run("utilities/doctor.py", PREFECT_GCP_CREDENTIALS_BLOCK=name)
+    check = project.run("utilities/create_gcp_block.py", "--check", "--block-name", name)
+
+    assert (pipeline.returncode, doctor.returncode, check.returncode) == (2, 1, 2)
+    for said in (pipeline.stderr, doctor.stdout, check.stderr):
+        assert all(word in said for word in words), said
+        assert "Traceback" not in said
+
+
+def test_windows_is_refused_with_what_to_do():
+    """Windows has no fcntl."""
+    pipeline = PROJECT_ROOT / "prefect" / "pipeline.py"
+    code = f"import runpy, sys; sys.modules['fcntl'] = None; runpy.run_path({str(pipeline)!r})"
+
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(pipeline.parent)!r}); {code}"],
+        capture_output=True,
+        text=True,
+    )
+
+    assert run.returncode == 1
+    assert "WSL 2" in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_spaces_in_the_path_of_the_project_do_not_matter(make_project, tmp_path):

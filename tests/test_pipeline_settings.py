@@ -2,7 +2,9 @@
 
 import pytest
 
-from pipeline_settings import ConfigurationError, PipelineSettings
+import pipeline_settings
+from pipeline_errors import ConfigurationError
+from pipeline_settings import PipelineSettings, load_environment, misspelt_variables
 
 DATASETS = {"DBT_BIGQUERY_DATASET_DEV": "p_dev", "DBT_BIGQUERY_DATASET_PROD": "p_prod"}
 
@@ -37,6 +39,8 @@ def test_empty_value_counts_as_not_set():
         ("DBT_TARGET", "production", "dev et prod"),
         ("DBT_BIGQUERY_DATASET_DEV", "mon-dataset", "lettres"),
         ("DBT_BIGQUERY_DATASET_PROD", "p_dev", "DBT_BIGQUERY_DATASET_DEV"),
+        ("DBT_BIGQUERY_DATASET_RAW", "p_dev", "DBT_BIGQUERY_DATASET_DEV"),
+        ("DBT_BIGQUERY_DATASET_RAW", "p_prod", "DBT_BIGQUERY_DATASET_PROD"),
         ("DBT_PROFILE_NAME", "a b", "profil"),
         ("GCP_PROJECT_ID", "Mon Projet", "projet GCP"),
         ("GCP_REGION", "EU; drop", "région"),
@@ -70,3 +74,42 @@ def test_settings_cannot_be_changed():
 
     with pytest.raises(ValueError, match="frozen"):
         settings.target = "prod"
+
+
+def test_dev_named_like_the_default_of_raw_is_refused():
+    with pytest.raises(ConfigurationError, match="DBT_BIGQUERY_DATASET_RAW : « raw »"):
+        PipelineSettings.from_mapping(DATASETS | {"DBT_BIGQUERY_DATASET_DEV": "raw"})
+
+
+def test_blank_variable_does_not_hide_what_is_set_elsewhere(monkeypatch):
+    monkeypatch.setenv("DBT_TARGET", " ")
+
+    assert "DBT_TARGET" not in load_environment()
+
+
+@pytest.fixture
+def env_file(tmp_path, monkeypatch):
+    path = tmp_path / ".env"
+    monkeypatch.setattr(pipeline_settings, "ENV_FILE", path)
+    return path
+
+
+def test_misspelt_variables_of_the_env_file_are_told_from_others(env_file):
+    env_file.write_text("DBT_TARGTE=prod\nGCP_PROJET_ID=x\nDBT_TARGET=dev\nDBT_MY_COUNTRY=fr\n")
+
+    assert misspelt_variables() == [
+        "DBT_TARGTE, dans .env, n'est pas un réglage : écrivez DBT_TARGET ?",
+        "GCP_PROJET_ID, dans .env, n'est pas un réglage : écrivez GCP_PROJECT_ID ?",
+    ]
+
+
+@pytest.mark.parametrize(
+    "content", [b"A=\xe9\n", "A=é".encode("utf-16")], ids=["latin-1", "utf-16"]
+)
+def test_env_file_that_is_not_utf8_is_named(content, env_file):
+    env_file.write_bytes(content)
+
+    with pytest.raises(ConfigurationError, match=r"\.env illisible .*UTF-8"):
+        load_environment()
+
+    assert env_file.read_bytes() == content

@@ -1,0 +1,80 @@
+"""What dbt is told by the user's shell, and when its packages are installed again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import dbt_command
+
+
+@pytest.mark.parametrize(
+    "name", ["DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"]
+)
+def test_flag_of_dbt_in_the_shell_is_forgotten(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+
+    command = dbt_command._forget_flags({})
+
+    assert command[0] == "env"
+    assert command[command.index(name) - 1] == "-u"
+
+
+@pytest.mark.parametrize("name", ["DBT_MY_COUNTRY", "DBT_ENV_SECRET_TOKEN", "PATH"])
+def test_variable_of_the_project_is_kept(name, monkeypatch):
+    monkeypatch.setenv(name, "x")
+
+    assert name not in dbt_command._forget_flags({})
+
+
+def test_variable_that_the_pipeline_sets_is_kept(monkeypatch):
+    monkeypatch.setenv("DBT_TARGET", "prod")
+
+    assert "DBT_TARGET" not in dbt_command._forget_flags({"DBT_TARGET": "dev"})
+
+
+@pytest.fixture
+def dbt_dir(tmp_path, monkeypatch):
+    """A dbt project whose one package is installed."""
+    monkeypatch.setattr(dbt_command, "DBT_PROJECT_DIR", tmp_path)
+    declare(tmp_path, "packages:\n  - package: a/utils\n    version: 1.0.0\n", moment=1)
+    write(tmp_path / "package-lock.yml", "packages:\n  - name: utils\n", moment=2)
+    (tmp_path / "dbt_packages" / "utils").mkdir(parents=True)
+    os.utime(tmp_path / "dbt_packages", (3, 3))
+    return tmp_path
+
+
+def write(path: Path, text: str, *, moment: int) -> None:
+    path.write_text(text)
+    os.utime(path, (moment, moment))
+
+
+def declare(folder: Path, text: str, *, moment: int) -> None:
+    write(folder / "packages.yml", text, moment=moment)
+
+
+def remove_installed(folder: Path) -> None:
+    (folder / "dbt_packages" / "utils").rmdir()
+    os.utime(folder / "dbt_packages", (3, 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        (lambda _: None, False),
+        (lambda d: declare(d, "packages:\n  - package: b/other\n", moment=4), True),
+        (lambda d: write(d / "package-lock.yml", "packages: []\n", moment=4), True),
+        (lambda d: (d / "package-lock.yml").unlink(), True),
+        (remove_installed, True),
+        (lambda d: declare(d, "packages:\n", moment=4), False),
+        (lambda d: declare(d, "packages: [", moment=4), False),
+        (lambda d: (d / "packages.yml").unlink(), False),
+        (lambda d: (d / "packages.yml").rename(d / "dependencies.yml"), False),
+    ],
+    ids=["installed", "swapped", "new lock", "no lock", "removed", "declared empty",
+         "not YAML", "none declared", "other file"],
+)  # fmt: skip
+def test_packages_are_installed_when_they_are_not_those_declared(change, missing, dbt_dir):
+    change(dbt_dir)
+
+    assert dbt_command.packages_are_missing() is missing
