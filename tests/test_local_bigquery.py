@@ -1,5 +1,7 @@
 """The local servers: what they give a command, and that they go away."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -7,10 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
+from conftest import read_blocks
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from local_bigquery import local_bigquery
-from local_server import LocalServerError
+from local_server import LocalServerError, prefect_server
 from pipeline_settings import PROJECT_ROOT
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
@@ -153,6 +160,49 @@ def test_servers_listen_on_this_machine_only(local_environment):
             if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
         }
         assert listeners == {"0100007F"}
+
+
+def test_prefect_server_refuses_who_has_not_its_secret(local_environment):
+    answer = read_blocks(local_environment["PREFECT_API_URL"])
+
+    assert answer.status_code == 401
+    assert "private_key" not in answer.text
+
+
+def test_prefect_server_lets_no_other_page_in(local_environment):
+    preflight = httpx.options(
+        f"{local_environment['PREFECT_API_URL']}/block_documents/filter",
+        headers={"Origin": "https://example.com", "Access-Control-Request-Method": "POST"},
+    )
+    answer = read_blocks(local_environment["PREFECT_API_URL"], Origin="https://example.com")
+
+    assert preflight.status_code == 400
+    for response in (preflight, answer):
+        assert "access-control-allow-origin" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
+def test_prefect_server_streams_nothing_to_who_has_not_its_secret(path, local_environment):
+    url = f"{local_environment['PREFECT_API_URL'].replace('http', 'ws')}/{path}"
+
+    with (
+        connect(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket,
+        pytest.raises(ConnectionClosed) as refusal,
+    ):
+        socket.send(json.dumps({"type": "auth", "token": "wrong"}))
+        socket.recv(timeout=10)
+
+    assert refusal.value.rcvd.reason == "Invalid token"
+
+
+def test_secret_of_the_prefect_server_is_in_no_file_and_no_message(local_environment):
+    secret = local_environment["PREFECT_API_AUTH_STRING"]
+    server = prefect_server("", {}, io.BytesIO(), "")
+    folder = Path(local_environment["PREFECT_HOME"]).parent
+
+    assert not [command for command in processes_using(folder) if secret in command]
+    assert not [x for x in folder.rglob("*") if x.is_file() and secret.encode() in x.read_bytes()]
+    assert server.client_environment["PREFECT_API_AUTH_STRING"] not in repr(server)
 
 
 def test_environment_hides_the_settings_and_keys_of_the_user(local_environment):

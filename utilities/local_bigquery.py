@@ -45,6 +45,10 @@ DATASETS = {
 # A universe of our own: Google's libraries then sign their own tokens and cannot reach
 # Google, even by mistake.
 UNIVERSE_DOMAIN = "bigquery.local"
+REMEDY = (
+    "Vérifiez les droits de {folder} et la place libre ; si ce dossier est abîmé, relancez avec "
+    "--fresh, ou après `make clean`."
+)
 
 
 @contextmanager
@@ -66,9 +70,12 @@ def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str,
             stack.enter_context((data_dir / name).open("w+b"))
             for name in ("bigquery.log", "prefect.log")
         )
-        bigquery = _bigquery_server(data_dir, bigquery_log)
+        remedy = REMEDY.format(folder=data_dir)
+        bigquery = _bigquery_server(data_dir, bigquery_log, remedy)
         prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
-        prefect = prefect_server("Le serveur Prefect local", prefect_environment, prefect_log)
+        prefect = prefect_server(
+            "Le serveur Prefect local", prefect_environment, prefect_log, remedy
+        )
         for server in (prefect, bigquery):
             server.start()
             stack.callback(server.stop)
@@ -76,7 +83,7 @@ def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str,
         bigquery.wait_until_ready()
         _fill(bigquery.url, credentials_info)
         prefect.wait_until_ready()
-        environment = _command_environment(data_dir, bigquery.url, prefect.url)
+        environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
         _save_block(environment, credentials_info)
         yield environment
 
@@ -101,7 +108,7 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _bigquery_server(data_dir: Path, log: IO[bytes]) -> LocalServer:
+def _bigquery_server(data_dir: Path, log: IO[bytes], remedy: str) -> LocalServer:
     """Return bqemulator, with its DuckDB extensions in the folder as well."""
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
@@ -116,9 +123,10 @@ def _bigquery_server(data_dir: Path, log: IO[bytes]) -> LocalServer:
         # DuckDB keeps its extensions in HOME, and would fetch avro from the network.
         environment=_clean_environment()
         | {"HOME": str(folder), "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false"},
-        url=f"http://127.0.0.1:{port}",
+        port=port,
         health_path="/healthz",
         log=log,
+        remedy=remedy,
     )
 
 
@@ -183,13 +191,27 @@ def _credentials(info: dict[str, str]) -> GcpCredentials:
     return credentials_block_class()(service_account_info=SecretDict(info))
 
 
+@contextmanager
+def on_prefect_server(environment: dict[str, str]) -> Iterator[None]:
+    """Have Prefect, in this process, use the server of this environment."""
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        temporary_settings,
+    )
+
+    settings = (PREFECT_API_URL, PREFECT_API_AUTH_STRING)
+    with temporary_settings(
+        {setting: environment[setting.name] for setting in settings if setting.name in environment},
+        restore_defaults={PREFECT_API_KEY},
+    ):
+        yield
+
+
 def _save_block(environment: dict[str, str], credentials_info: dict[str, str]) -> None:
     """Save the credentials block on the local Prefect server."""
-    from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-
-    with temporary_settings(
-        {PREFECT_API_URL: environment["PREFECT_API_URL"]}, restore_defaults={PREFECT_API_KEY}
-    ):
+    with on_prefect_server(environment):
         _credentials(credentials_info).save(
             environment["PREFECT_GCP_CREDENTIALS_BLOCK"], overwrite=True
         )
@@ -209,8 +231,8 @@ def _settings(bigquery_url: str) -> dict[str, str]:
     )
 
 
-def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) -> dict[str, str]:
-    """Return the environment in which the command finds both servers and nothing else."""
+def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
+    """Return the environment in which the command finds the BigQuery and nothing of the user."""
     bin_dir = str(Path(sys.executable).parent)
     return (
         _clean_environment()
@@ -218,7 +240,6 @@ def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) ->
         | {
             "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
             "PREFECT_HOME": str(data_dir / "prefect"),
-            "PREFECT_API_URL": f"{prefect_url}/api",
             "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         }
     )
