@@ -251,8 +251,9 @@ def explain_unreachable_api(error: Exception) -> str | None:
         )
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         return (
-            f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "
-            "`uvx prefect-cloud login`."
+            f"API Prefect ({api_url}) : accès refusé. Pour Prefect Cloud, vérifiez "
+            "PREFECT_API_KEY, ou relancez `uvx prefect-cloud login` ; pour un serveur à vous, "
+            "vérifiez PREFECT_API_AUTH_STRING."
         )
     return None
 
