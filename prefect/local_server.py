@@ -95,8 +95,8 @@ class LocalServer:
     def failure(self, what: str) -> LocalServerError:
         """Return the error that says what happened: the end of the log, and the remedy."""
         self.log.seek(0)
-        end = b"".join(self.log.readlines()[-5:]).decode(errors="replace")
-        return LocalServerError(f"{self.name} {what}. Fin de son journal :\n{end}{self.remedy}")
+        end = b"".join(self.log.readlines()[-5:])[-2000:].decode(errors="replace").strip()
+        return LocalServerError(f"{self.name} {what}. Fin de son journal :\n{end}\n{self.remedy}")
 
     def stop(self) -> None:
         """End the process and what it started."""

@@ -56,7 +56,7 @@ class Project:
 @pytest.fixture(scope="session")
 def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands that run against the local servers."""
-    with local_bigquery(tmp_path_factory.mktemp("local")) as environment:
+    with local_bigquery(tmp_path_factory.mktemp("local")) as (environment, _):
         yield environment
 
 
