@@ -56,7 +56,6 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
-
 EXIT_NO_SERVER = 3
 
 WATCH_SECONDS = 0.2
@@ -147,7 +146,9 @@ def work_on(server: LocalServer, work: Callable[[], None]) -> None:
         if time.monotonic() > deadline:
             raise server.failure("ne répond plus")
     if errors:
-        raise LocalServerError(f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}")
+        raise LocalServerError(
+            f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
+        ) from errors[0]
 
 
 @contextmanager
