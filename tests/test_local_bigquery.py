@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import duckdb_extension_spatial
 import httpx
 import pytest
 from conftest import read_blocks
@@ -177,7 +178,12 @@ def test_server_that_dies_ends_the_work_on_it(tmp_path):
 
 
 def test_folder_whose_name_has_an_apostrophe_works(tmp_path):
-    result = run(tmp_path / "projet d'Alice", "true")
+    root = tmp_path / "projet d'Alice"
+    root.mkdir()
+    # As from an environment in this folder.
+    (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
+
+    result = run(root / ".local", "true", PYTHONPATH=str(root))
 
     assert result.returncode == 0, result.stderr
 
