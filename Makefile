@@ -37,7 +37,8 @@ outputs: .need-terraform ## Écrit infrastructure/terraform-outputs.json
 
 ui: .venv/installed ## L'interface de Prefect, avec les exécutions de make demo
 	@$(BIN)/python utilities/local_bigquery.py sh -c \
-	  'echo "Interface de Prefect : $${PREFECT_API_URL%/api} (Ctrl-C pour arrêter)"; exec sleep infinity'
+	  'echo "Interface de Prefect : $${PREFECT_API_URL%/api} (Ctrl-C pour arrêter)"; \
+	  echo "Mot de passe : $$PREFECT_API_AUTH_STRING"; exec tail -f /dev/null'
 
 docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:8080
 	@cd dbt && export $(DOCS_ENVIRONMENT) && \

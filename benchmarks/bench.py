@@ -308,7 +308,7 @@ def main(argv: list[str] | None = None) -> int:
         # Before anything imports Prefect, which would make a ~/.prefect.
         os.environ["PREFECT_HOME"] = str(work / "prefect")
         try:
-            with local_bigquery(work / "local") as local:
+            with local_bigquery(work / "local") as (local, _):
                 for of_size in measure(names, arguments.sizes, arguments.repeat, local, work):
                     measures += of_size
                     write_report(Results(describe_machine(), measures), arguments.results)

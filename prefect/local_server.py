@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -12,11 +13,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from typing import IO
-
-import httpx
 
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
@@ -42,15 +42,25 @@ END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
 
 @dataclass
 class LocalServer:
-    """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`."""
+    """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`.
+
+    Attributes:
+        remedy: what the user can do about a server that does not run, a French sentence.
+    """
 
     name: str
     command: list[str]
-    environment: dict[str, str]
-    url: str
+    environment: dict[str, str] = field(repr=False)
+    port: int
     health_path: str
     log: IO[bytes]
-    process: subprocess.Popen[bytes] = field(init=False)
+    remedy: str
+    process: subprocess.Popen[bytes] = field(init=False, repr=False)
+
+    @property
+    def url(self) -> str:
+        """The address of the server, with no slash at its end."""
+        return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for the command first."""
@@ -69,16 +79,25 @@ class LocalServer:
     def wait_until_ready(self) -> None:
         """Return once the server answers; LocalServerError, with the end of its log, if not."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        # Without TLS, whose certificates take longer to read than the answer.
-        with httpx.Client(trust_env=False, verify=False) as client:  # noqa: S501
-            while self.process.poll() is None and time.monotonic() < deadline:
-                with suppress(httpx.TransportError):
-                    if client.get(f"{self.url}{self.health_path}").is_success:
-                        return
-                time.sleep(0.05)
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if self._answers():
+                return
+            time.sleep(0.05)
+        raise self.failure("n'a pas démarré")
+
+    def _answers(self) -> bool:
+        with closing(HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
+            try:
+                connection.request("GET", self.health_path)
+                return connection.getresponse().status == 200
+            except (OSError, HTTPException):
+                return False
+
+    def failure(self, what: str) -> LocalServerError:
+        """Return the error that says what happened: the end of the log, and the remedy."""
         self.log.seek(0)
-        end = b"".join(self.log.readlines()[-5:]).decode(errors="replace")
-        raise LocalServerError(f"{self.name} n'a pas démarré. Fin de son journal :\n{end}")
+        end = b"".join(self.log.readlines()[-5:])[-2000:].decode(errors="replace").strip()
+        return LocalServerError(f"{self.name} {what}. Fin de son journal :\n{end}\n{self.remedy}")
 
     def stop(self) -> None:
         """End the process and what it started."""
@@ -99,21 +118,45 @@ def free_port() -> int:
         return port
 
 
-def prefect_server(name: str, environment: Mapping[str, str], log: IO[bytes]) -> LocalServer:
-    """Return a Prefect server, to be started, with the settings of this environment."""
+class PrefectServer(LocalServer):
+    """A Prefect server that answers only those who know its secret."""
+
+    @property
+    def client_environment(self) -> dict[str, str]:
+        """The variables with which a process finds the server, and is let in."""
+        return {
+            "PREFECT_API_URL": f"{self.url}/api",
+            "PREFECT_API_AUTH_STRING": self.environment["PREFECT_SERVER_API_AUTH_STRING"],
+        }
+
+
+def prefect_server(
+    name: str, environment: Mapping[str, str], log: IO[bytes], remedy: str
+) -> PrefectServer:
+    """Return a Prefect server, to be started, with the settings of this environment.
+
+    Its blocks hold keys, and whoever is on this machine reaches its port, web pages
+    included: it asks for a secret, new each time, and lets no page but its own in.
+    """
     port = free_port()
-    return LocalServer(
+    return PrefectServer(
         name,
         [
             *(sys.executable, "-m", "uvicorn", "--log-level", "warning"),
             *("--factory", "prefect.server.api.server:create_app"),
             *("--host", "127.0.0.1", "--port", str(port)),
         ],
-        # Where the pages of the interface look for the API.
-        {**environment, "PREFECT_SERVER_API_PORT": str(port)},
-        url=f"http://127.0.0.1:{port}",
+        {
+            **environment,
+            # Where the pages of the interface look for the API.
+            "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_SERVER_API_AUTH_STRING": secrets.token_urlsafe(32),
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
+        },
+        port=port,
         health_path="/api/health",
         log=log,
+        remedy=remedy,
     )
 
 
@@ -139,19 +182,18 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
         "PREFECT_HOME": str(PREFECT_HOME.value().absolute()),
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this process
-    server = prefect_server("Le serveur Prefect temporaire", environment, log)
+    server = prefect_server(
+        "Le serveur Prefect temporaire",
+        environment,
+        log,
+        "Sa base est peut-être occupée par un autre démarrage : relancez, ou démarrez un serveur "
+        "qui reste (`prefect server start`) et donnez son adresse à PREFECT_API_URL.",
+    )
     server.start()
     # Runs after what Prefect registers from now on: its last logs and events still arrive.
     atexit.register(server.stop)
     while_it_boots()
-    try:
-        server.wait_until_ready()
-    except LocalServerError as error:
-        raise LocalServerError(
-            f"{error}Sa base est peut-être occupée par un autre démarrage : relancez, ou démarrez "
-            "un serveur qui reste (`prefect server start`) et donnez son adresse à "
-            "PREFECT_API_URL."
-        ) from None
+    server.wait_until_ready()
     # It has no pages to link to.
-    os.environ |= {"PREFECT_API_URL": f"{server.url}/api", "PREFECT_UI_URL": ""}
+    os.environ |= server.client_environment | {"PREFECT_UI_URL": ""}
     refresh_global_settings_context()

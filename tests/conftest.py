@@ -14,13 +14,13 @@ from tempfile import mkdtemp
 # Before anything imports Prefect, which would make a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
+import httpx
 import pytest
 from google.cloud.bigquery import Client
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dbt_connection import bigquery_client, load_credentials
-from local_bigquery import copy_prefect_database, local_bigquery
+from local_bigquery import copy_prefect_database, local_bigquery, on_prefect_server
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 # A shell that starts the tests in the background has it ignored, for all that they start.
@@ -56,13 +56,13 @@ class Project:
 @pytest.fixture(scope="session")
 def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands that run against the local servers."""
-    with local_bigquery(tmp_path_factory.mktemp("local")) as environment:
+    with local_bigquery(tmp_path_factory.mktemp("local")) as (environment, _):
         yield environment
 
 
 def connect(environment: dict[str, str]) -> Client:
     """Return a client of the local BigQuery of this environment."""
-    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+    with on_prefect_server(environment):
         credentials = load_credentials("sa-key")
     return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
 
@@ -70,9 +70,18 @@ def connect(environment: dict[str, str]) -> Client:
 @contextmanager
 def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
     """Yield a client of the Prefect server of this environment."""
-    api_url = environment["PREFECT_API_URL"]
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    with on_prefect_server(environment), get_client(sync_client=True) as client:
         yield client
+
+
+def read_blocks(api_url: str, **headers: str) -> httpx.Response:
+    """Ask a Prefect server for its blocks and their secrets, as any program may try."""
+    return httpx.post(
+        f"{api_url}/block_documents/filter",
+        json={"include_secrets": True},
+        headers=headers,
+        trust_env=False,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from stand_in_cloud import stand_in_cloud
 
 from create_gcp_block import main
 from dbt_connection import load_credentials
-from local_bigquery import throwaway_key
+from local_bigquery import on_prefect_server, throwaway_key
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def key_file(tmp_path):
 @pytest.fixture
 def prefect_api(local_environment):
     """The API of the local Prefect server, for this process."""
-    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+    with on_prefect_server(local_environment):
         yield local_environment["PREFECT_API_URL"]
 
 

@@ -20,10 +20,9 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
-from local_bigquery import UNIVERSE_DOMAIN
+from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
 from pipeline_settings import PipelineSettings
 
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
@@ -114,7 +113,7 @@ def deployment(tmp_path_factory, local_environment):
             stdout=log,
             stderr=log,
         )
-    with temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+    with on_prefect_server(environment):
         yield deployment
     worker.terminate()
     worker.wait(timeout=30)

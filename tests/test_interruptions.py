@@ -255,13 +255,12 @@ def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment)
             time.sleep(0.05)
         time.sleep(0.3)
         os.kill(next(pid for pid, c in processes_of(project) if victim in c), signal.SIGKILL)
-        if victim == "bqemulator":
-            # The BigQuery client would wait ten minutes for it to come back.
-            process.send_signal(signal.SIGINT)
+        # The BigQuery client would wait ten minutes for it to come back.
+        assert process.wait(timeout=15) == (3 if victim == "bqemulator" else -signal.SIGKILL)
     following = subprocess.run(demo, env=variables, capture_output=True, text=True, timeout=200)
 
     assert following.returncode == 0, following.stderr
-    with local_bigquery(project.root / ".local") as environment:
+    with local_bigquery(project.root / ".local") as (environment, _):
         sql = (
             "select count(*), count(distinct concat(cast(time_hour as string), carrier, "
             "cast(flight as string))) from projet_local_dev.loaded"

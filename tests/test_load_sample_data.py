@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from conftest import ONE_MODEL
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_gcp import GcpCredentials
 
 from load_sample_data import TABLES, read_table
-from local_bigquery import throwaway_key
+from local_bigquery import on_prefect_server, throwaway_key
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
 
@@ -91,7 +90,7 @@ def test_revoked_key_is_named(make_project, local_environment):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         key = throwaway_key() | {"token_uri": f"http://127.0.0.1:{server.server_port}/token"}
         del key["universe_domain"]
-        with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+        with on_prefect_server(local_environment):
             GcpCredentials(service_account_info=key).save("revoked", overwrite=True)
 
         run = project.run("utilities/load_sample_data.py", PREFECT_GCP_CREDENTIALS_BLOCK="revoked")

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ONE_MODEL, copy_project, prefect_client
 from prefect.client.schemas.actions import BlockDocumentCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from dbt_connection import load_credentials
+from local_bigquery import on_prefect_server
 from pipeline_settings import PROJECT_ROOT
 
 BANNER = """\
@@ -150,7 +150,7 @@ def test_warnings_of_libraries_do_not_reach_the_user(runs):
 
 
 def test_private_key_is_nowhere(runs, local_environment):
-    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+    with on_prefect_server(local_environment):
         info = load_credentials("sa-key").service_account_info.get_secret_value()
     pieces = [line for line in info["private_key"].splitlines() if "PRIVATE KEY" not in line]
     prefect_home = Path(local_environment["PREFECT_HOME"])
@@ -204,6 +204,17 @@ def test_unreachable_prefect_api_is_named_with_the_remedy(make_project):
     assert run.returncode == 3
     assert "http://127.0.0.1:1/api" in run.stderr
     assert "PREFECT_API_URL" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_wrong_secret_of_the_prefect_api_is_named_with_the_remedy(make_project):
+    project = make_project(ONE_MODEL)
+
+    run = project.run_pipeline(PREFECT_API_AUTH_STRING="wrong")
+
+    assert run.returncode == 3
+    assert "accès refusé" in run.stderr.splitlines()[-1]
+    assert "PREFECT_API_AUTH_STRING" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
 
 
@@ -321,7 +332,7 @@ def test_key_that_a_model_prints_is_masked_everywhere(make_project, local_enviro
 
     assert run.returncode == 0, run.stderr
     assert "*****" in run.stderr
-    with temporary_settings({PREFECT_API_URL: local_environment["PREFECT_API_URL"]}):
+    with on_prefect_server(local_environment):
         info = load_credentials("sa-key").service_account_info.get_secret_value()
     pieces = [line for line in info["private_key"].splitlines() if "PRIVATE KEY" not in line]
     logs = (project.root / "dbt" / "logs" / "dbt.log").read_text()

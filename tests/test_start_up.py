@@ -99,6 +99,27 @@ def test_temporary_server_ends_with_its_process_even_killed():
             time.sleep(0.1)
 
 
+def test_temporary_server_refuses_who_has_not_its_secret(tmp_path):
+    """What the user's shell says of another server does not weaken it."""
+    ask = (
+        "from prefect import get_client; get_client(sync_client=True).read_variables();"
+        "import conftest, os; url, theirs = os.environ['PREFECT_API_URL'], 'Basic dGhlaXJz';"
+        "answer = conftest.read_blocks(url, Origin='https://example.com', Authorization=theirs);"
+        "print(answer.status_code, 'access-control-allow-origin' in answer.headers)"
+    )
+    left = {"PREFECT_API_AUTH_STRING": "theirs", "PREFECT_SERVER_API_AUTH_STRING": "theirs"}
+
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{SERVER}; {ask}"],
+        cwd=PROJECT_ROOT,
+        env=NO_SERVER | left | {"PREFECT_HOME": str(tmp_path), "PYTHONPATH": "tests:utilities"},
+        capture_output=True,
+        text=True,
+    )
+
+    assert run.stdout.strip() == "401 False", run.stderr
+
+
 @pytest.mark.parametrize("server", ["running", "temporary"])
 def test_run_reaches_nothing_outside_the_machine(
     server, make_project, outside, without_prefect_server

@@ -16,11 +16,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import IO, TYPE_CHECKING
+
+import duckdb
+import psutil
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
@@ -46,40 +52,104 @@ DATASETS = {
 # A universe of our own: Google's libraries then sign their own tokens and cannot reach
 # Google, even by mistake.
 UNIVERSE_DOMAIN = "bigquery.local"
+REMEDY = (
+    "Vérifiez les droits de {folder} et la place libre ; si ce dossier est abîmé, relancez avec "
+    "--fresh, ou après `make clean`."
+)
+
+EXIT_NO_SERVER = 3
+
+WATCH_SECONDS = 0.2
+# More than the sample data takes on a slow machine.
+FILL_TIMEOUT_SECONDS = 90
+# How long a command has to end by itself once a server has died.
+END_SECONDS = 10
 
 
 @contextmanager
-def local_bigquery(data_dir: Path, *, fresh: bool = False) -> Iterator[dict[str, str]]:
-    """Yield the environment of a command that runs against servers on this machine.
+def local_bigquery(
+    data_dir: Path, *, fresh: bool = False
+) -> Iterator[tuple[dict[str, str], list[LocalServer]]]:
+    """Yield the environment of a command that runs against servers on this machine, and those.
 
     Both servers boot side by side; the datasets, the sample data and the credentials
     block are there when this yields. `fresh` starts from nothing. Raises
-    LocalServerError when the folder is in use or a server does not start.
+    LocalServerError when the folder is in use or cannot be written, or when a server does
+    not start.
     """
     data_dir = data_dir.resolve()
-    data_dir.mkdir(parents=True, exist_ok=True)
+    remedy = REMEDY.format(folder=data_dir)
     with ExitStack() as stack:
-        stack.enter_context(_lock(data_dir))
-        if fresh:
-            shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
-            shutil.rmtree(data_dir / "prefect", ignore_errors=True)
-        bigquery_log, prefect_log = (
-            stack.enter_context((data_dir / name).open("w+b"))
-            for name in ("bigquery.log", "prefect.log")
-        )
-        bigquery = _bigquery_server(data_dir, bigquery_log)
+        try:
+            bigquery_log, prefect_log = stack.enter_context(_own(data_dir, fresh))
+            # Not in the folder: bqemulator refuses a path with an apostrophe for them.
+            uploads = stack.enter_context(TemporaryDirectory(prefix="bigquery-"))
+            bigquery = _bigquery_server(data_dir, uploads, bigquery_log, remedy)
+        except (OSError, duckdb.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise LocalServerError(
+                f"Dossier {data_dir} : écriture impossible ({reason}). {remedy}"
+            ) from None
         prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
-        prefect = prefect_server("Le serveur Prefect local", prefect_environment, prefect_log)
-        for server in (prefect, bigquery):
+        prefect = prefect_server(
+            "Le serveur Prefect local", prefect_environment, prefect_log, remedy
+        )
+        servers: list[LocalServer] = [prefect, bigquery]
+        for server in servers:
             server.start()
             stack.callback(server.stop)
         credentials_info = throwaway_key()
+        environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
         bigquery.wait_until_ready()
-        _fill(bigquery.url, credentials_info)
+        work_on(bigquery, lambda: _fill(bigquery.url, credentials_info))
         prefect.wait_until_ready()
-        environment = _command_environment(data_dir, bigquery.url, prefect.url)
-        _save_block(environment, credentials_info)
-        yield environment
+        work_on(prefect, lambda: _save_block(environment, credentials_info))
+        yield environment, servers
+
+
+@contextmanager
+def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
+    """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
+
+    Raises OSError when it cannot be written, LocalServerError when another process has it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with _lock(data_dir), ExitStack() as stack:
+        if fresh:
+            shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
+            shutil.rmtree(data_dir / "prefect", ignore_errors=True)
+        yield [
+            stack.enter_context((data_dir / name).open("w+b"))
+            for name in ("bigquery.log", "prefect.log")
+        ]
+
+
+def work_on(server: LocalServer, work: Callable[[], None]) -> None:
+    """Do the work on the server; LocalServerError when it dies, or cannot do it.
+
+    The clients try again, for ten minutes, what a server that is gone or full refuses.
+    """
+    errors: list[Exception] = []
+
+    def do() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + FILL_TIMEOUT_SECONDS
+    while thread.is_alive():
+        thread.join(WATCH_SECONDS)
+        if server.process.poll() is not None:
+            raise server.failure("s'est arrêté")
+        if time.monotonic() > deadline:
+            raise server.failure("ne répond plus")
+    if errors:
+        raise LocalServerError(
+            f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
+        ) from errors[0]
 
 
 @contextmanager
@@ -102,7 +172,7 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _bigquery_server(data_dir: Path, log: IO[bytes]) -> LocalServer:
+def _bigquery_server(data_dir: Path, uploads: str, log: IO[bytes], remedy: str) -> LocalServer:
     """Return bqemulator, with its DuckDB extensions in the folder as well."""
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
@@ -114,22 +184,30 @@ def _bigquery_server(data_dir: Path, log: IO[bytes]) -> LocalServer:
             *(sys.executable, "-m", "bqemulator", "start", "--persistent"),
             *("--data-dir", str(folder), "--rest-port", str(port), "--grpc-port", "0"),
         ],
-        # DuckDB keeps its extensions in HOME, and would fetch avro from the network.
+        # DuckDB keeps its extensions in HOME, and would fetch avro from the network. Uploads
+        # would go to a folder that all the users of the machine share.
         environment=_clean_environment()
-        | {"HOME": str(folder), "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false"},
-        url=f"http://127.0.0.1:{port}",
+        | {
+            "HOME": str(folder),
+            "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
+            "BQEMU_LOG_LEVEL": "WARNING",
+            "BQEMU_UPLOAD_STAGING_DIR": uploads,
+        },
+        port=port,
         health_path="/healthz",
         log=log,
+        remedy=remedy,
     )
 
 
 def _install_spatial_extension(home: Path) -> None:
     """Install DuckDB's spatial extension from its wheel, where bqemulator will look."""
-    import duckdb
-    from duckdb_extensions import import_extension
+    import duckdb_extension_spatial
 
+    (package,) = duckdb_extension_spatial.__path__
+    folder = Path(package) / "extensions" / f"v{duckdb.__version__}"
     with duckdb.connect(config={"home_directory": str(home)}) as connection:
-        import_extension("spatial", con=connection)
+        connection.install_extension(str(folder / "spatial.duckdb_extension"))
 
 
 def throwaway_key() -> dict[str, str]:
@@ -184,13 +262,27 @@ def _credentials(info: dict[str, str]) -> GcpCredentials:
     return credentials_block_class()(service_account_info=SecretDict(info))
 
 
+@contextmanager
+def on_prefect_server(environment: dict[str, str]) -> Iterator[None]:
+    """Have Prefect, in this process, use the server of this environment."""
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        temporary_settings,
+    )
+
+    settings = (PREFECT_API_URL, PREFECT_API_AUTH_STRING)
+    with temporary_settings(
+        {setting: environment[setting.name] for setting in settings if setting.name in environment},
+        restore_defaults={PREFECT_API_KEY},
+    ):
+        yield
+
+
 def _save_block(environment: dict[str, str], credentials_info: dict[str, str]) -> None:
     """Save the credentials block on the local Prefect server."""
-    from prefect.settings import PREFECT_API_KEY, PREFECT_API_URL, temporary_settings
-
-    with temporary_settings(
-        {PREFECT_API_URL: environment["PREFECT_API_URL"]}, restore_defaults={PREFECT_API_KEY}
-    ):
+    with on_prefect_server(environment):
         _credentials(credentials_info).save(
             environment["PREFECT_GCP_CREDENTIALS_BLOCK"], overwrite=True
         )
@@ -210,8 +302,8 @@ def _settings(bigquery_url: str) -> dict[str, str]:
     )
 
 
-def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) -> dict[str, str]:
-    """Return the environment in which the command finds both servers and nothing else."""
+def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
+    """Return the environment in which the command finds the BigQuery and nothing of the user."""
     bin_dir = str(Path(sys.executable).parent)
     return (
         _clean_environment()
@@ -219,7 +311,6 @@ def _command_environment(data_dir: Path, bigquery_url: str, prefect_url: str) ->
         | {
             "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
             "PREFECT_HOME": str(data_dir / "prefect"),
-            "PREFECT_API_URL": f"{prefect_url}/api",
             "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         }
     )
@@ -235,8 +326,13 @@ def copy_prefect_database(source: Path, target: Path) -> None:
         original.backup(copy)
 
 
-def run_command(command: list[str], environment: dict[str, str]) -> int:
-    """Run the command to its end, passing signals on to it; return its exit code."""
+def run_command(
+    command: list[str], environment: dict[str, str], servers: Sequence[LocalServer]
+) -> int:
+    """Run the command to its end, passing signals on to it; return its exit code.
+
+    When one of the servers dies, says so, ends the command, and returns 3.
+    """
     try:
         process = subprocess.Popen(command, env=environment, preexec_fn=END_WITH_PARENT)
     except OSError as error:
@@ -251,7 +347,15 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, forward)
-        return_code = process.wait()
+        while process.poll() is None:
+            for server in servers:
+                if server.process.poll() is not None:
+                    print(server.failure("s'est arrêté"), file=sys.stderr, flush=True)
+                    _end(process)
+                    return EXIT_NO_SERVER
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(WATCH_SECONDS)
+        return_code = process.returncode
     finally:
         # Only when a signal came before the handlers were there.
         if process.poll() is None:
@@ -260,6 +364,22 @@ def run_command(command: list[str], environment: dict[str, str]) -> int:
         for number, handler in previous.items():
             signal.signal(number, handler)
     return return_code if return_code >= 0 else 128 - return_code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Interrupt the command; after a while, kill what is left of it and of its children."""
+    family = {psutil.Process(process.pid)}
+    process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + END_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        for member in list(family):
+            with suppress(psutil.NoSuchProcess):
+                family.update(member.children())
+        time.sleep(0.05)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
 
 
 @say_errors
@@ -292,9 +412,9 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
-    with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as environment:
+    with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
         # A library that was being imported may have swallowed the exception.
-        return received[0] if received else run_command(arguments.command, environment)
+        return received[0] if received else run_command(arguments.command, environment, servers)
 
 
 if __name__ == "__main__":
