@@ -30,7 +30,7 @@ import yaml
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
 
 from local_bigquery import PROJECT_ID, copy_prefect_database, local_bigquery, throwaway_key
-from local_server import LocalServerError
+from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
 from report import LABELS, Measure, Results, read_results, write_report
 
@@ -312,7 +312,7 @@ def main(argv: list[str] | None = None) -> int:
                 for of_size in measure(names, arguments.sizes, arguments.repeat, local, work):
                     measures += of_size
                     write_report(Results(describe_machine(), measures), arguments.results)
-        except (BenchError, LocalServerError) as error:
+        except (BenchError, InfrastructureError) as error:
             print(error, file=sys.stderr)
             return 1
     return 0

@@ -28,10 +28,6 @@ STOP_TIMEOUT_SECONDS = 10
 PR_SET_PDEATHSIG = 1
 
 
-class LocalServerError(InfrastructureError):
-    """A local server, or a command on it, cannot start."""
-
-
 def _end_with_parent() -> None:
     """Have Linux end this process when its parent is killed: it holds files."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -77,7 +73,7 @@ class LocalServer:
         )
 
     def wait_until_ready(self) -> None:
-        """Return once the server answers; LocalServerError, with the end of its log, if not."""
+        """Return once the server answers; InfrastructureError, with the end of its log, if not."""
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
             if self._answers():
@@ -93,11 +89,13 @@ class LocalServer:
             except (OSError, HTTPException):
                 return False
 
-    def failure(self, what: str) -> LocalServerError:
+    def failure(self, what: str) -> InfrastructureError:
         """Return the error that says what happened: the end of the log, and the remedy."""
         self.log.seek(0)
         end = b"".join(self.log.readlines()[-5:])[-2000:].decode(errors="replace").strip()
-        return LocalServerError(f"{self.name} {what}. Fin de son journal :\n{end}\n{self.remedy}")
+        return InfrastructureError(
+            f"{self.name} {what}. Fin de son journal :\n{end}\n{self.remedy}"
+        )
 
     def stop(self) -> None:
         """End the process and what it started."""
@@ -164,7 +162,7 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
     """Start a Prefect server that ends with this process, unless the settings name one.
 
     Prefect would do so by itself, after it has imported the whole of the server into this
-    process. Calls `while_it_boots` in any case. Raises LocalServerError.
+    process. Calls `while_it_boots` in any case. Raises InfrastructureError.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME

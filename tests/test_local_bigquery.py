@@ -18,7 +18,7 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from local_bigquery import local_bigquery, work_on
-from local_server import LocalServer, LocalServerError, prefect_server
+from local_server import InfrastructureError, LocalServer, prefect_server
 from pipeline_settings import PROJECT_ROOT
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
@@ -131,7 +131,7 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     (tmp_path / "bigquery").mkdir()
     (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
 
-    with pytest.raises(LocalServerError) as error, local_bigquery(tmp_path):
+    with pytest.raises(InfrastructureError) as error, local_bigquery(tmp_path):
         pass
 
     assert "bqemulator" in str(error.value)
@@ -171,7 +171,7 @@ def test_server_that_dies_ends_the_work_on_it(tmp_path):
         server = LocalServer("Le serveur", ["true"], {}, 0, "", log, "Relancez.")
         server.start()
 
-        with pytest.raises(LocalServerError, match="Le serveur s'est arrêté") as error:
+        with pytest.raises(InfrastructureError, match="Le serveur s'est arrêté") as error:
             work_on(server, lambda: time.sleep(60))
 
     assert "Relancez." in str(error.value)

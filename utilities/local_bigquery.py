@@ -8,7 +8,6 @@ and `~/.dbt` are neither read nor written.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
 import secrets
 import shutil
@@ -31,13 +30,9 @@ import psutil
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
-from local_server import (
-    END_WITH_PARENT,
-    LocalServer,
-    LocalServerError,
-    free_port,
-    prefect_server,
-)
+from file_lock import try_lock
+from local_server import END_WITH_PARENT, LocalServer, free_port, prefect_server
+from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
@@ -74,7 +69,7 @@ def local_bigquery(
 
     Both servers boot side by side; the datasets, the sample data and the credentials
     block are there when this yields. `fresh` starts from nothing. Raises
-    LocalServerError when the folder is in use or cannot be written, or when a server does
+    InfrastructureError when the folder is in use or cannot be written, or when a server does
     not start.
     """
     data_dir = data_dir.resolve()
@@ -87,7 +82,7 @@ def local_bigquery(
             bigquery = _bigquery_server(data_dir, uploads, bigquery_log, remedy)
         except (OSError, duckdb.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise LocalServerError(
+            raise InfrastructureError(
                 f"Dossier {data_dir} : écriture impossible ({reason}). {remedy}"
             ) from None
         prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
@@ -111,7 +106,7 @@ def local_bigquery(
 def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
 
-    Raises OSError when it cannot be written, LocalServerError when another process has it.
+    Raises OSError when it cannot be written, InfrastructureError when another process has it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
     with _lock(data_dir), ExitStack() as stack:
@@ -125,7 +120,7 @@ def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
 
 
 def work_on(server: LocalServer, work: Callable[[], None]) -> None:
-    """Do the work on the server; LocalServerError when it dies, or cannot do it.
+    """Do the work on the server; InfrastructureError when it dies, or cannot do it.
 
     The clients try again, for ten minutes, what a server that is gone or full refuses.
     """
@@ -147,7 +142,7 @@ def work_on(server: LocalServer, work: Callable[[], None]) -> None:
         if time.monotonic() > deadline:
             raise server.failure("ne répond plus")
     if errors:
-        raise LocalServerError(
+        raise InfrastructureError(
             f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
         ) from errors[0]
 
@@ -156,13 +151,11 @@ def work_on(server: LocalServer, work: Callable[[], None]) -> None:
 def _lock(data_dir: Path) -> Iterator[None]:
     """Keep the folder for this process; refuse when another one has it."""
     with (data_dir / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LocalServerError(
+        if not try_lock(lock):
+            raise InfrastructureError(
                 f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
                 "choisissez un autre dossier avec --data-dir."
-            ) from None
+            )
         yield
 
 
@@ -336,7 +329,7 @@ def run_command(
     try:
         process = subprocess.Popen(command, env=environment, preexec_fn=END_WITH_PARENT)
     except OSError as error:
-        raise LocalServerError(f"Commande {command[0]} : {error.strerror}.") from None
+        raise InfrastructureError(f"Commande {command[0]} : {error.strerror}.") from None
 
     def forward(number: int, _frame: FrameType | None) -> None:
         # On a terminal, Ctrl-C has already reached the command.
