@@ -214,6 +214,8 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
         "DBT_BIGQUERY_DATASET_RAW": settings.dataset_raw,
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DBT_USE_COLORS": "false",
+        # dbt would note in ~/.dbt when it gave one.
+        "DBT_ENGINE_HINTS_ENABLED": "false",
     }
 
 
