@@ -13,7 +13,7 @@ DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
 	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_TARGET_PATH=target/docs
 
 help: ## Cette aide
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des données réelles
 	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python prefect/pipeline.py
@@ -80,13 +80,16 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 .need-terraform:
 	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu 1.6 (tofu) ou Terraform 1.5, ou plus récent." >&2; exit 1; }
 
+# What an interrupted installation leaves half there, uv takes for installed. So this file is
+# away while one lasts: without it, the environment is made again from nothing.
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Il faut Python 3.11 ou plus récent : make PYTHON=python3.11 …")'
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements-dev.in)
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^uv==' requirements.in)
 	@touch $@
 
 .venv/installed: requirements-dev.txt .venv/uv
 	@echo "Installation des dépendances…"
+	@rm .venv/uv
 	@$(UV) pip sync --quiet --compile-bytecode --require-hashes requirements-dev.txt
-	@touch $@
+	@touch .venv/uv $@

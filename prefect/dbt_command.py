@@ -227,7 +227,11 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
         "DBT_TARGET": settings.target,
         "DBT_BIGQUERY_DATASET_RAW": settings.dataset_raw,
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        # It would write in ~/.dbt when it last gave a hint.
+        "DBT_ENGINE_HINTS_ENABLED": "false",
         "DBT_USE_COLORS": "false",
+        # dbt would note in ~/.dbt when it gave one.
+        "DBT_ENGINE_HINTS_ENABLED": "false",
     }
 
 

@@ -102,7 +102,13 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
             project / folder,
             ignore=shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml"),
         )
-    for name in ("prefect.toml", "prefect.yaml", "requirements.txt", ".gitignore"):
+    for name in (
+        "prefect.toml",
+        "prefect.yaml",
+        "pyproject.toml",
+        "requirements.txt",
+        ".gitignore",
+    ):
         shutil.copy(PROJECT_ROOT / name, project)
     if dbt_files:
         for folder in ("models", "data-tests", "snapshots"):

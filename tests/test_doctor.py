@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from conftest import ONE_MODEL
 
+import doctor
+
 
 @pytest.fixture
 def project(make_project, local_environment):
@@ -84,8 +86,34 @@ def test_package_that_differs_from_the_lock_is_said(project):
     run = project.run("utilities/doctor.py")
 
     assert run.returncode == 1
-    assert "✗ Dépendances : 2 différentes" in run.stdout
+    assert "✗ Dépendances : 2 à réinstaller" in run.stdout
     assert "no-such-package absent" in run.stdout
+
+
+def test_package_without_one_of_its_files_is_incomplete(tmp_path):
+    for name in ("whole", "half", "unnamed"):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+    for name in ("whole", "half"):
+        (tmp_path / f"{name}-1.0.dist-info" / "RECORD").write_text(
+            f'"{name}.py",sha256=0,1\n__pycache__/{name}.pyc,,\n'
+        )
+    (tmp_path / "whole.py").touch()
+
+    incomplete = sorted(doctor.packages_without_a_file(tmp_path))
+
+    assert incomplete == ["half incomplet", "unnamed incomplet"]
+
+
+def test_dependency_that_is_half_there_is_said_with_the_remedy(project, tmp_path):
+    (tmp_path / "half" / "packaging").mkdir(parents=True)
+    (tmp_path / "half" / "packaging" / "__init__.py").touch()
+
+    run = project.run("utilities/doctor.py", PYTHONPATH=str(tmp_path / "half"))
+
+    assert run.returncode == 1
+    assert "✗ Dépendances : No module named 'packaging.requirements'" in run.stdout
+    assert "rm -rf .venv" in run.stdout
+    assert "Traceback" not in run.stderr
 
 
 def test_home_of_a_user_without_prefect_stays_empty(project):

@@ -173,6 +173,17 @@ def test_nothing_is_left_outside_the_project(runs):
     assert list((runs.root / "tmp").iterdir()) == []
 
 
+def test_build_of_many_models_leaves_no_hint_in_the_home(make_project):
+    # From the hundredth model on, dbt has a hint to give.
+    model = "{{ config(materialized='view') }} select 1 as id"
+    project = make_project({f"models/m{number}.sql": model for number in range(101)})
+
+    run = project.run_pipeline("--commands", "build", DBT_ENGINE_HINTS_ENABLED="true")
+
+    assert run.returncode == 0, run.stderr
+    assert not (Path(project.environment["HOME"]) / ".dbt").exists()
+
+
 def test_wrong_block_name_is_named_with_the_remedy(make_project):
     project = make_project(ONE_MODEL)
 

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import french_parser
-from dbt_connection import (
-    bigquery_client,
-    credentials_block_class,
-    dataset_location,
-    load_credentials,
-)
-from local_server import ensure_prefect_server
-from pipeline_errors import ConfigurationError, explain
-from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment, load_settings
+REINSTALL = "`rm -rf .venv`, puis `make doctor`"
+
+try:
+    from packaging.requirements import Requirement
+
+    from command_line import french_parser
+    from dbt_connection import (
+        bigquery_client,
+        credentials_block_class,
+        dataset_location,
+        load_credentials,
+    )
+    from local_server import ensure_prefect_server
+    from pipeline_errors import ConfigurationError, explain
+    from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment, load_settings
+except (ImportError, AttributeError) as error:
+    # A package without some of its files.
+    print(f"✗ Dépendances : {error}\n    → {REINSTALL}")
+    raise SystemExit(1) from None
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -58,17 +67,31 @@ def check_python(diagnosis: Diagnosis) -> None:
         diagnosis.missing(f"Python {version}", "installez Python 3.11 ou plus récent")
 
 
-def check_lock(diagnosis: Diagnosis) -> None:
-    """The installed packages are those of the lock."""
-    different = list(_packages_that_differ())
-    if not different:
+def check_lock(diagnosis: Diagnosis) -> bool:
+    """The installed packages are those of the lock, whole; return whether they are."""
+    site_packages = Path(sysconfig.get_path("purelib"))
+    wrong = list(packages_without_a_file(site_packages)) or list(_packages_that_differ())
+    if not wrong:
         diagnosis.ready("Dépendances : celles de requirements.txt")
-        return
-    shown = ", ".join(different[:3]) + (" …" if len(different) > 3 else "")
-    diagnosis.missing(
-        f"Dépendances : {len(different)} différentes de requirements.txt ({shown})",
-        "`rm .venv/installed`, puis `make doctor`",
-    )
+        return True
+    shown = ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else "")
+    diagnosis.missing(f"Dépendances : {len(wrong)} à réinstaller ({shown})", REINSTALL)
+    return False
+
+
+def packages_without_a_file(site_packages: Path) -> Iterator[str]:
+    """Yield the packages that miss a file which their RECORD lists, or RECORD itself.
+
+    Compiled files are left aside: Python makes them again.
+    """
+    for folder in site_packages.glob("*.dist-info"):
+        try:
+            with (folder / "RECORD").open(encoding="utf-8", newline="") as record:
+                files = [row[0] for row in csv.reader(record) if not row[0].endswith(".pyc")]
+        except FileNotFoundError:
+            files = ["RECORD"]
+        if not all((site_packages / file).exists() for file in files):
+            yield f"{folder.name.split('-')[0]} incomplet"
 
 
 def _packages_that_differ() -> Iterator[str]:
@@ -178,7 +201,8 @@ def diagnose() -> Diagnosis:
     """Go through all that the pipeline needs; a check that needs another waits for it."""
     diagnosis = Diagnosis()
     check_python(diagnosis)
-    check_lock(diagnosis)
+    if not check_lock(diagnosis):
+        return diagnosis
     settings = check_settings(diagnosis)
     if settings:
         client = check_block(diagnosis, settings)
