@@ -112,7 +112,7 @@ class DbtRunner:
                 # With `exec`, the process is dbt itself: its exit code, its signals.
                 commands=[
                     "exec "
-                    + shlex.join([*_forget_flags(environment), *DBT, *JSON_LOGS, *arguments])
+                    + shlex.join([*_unset_inherited(environment), *DBT, *JSON_LOGS, *arguments])
                 ],
                 dbt_cli_profile=self.connection.profile,
                 overwrite_profiles=True,
@@ -175,18 +175,18 @@ def _interrupt(pid: int) -> None:
             time.sleep(0.1)
 
 
-def _forget_flags(environment: dict[str, str]) -> list[str]:
-    """Return the start of a command that takes dbt's flags out of what the user's shell says.
+def _unset_inherited(environment: dict[str, str]) -> list[str]:
+    """Return the start of a command that takes away what dbt must not have of the user's shell.
 
-    Left there, DBT_EMPTY=1 would empty the tables and DBT_WRITE_JSON=0 hide what failed. The
-    names of the flags are dbt's own list; any other variable is the project's, for
-    `env_var()`. Those of `environment` are kept: they are ours.
+    That is dbt's flags, by dbt's own list: left there, DBT_EMPTY=1 would empty the tables
+    and DBT_WRITE_JSON=0 hide what failed. And what opens the Prefect API. Any other variable
+    is the project's, for `env_var()`; those of `environment` are ours.
     """
     from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
 
     flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
-    inherited = sorted(set(os.environ) & flags - environment.keys())
-    return ["env", *(word for name in inherited for word in ("-u", name))]
+    unset = {name for name in os.environ if name in flags or name.startswith("PREFECT_")}
+    return ["env", *(word for name in sorted(unset - environment.keys()) for word in ("-u", name))]
 
 
 def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:
@@ -217,7 +217,7 @@ def _dbt_log_filter() -> Iterator[_DbtLogFilter]:
 def _environment(settings: PipelineSettings) -> dict[str, str]:
     """Return the environment in which dbt finds itself, its project and our settings.
 
-    What else the user's shell tells dbt, `_forget_flags` takes away.
+    What else the user's shell tells dbt, `_unset_inherited` takes away.
     """
     return {
         "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
@@ -230,8 +230,6 @@ def _environment(settings: PipelineSettings) -> dict[str, str]:
         # It would write in ~/.dbt when it last gave a hint.
         "DBT_ENGINE_HINTS_ENABLED": "false",
         "DBT_USE_COLORS": "false",
-        # dbt would note in ~/.dbt when it gave one.
-        "DBT_ENGINE_HINTS_ENABLED": "false",
     }
 
 

@@ -9,12 +9,16 @@ import dbt_command
 
 
 @pytest.mark.parametrize(
-    "name", ["DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"]
+    "name",
+    [
+        *("DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"),
+        *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
+    ],
 )
-def test_flag_of_dbt_in_the_shell_is_forgotten(name, monkeypatch):
+def test_flag_of_dbt_and_what_opens_prefect_do_not_reach_dbt(name, monkeypatch):
     monkeypatch.setenv(name, "1")
 
-    command = dbt_command._forget_flags({})
+    command = dbt_command._unset_inherited({})
 
     assert command[0] == "env"
     assert command[command.index(name) - 1] == "-u"
@@ -24,13 +28,13 @@ def test_flag_of_dbt_in_the_shell_is_forgotten(name, monkeypatch):
 def test_variable_of_the_project_is_kept(name, monkeypatch):
     monkeypatch.setenv(name, "x")
 
-    assert name not in dbt_command._forget_flags({})
+    assert name not in dbt_command._unset_inherited({})
 
 
 def test_variable_that_the_pipeline_sets_is_kept(monkeypatch):
     monkeypatch.setenv("DBT_TARGET", "prod")
 
-    assert "DBT_TARGET" not in dbt_command._forget_flags({"DBT_TARGET": "dev"})
+    assert "DBT_TARGET" not in dbt_command._unset_inherited({"DBT_TARGET": "dev"})
 
 
 @pytest.fixture
