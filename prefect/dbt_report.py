@@ -137,7 +137,7 @@ class DbtReport:
             return "le processus dbt a été tué (signal 9), peut-être faute de mémoire."
         if not self.outcome.errors:
             return f"code de sortie {self.outcome.return_code}, voir dbt/logs/dbt.log."
-        error = self.outcome.errors[-1].removeprefix("Encountered an error:\n")
+        error = re.sub(r"^(\[ERROR\]: )?(Encountered an error:\n)?", "", self.outcome.errors[-1])
         if error.startswith("[Errno"):
             return f"{error}\nVérifiez la place libre et les droits du dossier dbt/."
         # « Compilation Error », then the reason on a line of its own.
