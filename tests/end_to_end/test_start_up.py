@@ -10,12 +10,12 @@ import time
 
 import httpx
 import pytest
-from conftest import ONE_MODEL
+from project import ONE_MODEL
 
 from pipeline_settings import PROJECT_ROOT
 
 IMPORT = "import sys; sys.path.insert(0, 'prefect'); import pipeline"
-LIBRARIES = f"{IMPORT}; pipeline.import_libraries(); import dbt.artifacts.schemas.run"
+LIBRARIES = f"{IMPORT}; pipeline.import_libraries()"
 SERVER = f"{IMPORT}; pipeline.ensure_prefect_server(while_it_boots=list)"
 
 
@@ -42,14 +42,7 @@ def modules_after(code):
         (IMPORT, {"dbt", "prefect.server.api.server", "prefect_dbt", "prefect_gcp"}),
         (
             LIBRARIES,
-            {
-                "dbt.adapters.bigquery",
-                "google.cloud.aiplatform",
-                "google.cloud.bigquery",
-                "pandas",
-                "prefect.server.api.server",
-                "pyarrow",
-            },
+            {"dbt.adapters.bigquery", "google.cloud.aiplatform", "prefect.server.api.server"},
         ),
         (SERVER, {"prefect.server.api.server", "sqlalchemy"}),
     ],
