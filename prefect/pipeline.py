@@ -175,7 +175,7 @@ def stop_when_cancelled() -> Iterator[threading.Event]:
     def watch() -> None:
         with get_client(sync_client=True) as client:
             while not finished.wait(CANCELLATION_POLL_SECONDS):
-                # A server that does not answer now is none of its business.
+                # A server that does not answer is for the run itself to say.
                 with suppress(Exception):
                     state = client.read_flow_run(flow_run_id).state
                     if state and state.is_cancelling():
@@ -344,6 +344,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # At its end, Python would look for garbage in all that was imported, for half a second.
+    # Spares the collection of garbage at exit: half a second, for memory that goes anyway.
     atexit.register(gc.freeze)
     raise SystemExit(main())
