@@ -205,8 +205,10 @@ def test_dev_and_prod_do_not_wait_for_each_other(project, proxy):
         other = project.run_pipeline("--target", "prod", "--commands", "run")
 
         assert process.poll() is None
-    assert other.returncode == 0, other.stderr
-    assert "attend" not in other.stderr
+        assert other.returncode == 0, other.stderr
+        assert "attend" not in other.stderr
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):

@@ -96,8 +96,8 @@ def test_temporary_server_refuses_who_has_not_its_secret(tmp_path):
     """What the user's shell says of another server does not weaken it."""
     ask = (
         "from prefect import get_client; get_client(sync_client=True).read_variables();"
-        "import conftest, os; url, theirs = os.environ['PREFECT_API_URL'], 'Basic dGhlaXJz';"
-        "answer = conftest.read_blocks(url, Origin='https://example.com', Authorization=theirs);"
+        "import project, os; url, theirs = os.environ['PREFECT_API_URL'], 'Basic dGhlaXJz';"
+        "answer = project.read_blocks(url, Origin='https://example.com', Authorization=theirs);"
         "print(answer.status_code, 'access-control-allow-origin' in answer.headers)"
     )
     left = {"PREFECT_API_AUTH_STRING": "theirs", "PREFECT_SERVER_API_AUTH_STRING": "theirs"}
