@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint format lock clean infra outputs doctor ui docs bench bench-peers
+.PHONY: help demo run test test-all lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -47,6 +47,9 @@ docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:80
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory dbt/target/docs 8080
 
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: .venv/installed ## Les tests, les plus longs aussi
 	@$(BIN)/python -m pytest
 
 bench: .venv/installed ## Temps et mémoire de la pipeline, à côté de dbt seul et des autres (long)

@@ -240,7 +240,7 @@ def measure(
         for name in names:
             show(f"{size} modèles, préparation : {LABELS[name]}")
             runners.append(prepare(name, size, work, local))
-        # To replace a table takes the local BigQuery longer than to create it.
+        # A first run that is not measured creates the tables: all those measured replace them.
         runners[0].run()
         measures = []
         for turn in range(1, repeat + 1):

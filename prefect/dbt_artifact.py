@@ -1,18 +1,12 @@
-"""Renders the report of a dbt command as the Markdown of a Prefect artifact, in French."""
+"""Renders what a dbt command did as the Markdown of a Prefect artifact, in French."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
-from datetime import datetime
-from typing import TYPE_CHECKING
 
-from dbt_command import DBT_PROJECT_DIR
-from dbt_report import NAMED_FAILURES, DbtReport, node_kind, node_name
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
-
-if TYPE_CHECKING:
-    from dbt.artifacts.schemas.run import RunResultOutput
+from dbt_report import SHOWN_FAILURES, describe, failure_message
+from dbt_result import DbtResult, NodeResult
+from pipeline_settings import PipelineSettings
 
 # Price of a query on demand, in the US multi-region; other regions cost more.
 # Source: cloud.google.com/bigquery/pricing, the price since 5 July 2023.
@@ -36,37 +30,37 @@ SHOWN_NODES = 50
 BAR_WIDTH = 40
 
 
-def render_markdown(report: DbtReport, settings: PipelineSettings, warnings: list[str]) -> str:
-    """Return the report: warnings, outcome, cost, failures, timeline and table of the nodes."""
-    slowest = sorted(report.results, key=lambda result: -result.execution_time)
+def render_markdown(result: DbtResult, settings: PipelineSettings, warnings: list[str]) -> str:
+    """Return the page: warnings, outcome, cost, failures, timeline and table of the nodes."""
+    slowest = sorted(result.nodes, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
     parts = [
         *(f"> ⚠️ {warning}" for warning in warnings),
-        f"# dbt {report.command} : {'réussi' if report.succeeded else 'échoué'}",
-        _overview(report, settings),
-        _failures(report),
+        f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
+        _overview(result, settings),
+        _failures(result),
         _timeline(shown),
         _table(shown),
     ]
     if hidden:
-        seconds = sum(result.execution_time for result in hidden)
+        seconds = sum(node.seconds for node in hidden)
         parts.append(f"… et {len(hidden)} nœuds plus courts, {_decimal(seconds)} s en tout.")
     return "\n\n".join(part for part in parts if part)
 
 
-def _overview(report: DbtReport, settings: PipelineSettings) -> str:
+def _overview(result: DbtResult, settings: PipelineSettings) -> str:
     """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
     lines = [
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
-        f"{_decimal(report.elapsed_seconds)} s dans dbt."
+        f"{_decimal(result.seconds)} s dans dbt."
     ]
-    if report.results:
-        counts = Counter(_status(result) for result in report.results)
+    if result.nodes:
+        counts = Counter(_status(node) for node in result.nodes)
         states = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        billed = sum(_number(result, "bytes_billed") for result in report.results)
+        billed = sum(_number(node, "bytes_billed") for node in result.nodes)
         cost = billed / BYTES_PER_TIB * ON_DEMAND_USD_PER_TIB
         lines += [
-            f"{len(report.results)} nœuds : {states}.",
+            f"{len(result.nodes)} nœuds : {states}.",
             f"Facturé : {_size(billed)}, soit {_decimal(cost, 4)} USD à la demande "
             f"({_decimal(ON_DEMAND_USD_PER_TIB, 2)} USD par Tio), d'après la requête "
             "principale des nœuds.",
@@ -74,28 +68,26 @@ def _overview(report: DbtReport, settings: PipelineSettings) -> str:
     return "\n\n".join(lines)
 
 
-def _failures(report: DbtReport) -> str:
+def _failures(result: DbtResult) -> str:
     """Return, for each failed node, its file, its message and its compiled SQL."""
-    if report.succeeded:
+    if result.succeeded:
         return ""
-    if not report.failed:
-        return f"## En échec\n\n{_code(report.failure_message)}"
+    if not result.failed_nodes:
+        return f"## En échec\n\n{_code(failure_message(result))}"
     blocks = ["## En échec"]
-    for result in report.failed[:NAMED_FAILURES]:
-        node = report.node(result)
-        blocks.append(f"**{node_name(result)}** ({node_kind(result)}, `{node.file}`)")
-        blocks.append(_code(result.message or report.describe(result)))
+    for node in result.failed_nodes[:SHOWN_FAILURES]:
+        blocks.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
+        blocks.append(_code(node.message or describe(node)))
         if node.compiled_path:
-            path = os.path.relpath(DBT_PROJECT_DIR / node.compiled_path, PROJECT_ROOT)
-            blocks.append(f"SQL compilé : `{path}`")
-    if len(report.failed) > NAMED_FAILURES:
-        blocks.append(f"… et {len(report.failed) - NAMED_FAILURES} de plus.")
+            blocks.append(f"SQL compilé : `{node.compiled_path}`")
+    if len(result.failed_nodes) > SHOWN_FAILURES:
+        blocks.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
     return "\n\n".join(blocks)
 
 
-def _timeline(results: list[RunResultOutput]) -> str:
+def _timeline(nodes: list[NodeResult]) -> str:
     """Return one bar a node, placed by when it started and as long as it took."""
-    spans = [(node_name(result), *span) for result in results if (span := _span(result))]
+    spans = [(node.name, *node.span) for node in nodes if node.span]
     if not spans:
         return ""
     first = min(start for _, start, _ in spans)
@@ -105,63 +97,50 @@ def _timeline(results: list[RunResultOutput]) -> str:
     for label, start, end in spans:
         offset = min(round((start - first) / total * BAR_WIDTH), BAR_WIDTH - 1)
         length = max(1, min(round((end - start) / total * BAR_WIDTH), BAR_WIDTH - offset))
-        # Two shades of one family: browsers give them the same width.
+        # ░ and █ have one width in the fonts of browsers; a space has another.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
         rows.append(f"{label:<{width}} {bar} {_decimal(end - start):>6} s")
     return "## Durées, les plus longues d'abord\n\n" + _code("\n".join(rows))
 
 
-def _table(results: list[RunResultOutput]) -> str:
+def _table(nodes: list[NodeResult]) -> str:
     """Return one row a node: status, rows, bytes billed, slot time, seconds, BigQuery job."""
-    if not results:
+    if not nodes:
         return ""
     rows = [
         "## Nœuds\n",
         "| nœud | état | lignes | facturé | slots (s) | durée (s) | BigQuery |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for result in results:
-        slot_seconds = _number(result, "slot_ms") / 1000
+    for node in nodes:
         cells = [
-            node_name(result),
-            _status(result),
-            str(result.adapter_response.get("rows_affected", "")),
-            _size(_number(result, "bytes_billed")),
-            _decimal(slot_seconds),
-            _decimal(result.execution_time),
-            _job_link(result),
+            node.name,
+            _status(node),
+            str(node.response.get("rows_affected", "")),
+            _size(_number(node, "bytes_billed")),
+            _decimal(_number(node, "slot_ms") / 1000),
+            _decimal(node.seconds),
+            _job_link(node),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _job_link(result: RunResultOutput) -> str:
+def _job_link(node: NodeResult) -> str:
     """Return a link to the node's job in the console of BigQuery, if it had one."""
-    response = result.adapter_response
-    if not response.get("job_id"):
+    if not node.response.get("job_id"):
         return ""
-    job = f"bq:{response.get('location')}:{response['job_id']}"
+    job = f"bq:{node.response.get('location')}:{node.response['job_id']}"
     url = "https://console.cloud.google.com/bigquery"
-    return f"[job]({url}?project={response.get('project_id')}&j={job}&page=queryresults)"
+    return f"[job]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
 
 
-def _status(result: RunResultOutput) -> str:
-    return STATUSES.get(str(result.status), str(result.status))
+def _status(node: NodeResult) -> str:
+    return STATUSES.get(node.status, node.status)
 
 
-def _number(result: RunResultOutput, key: str) -> int:
-    return int(result.adapter_response.get(key) or 0)
-
-
-def _span(result: RunResultOutput) -> tuple[float, float] | None:
-    """Return when the node started and ended, in seconds; None when it did not run."""
-    moments: list[datetime] = [
-        moment
-        for timing in result.timing
-        for moment in (timing.started_at, timing.completed_at)
-        if moment
-    ]
-    return (min(moments).timestamp(), max(moments).timestamp()) if moments else None
+def _number(node: NodeResult, key: str) -> int:
+    return int(node.response.get(key) or 0)
 
 
 def _size(number: int) -> str:

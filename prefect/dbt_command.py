@@ -1,6 +1,8 @@
-"""Runs one dbt command through DbtCoreOperation and tells how it ended.
+"""Runs one dbt command through DbtCoreOperation; returns what it did.
 
-Everything that this project uses of DbtCoreOperation is behind `DbtRunner.run`.
+The only module that touches dbt's processes, and the files that dbt leaves in `target/`:
+`run_results.json`, `sources.json` and, for what failed, `manifest.json`. It writes none of
+them. Everything that this project uses of DbtCoreOperation is behind `DbtRunner._run_dbt`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +26,18 @@ import yaml
 from prefect.logging import get_run_logger
 
 from dbt_connection import DbtConnection
+from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
-DBT_TARGET_DIR = DBT_PROJECT_DIR / "target"
 
-# With -P, what dbt imports is never one of our files.
+# -P keeps prefect/ off sys.path, where our modules would shadow those that dbt imports.
 DBT = (sys.executable, "-P", str(PROJECT_ROOT / "prefect" / "dbt_process.py"))
 
 JSON_LOGS = ("--log-format", "json")
+SOURCE_FRESHNESS = "source freshness"
 
 LOG_LEVELS = {
     "debug": logging.DEBUG,
@@ -46,17 +50,8 @@ LOG_LEVELS = {
 INTERRUPT_SECONDS = 8
 
 
-@dataclass(frozen=True)
-class DbtOutcome:
-    """How a dbt command ended: its exit code, the errors it logged, a selection without a node."""
-
-    return_code: int
-    errors: list[str]
-    selection_is_empty: bool
-
-
 @dataclass
-class _DbtLogFilter(logging.Filter):
+class _DbtLogReader(logging.Filter):
     """Turns dbt's JSON lines into plain records of the right level, and keeps what failed."""
 
     errors: list[str] = field(default_factory=list)
@@ -75,39 +70,58 @@ class _DbtLogFilter(logging.Filter):
         record.levelname = logging.getLevelName(record.levelno)
         self.events.add(name)
         if record.msg.startswith("Traceback"):
-            # dbt's own crash: its message came before, the rest is in dbt/logs/dbt.log.
+            # dbt's own crash: its message was logged just before.
             return False
         if record.levelno >= logging.ERROR:
             self.errors.append(record.msg)
         return bool(record.msg)
 
 
-@dataclass(frozen=True)
+@dataclass
 class DbtRunner:
     """Runs dbt commands, one at a time, with one connection; `open_dbt` makes it.
 
     Attributes:
-        lock: descriptor of the lock on `dbt/target`, which every dbt process inherits.
+        target_dir: where dbt writes, a folder of its own for each target.
+        lock: descriptor of the lock on that folder, which every dbt process inherits.
     """
 
     connection: DbtConnection
     settings: PipelineSettings
+    target_dir: Path
     lock: int
+    _last: DbtResult | None = None
 
-    def run(self, arguments: list[str]) -> DbtOutcome:
-        """Run `dbt` with these arguments, in the folder of the dbt project; return how it ended.
+    def run(self, arguments: list[str], *, resume: bool = False) -> DbtResult:
+        """Run a dbt command and return what it did.
+
+        With `resume`, the last command has met a passing fault: `dbt retry` redoes what
+        failed or was skipped, and the result is that of the whole. A command that dbt
+        cannot take up again, or that had done nothing, starts from the beginning.
+        """
+        command = " ".join(word for word in arguments if not word.startswith("-"))
+        earlier = self._last if resume and command != SOURCE_FRESHNESS else None
+        if earlier and earlier.nodes:
+            self._last = earlier.followed_by(self._run_dbt(command, ["retry"]))
+        else:
+            self._last = self._run_dbt(command, arguments)
+        return self._last
+
+    def _run_dbt(self, command: str, arguments: list[str]) -> DbtResult:
+        """Run `dbt` with these arguments, in the folder of the dbt project.
 
         Its lines go to the logger of the Prefect run as they come. The profile lives in a
         private temporary folder for the time of the command. Never raises for what dbt
         does; whatever else interrupts the wait ends dbt first.
         """
-        # Imported already, its warning silenced, to build the profile of the connection.
+        # build_connection() has imported it already, its deprecation warning silenced.
         from prefect_dbt.cli import DbtCoreOperation
 
-        environment = _environment(self.settings) | self.connection.secret_environment
+        environment = self._environment() | self.connection.secret_environment
+        results = _ResultsFile(self.target_dir, command)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
-            _dbt_log_filter() as log_filter,
+            _dbt_log_reader() as log,
             DbtCoreOperation(
                 # With `exec`, the process is dbt itself: its exit code, its signals.
                 commands=[
@@ -124,45 +138,137 @@ class DbtRunner:
         ):
             process = operation.trigger(pass_fds=(self.lock,))
             try:
-                # What it raises says no more than the exit code does.
+                # Raises RuntimeError for any exit code but 0, which is read below.
                 with suppress(RuntimeError):
                     process.wait_for_completion()
             except BaseException:
                 _interrupt(process.pid)
                 raise
-            return DbtOutcome(
+            nodes, seconds = results.read()
+            return DbtResult(
+                command,
                 1 if process.return_code is None else process.return_code,
-                log_filter.errors,
-                _selection_is_empty(arguments, log_filter.events),
+                log.errors,
+                _selection_is_empty(arguments, log.events),
+                nodes,
+                seconds,
             )
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment in which dbt finds itself, its project and our settings.
+
+        What else the user's shell tells dbt, `_unset_inherited` takes away.
+        """
+        return {
+            "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
+            "DBT_TARGET_PATH": str(self.target_dir),
+            "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
+            "DBT_PROFILE": self.settings.profile_name,
+            "DBT_TARGET": self.settings.target,
+            "DBT_BIGQUERY_DATASET_RAW": self.settings.dataset_raw,
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            # It would write in ~/.dbt when it last gave a hint.
+            "DBT_ENGINE_HINTS_ENABLED": "false",
+            "DBT_USE_COLORS": "false",
+        }
 
 
 @contextmanager
 def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[DbtRunner]:
-    """Yield a runner that has `dbt/target` for itself.
+    """Yield a runner that has `dbt/target/<target>` for itself.
 
     Waits for whoever has it: another pipeline, or a dbt whose pipeline was killed and that
     still writes. Raises InfrastructureError when the folder cannot be written.
     """
+    target_dir = DBT_PROJECT_DIR / "target" / settings.target
     try:
-        DBT_TARGET_DIR.mkdir(exist_ok=True)
+        target_dir.mkdir(parents=True, exist_ok=True)
         # Fails here, with the reason, rather than in the middle of a run.
-        with tempfile.TemporaryFile(dir=DBT_TARGET_DIR) as probe:
+        with tempfile.TemporaryFile(dir=target_dir) as probe:
             probe.write(bytes(4096))
-        lock = (DBT_TARGET_DIR / ".lock").open("w")
+        lock = (target_dir / ".lock").open("w")
     except OSError as error:
         raise InfrastructureError(
-            f"Dossier {DBT_TARGET_DIR} : écriture impossible ({error.strerror}). Vérifiez ses "
+            f"Dossier {target_dir} : écriture impossible ({error.strerror}). Vérifiez ses "
             "droits et la place libre, ou effacez-le : dbt le recrée."
         ) from None
     with lock:
         if not try_lock(lock):
             get_run_logger().warning(
-                "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.",
-                DBT_TARGET_DIR,
+                "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.", target_dir
             )
             wait_for_lock(lock)
-        yield DbtRunner(connection, settings, lock.fileno())
+        yield DbtRunner(connection, settings, target_dir, lock.fileno())
+
+
+class _ResultsFile:
+    """The file in which a dbt command leaves its results, as it was before the command."""
+
+    def __init__(self, target_dir: Path, command: str) -> None:
+        name = "sources.json" if command == SOURCE_FRESHNESS else "run_results.json"
+        self.path, self.manifest = target_dir / name, target_dir / "manifest.json"
+        self.before = self._written_at()
+
+    def _written_at(self) -> int | None:
+        return self.path.stat().st_mtime_ns if self.path.exists() else None
+
+    def read(self) -> tuple[list[NodeResult], float]:
+        """Return the results, and the seconds they took; none if the command left no new file."""
+        document = _read_json(self.path) if self._written_at() != self.before else {}
+        results: list[dict[str, Any]] = document.get("results", [])
+        failed = any(result["status"] in FAILED_STATUSES for result in results)
+        manifest = _read_json(self.manifest) if failed else {}
+        known = {
+            unique_id: node
+            for kind in ("nodes", "unit_tests", "sources")
+            for unique_id, node in manifest.get(kind, {}).items()
+        }
+        nodes = [_node_result(result, known.get(result["unique_id"], {})) for result in results]
+        return nodes, document.get("elapsed_time", 0.0)
+
+
+def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
+    """Return one result of dbt's JSON, with what the manifest knows of its node."""
+    moments = [
+        datetime.fromisoformat(timing[key]).timestamp()
+        for timing in result.get("timing", [])
+        for key in ("started_at", "completed_at")
+        if timing.get(key)
+    ]
+    compiled_path = node.get("compiled_path")
+    return NodeResult(
+        result["unique_id"],
+        str(result["status"]),
+        result.get("message") or result.get("error") or "",
+        result.get("execution_time", 0.0),
+        (min(moments), max(moments)) if moments else None,
+        ".".join((result.get("relation_name") or "").replace("`", "").split(".")[-2:]),
+        result.get("adapter_response") or {},
+        node.get("original_file_path", "?"),
+        os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
+        (result.get("batch_results") or {}).get("failed", []),
+        _freshness(result),
+    )
+
+
+def _freshness(result: dict[str, Any]) -> Freshness | None:
+    criteria = result.get("criteria") or {}
+    for limit in (criteria.get("error_after") or {}, criteria.get("warn_after") or {}):
+        if limit.get("count") is not None:
+            return Freshness(
+                result["max_loaded_at"],
+                result["max_loaded_at_time_ago_in_s"],
+                (limit["count"], limit["period"]),
+            )
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of dbt; an empty one when it is not there, or cut."""
+    with suppress(OSError, ValueError):
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    return {}
 
 
 def _interrupt(pid: int) -> None:
@@ -202,35 +308,16 @@ def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:
 
 
 @contextmanager
-def _dbt_log_filter() -> Iterator[_DbtLogFilter]:
-    """Put the filter on the logger of the current run, for the time of the command."""
+def _dbt_log_reader() -> Iterator[_DbtLogReader]:
+    """Put the reader on the logger of the current run, for the time of the command."""
     run_logger = get_run_logger()
     logger = run_logger.logger if isinstance(run_logger, logging.LoggerAdapter) else run_logger
-    log_filter = _DbtLogFilter()
-    logger.addFilter(log_filter)
+    reader = _DbtLogReader()
+    logger.addFilter(reader)
     try:
-        yield log_filter
+        yield reader
     finally:
-        logger.removeFilter(log_filter)
-
-
-def _environment(settings: PipelineSettings) -> dict[str, str]:
-    """Return the environment in which dbt finds itself, its project and our settings.
-
-    What else the user's shell tells dbt, `_unset_inherited` takes away.
-    """
-    return {
-        "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
-        "DBT_TARGET_PATH": str(DBT_TARGET_DIR),
-        "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
-        "DBT_PROFILE": settings.profile_name,
-        "DBT_TARGET": settings.target,
-        "DBT_BIGQUERY_DATASET_RAW": settings.dataset_raw,
-        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-        # It would write in ~/.dbt when it last gave a hint.
-        "DBT_ENGINE_HINTS_ENABLED": "false",
-        "DBT_USE_COLORS": "false",
-    }
+        logger.removeFilter(reader)
 
 
 def packages_are_missing() -> bool:

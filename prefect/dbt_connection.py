@@ -16,7 +16,6 @@ from pipeline_errors import ConfigurationError
 from pipeline_settings import PipelineSettings
 
 if TYPE_CHECKING:
-    from google.cloud.bigquery import Client
     from prefect_dbt.cli import DbtCliProfile
     from prefect_gcp import GcpCredentials
 
@@ -27,15 +26,8 @@ SECRET_VARIABLES = {
     "private_key_id": "DBT_ENV_SECRET_GCP_PRIVATE_KEY_ID",
 }
 
-# What prefect_gcp imports if it is there, and no credentials need: 8 s and 200 MB, most of
-# it Vertex AI's.
-UNUSED_LIBRARIES = (
-    "google.cloud.aiplatform",
-    "google.cloud.bigquery",
-    "google.cloud.secretmanager",
-    "google.cloud.storage",
-    "pandas",
-)
+# prefect_gcp imports it if it is there, for a block of its own: two seconds and 150 MB.
+UNUSED_LIBRARY = "google.cloud.aiplatform"
 
 
 @dataclass(frozen=True)
@@ -48,16 +40,20 @@ class DbtConnection:
 
 
 def credentials_block_class() -> type[GcpCredentials]:
-    """Return GcpCredentials, imported without the libraries that only its other blocks need."""
-    hidden = [name for name in UNUSED_LIBRARIES if name not in sys.modules]
-    for name in hidden:
-        # prefect_gcp takes it for not installed.
-        sys.modules[name] = None  # type: ignore[assignment]
+    """Return GcpCredentials, imported without Vertex AI's library.
+
+    In this process, `GcpCredentials.get_job_service_client()`, which is Vertex AI's, is not there;
+    the clients of BigQuery, Cloud Storage and Secret Manager are.
+    """
+    hide = UNUSED_LIBRARY not in sys.modules
+    if hide:
+        # `import` then raises ModuleNotFoundError, which prefect_gcp takes for not installed.
+        sys.modules[UNUSED_LIBRARY] = None  # type: ignore[assignment]
     try:
         from prefect_gcp import GcpCredentials
     finally:
-        for name in hidden:
-            del sys.modules[name]
+        if hide:
+            del sys.modules[UNUSED_LIBRARY]
     return GcpCredentials
 
 
@@ -69,7 +65,7 @@ def import_libraries() -> None:
 
 def _import_prefect_dbt() -> None:
     with warnings.catch_warnings():
-        # prefect_dbt.cli is deprecated, pinned, and used behind two functions only.
+        # prefect_dbt.cli says that it is deprecated. It is pinned, and what we were asked to use.
         warnings.simplefilter("ignore")
         import prefect_dbt.cli  # noqa: F401
 
@@ -96,42 +92,6 @@ def load_credentials(block_name: str) -> GcpCredentials:
             f"Le block GcpCredentials « {block_name} » ne contient pas une clé valable : "
             "recréez-le avec `.venv/bin/python utilities/create_gcp_block.py`."
         ) from None
-
-
-def bigquery_client(credentials: GcpCredentials, settings: PipelineSettings) -> Client:
-    """Return a BigQuery client of the project, region and endpoint that dbt uses."""
-    from google.api_core.client_options import ClientOptions
-    from google.cloud.bigquery import Client
-
-    google_credentials = credentials.get_credentials_from_service_account()
-    return Client(
-        project=settings.project_id or credentials.project,
-        credentials=google_credentials,
-        location=settings.region,
-        client_options=ClientOptions(
-            api_endpoint=settings.endpoint,
-            universe_domain=google_credentials.universe_domain,
-        ),
-    )
-
-
-def dataset_location(client: Client, dataset: str) -> str:
-    """Return the location of a dataset, asking BigQuery once.
-
-    Raises ConfigurationError, with BigQuery's reason, when it does not show the dataset.
-    """
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.auth.exceptions import GoogleAuthError
-
-    try:
-        location: str = client.get_dataset(dataset, retry=None, timeout=30).location
-    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0]
-        raise ConfigurationError(
-            f"Dataset {client.project}.{dataset} : {reason}\n"
-            "    → vérifiez que `make infra` l'a créé et que le compte de service y a accès"
-        ) from None
-    return location
 
 
 def build_connection(credentials: GcpCredentials, settings: PipelineSettings) -> DbtConnection:

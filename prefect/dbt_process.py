@@ -1,6 +1,7 @@
-"""The dbt command line, a second faster: what its imports leave is never garbage.
+"""The dbt command line, with Python's garbage collector kept off its imports.
 
-Python's collector walks through it several times while it comes in and once at the end.
+They leave hundreds of thousands of objects that live as long as the process. Scanning them,
+while they come in and once more at the end, takes a fifth of a short run.
 """
 
 import atexit
@@ -17,7 +18,6 @@ gc.enable()
 atexit.register(gc.freeze)
 
 if __name__ == "__main__":
-    # How the pipeline asks to stop. A shell that starts the pipeline in the background has
-    # it ignored.
+    # The pipeline stops dbt with SIGINT, which `command &` leaves ignored in all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     cli(prog_name="dbt")

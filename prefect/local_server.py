@@ -29,7 +29,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def _end_with_parent() -> None:
-    """Have Linux end this process when its parent is killed: it holds files."""
+    """Ask Linux to send SIGTERM to this process when its parent dies, even of SIGKILL."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
@@ -170,7 +170,7 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
     if PREFECT_API_URL.value():
         while_it_boots()
         return
-    # As Prefect starts its own: without the interface, and the services it has no use for.
+    # What Prefect sets for a temporary server of its own: no interface, no scheduler.
     flags = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     environment = {
         **os.environ,
@@ -188,10 +188,11 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
         "qui reste (`prefect server start`) et donnez son adresse à PREFECT_API_URL.",
     )
     server.start()
-    # Runs after what Prefect registers from now on: its last logs and events still arrive.
+    # Functions registered with atexit run last first: Prefect, imported later, sends its last
+    # logs and events before the server stops.
     atexit.register(server.stop)
     while_it_boots()
     server.wait_until_ready()
-    # It has no pages to link to.
+    # The temporary server has no interface: an empty address keeps links to it out of the logs.
     os.environ |= server.client_environment | {"PREFECT_UI_URL": ""}
     refresh_global_settings_context()

@@ -41,9 +41,9 @@ from pydantic import Field
 from dbt_artifact import render_markdown
 from dbt_command import DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
-from dbt_report import run_command
+from dbt_report import failure_message, summary
 from local_server import ensure_prefect_server
-from pipeline_errors import InfrastructureError, PipelineError, explain
+from pipeline_errors import DbtError, PassingFaultError, PipelineError, explain
 from pipeline_settings import PipelineSettings, Target, load_settings, misspelt_variables
 from service_watch import say_what_stops_answering
 
@@ -72,14 +72,6 @@ TARGET_WARNING = (
     "production : `prefect variable set dbt_target prod`, ou DBT_TARGET=prod dans "
     "l'environnement du déploiement."
 )
-
-
-class DbtCommandError(PipelineError):
-    """A dbt command failed."""
-
-
-class PassingFaultError(InfrastructureError):
-    """A dbt command failed, of BigQuery or the network only: it may work later."""
 
 
 @dataclass(frozen=True)
@@ -151,18 +143,18 @@ def is_not_an_echo(record: logging.LogRecord) -> bool:
     retry_condition_fn=hit_a_passing_fault,
 )
 def run_dbt_command(arguments: list[str], dbt: DbtRunner, warnings: list[str]) -> Any:
-    """Return the DbtReport of the command, or a Failed state that says what failed."""
+    """Return the DbtResult of the command, or a Failed state that says what failed."""
     attempt, attempts = runtime.task_run.run_count, dbt.settings.retries + 1
-    report = run_command(dbt, arguments, again=attempt > 1)
+    result = dbt.run(arguments, resume=attempt > 1)
     create_markdown_artifact(
-        key=f"dbt-{report.command.replace(' ', '-')}-{dbt.settings.target}",
-        markdown=render_markdown(report, dbt.settings, warnings),
+        key=f"dbt-{result.command.replace(' ', '-')}-{dbt.settings.target}",
+        markdown=render_markdown(result, dbt.settings, warnings),
     )
-    if report.succeeded:
-        return report
-    message = report.failure_message
-    if not report.hit_a_passing_fault:
-        return Failed(message=message, data=DbtCommandError(message))
+    if result.succeeded:
+        return result
+    message = failure_message(result)
+    if not result.hit_a_passing_fault:
+        return Failed(message=message, data=DbtError(message))
     message += f"\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
     if attempt < attempts:
         get_run_logger().warning("%s : ce qui a échoué sera refait.", message)
@@ -183,7 +175,7 @@ def stop_when_cancelled() -> Iterator[threading.Event]:
     def watch() -> None:
         with get_client(sync_client=True) as client:
             while not finished.wait(CANCELLATION_POLL_SECONDS):
-                # A server that does not answer now is none of its business.
+                # A server that does not answer is for the run itself to say.
                 with suppress(Exception):
                     state = client.read_flow_run(flow_run_id).state
                     if state and state.is_cancelling():
@@ -250,7 +242,7 @@ def run_commands(
     commands: list[Command], selection: Selection, dbt: DbtRunner, warnings: list[str]
 ) -> State[Any]:
     """Run the dbt commands until one fails, and show what was built."""
-    summary = ""
+    results = []
     for command in commands:
         dbt_task = run_dbt_command.with_options(
             name=f"dbt {command}",
@@ -260,9 +252,9 @@ def run_commands(
         state = dbt_task(selection.arguments(command), dbt, warnings, return_state=True)
         if not state.is_completed():
             return Failed(message=state.message, data=get_state_exception(state))
-        summary = summary or state.result().summary(dbt.settings)
-    if summary:
-        show(summary)
+        results.append(state.result())
+    if built := summary(results, dbt.settings.target):
+        show(built)
     return Completed(message=f"{', '.join(f'dbt {command}' for command in commands)} : réussi.")
 
 
@@ -352,6 +344,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # At its end, Python would look for garbage in all that was imported, for half a second.
+    # Spares the collection of garbage at exit: half a second, for memory that goes anyway.
     atexit.register(gc.freeze)
     raise SystemExit(main())

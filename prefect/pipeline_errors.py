@@ -21,6 +21,14 @@ class InfrastructureError(PipelineError):
     exit_code = 3
 
 
+class DbtError(PipelineError):
+    """A dbt command failed."""
+
+
+class PassingFaultError(InfrastructureError):
+    """A dbt command failed, of BigQuery or the network only: it may work later."""
+
+
 def explain(error: BaseException | None) -> PipelineError | None:
     """Return what the user can do about an error; None for a defect of the program.
 

@@ -42,21 +42,21 @@ def check_block_name(value: str) -> str:
     return value
 
 
-def check_dataset_name(value: str) -> str:
+def _check_dataset_name(value: str) -> str:
     """Return the name of a dataset unchanged; ValueError if BigQuery refuses it."""
     if not re.fullmatch(r"[A-Za-z0-9_]{1,1024}", value):
         raise ValueError("un nom de dataset n'a que des lettres sans accent, des chiffres et des _")
     return value
 
 
-def check_project_id(value: str) -> str:
+def _check_project_id(value: str) -> str:
     """Return the id of a GCP project unchanged; ValueError if it cannot be one."""
     if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
         raise ValueError("ce n'est pas un identifiant de projet GCP")
     return value
 
 
-def check_region(value: str) -> str:
+def _check_region(value: str) -> str:
     """Return the location of a dataset unchanged; ValueError if it cannot be one."""
     if not re.fullmatch(r"[A-Za-z0-9-]+", value):
         raise ValueError("ce n'est pas une région de BigQuery")
@@ -70,7 +70,7 @@ def _check_profile_name(value: str) -> str:
 
 
 BlockName = Annotated[str, AfterValidator(check_block_name)]
-DatasetName = Annotated[str, AfterValidator(check_dataset_name)]
+DatasetName = Annotated[str, AfterValidator(_check_dataset_name)]
 
 
 class PipelineSettings(BaseModel):
@@ -110,12 +110,12 @@ class PipelineSettings(BaseModel):
         alias="DBT_BIGQUERY_DATASET_RAW",
         description="Dataset des données sources. Facultatif, donné par Terraform.",
     )
-    project_id: Annotated[str, AfterValidator(check_project_id)] | None = Field(
+    project_id: Annotated[str, AfterValidator(_check_project_id)] | None = Field(
         None,
         alias="GCP_PROJECT_ID",
         description="Projet BigQuery. Facultatif : le projet de la clé par défaut.",
     )
-    region: Annotated[str, AfterValidator(check_region)] | None = Field(
+    region: Annotated[str, AfterValidator(_check_region)] | None = Field(
         None,
         alias="GCP_REGION",
         description="Région des datasets, par exemple EU. Facultatif, donnée par Terraform.",

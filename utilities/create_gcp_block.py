@@ -14,13 +14,9 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from bigquery_access import bigquery_client, dataset_location
 from command_line import french_parser, say_errors
-from dbt_connection import (
-    bigquery_client,
-    credentials_block_class,
-    dataset_location,
-    load_credentials,
-)
+from dbt_connection import credentials_block_class, load_credentials
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings

@@ -20,13 +20,9 @@ REINSTALL = "`rm -rf .venv`, puis `make doctor`"
 try:
     from packaging.requirements import Requirement
 
+    from bigquery_access import bigquery_client, dataset_location
     from command_line import french_parser
-    from dbt_connection import (
-        bigquery_client,
-        credentials_block_class,
-        dataset_location,
-        load_credentials,
-    )
+    from dbt_connection import credentials_block_class, load_credentials
     from local_server import ensure_prefect_server
     from pipeline_errors import ConfigurationError, explain
     from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment, load_settings

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,27 +25,22 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
 from pipeline_errors import ConfigurationError
-from pipeline_settings import (
-    PROJECT_ROOT,
-    PipelineSettings,
-    check_block_name,
-    check_dataset_name,
-    check_project_id,
-    check_region,
-)
+from pipeline_settings import PROJECT_ROOT, PipelineSettings, check_block_name
 
-# Output of Terraform -> variable, what checks its value.
-REQUIRED_OUTPUTS: dict[str, tuple[str, Callable[[str], str]]] = {
-    "bq_dev_dataset_id": ("DBT_BIGQUERY_DATASET_DEV", check_dataset_name),
-    "bq_prod_dataset_id": ("DBT_BIGQUERY_DATASET_PROD", check_dataset_name),
+# Output of Terraform -> variable.
+REQUIRED_OUTPUTS = {
+    "bq_dev_dataset_id": "DBT_BIGQUERY_DATASET_DEV",
+    "bq_prod_dataset_id": "DBT_BIGQUERY_DATASET_PROD",
 }
 # States made before these outputs existed lack some of them.
-OPTIONAL_OUTPUTS: dict[str, tuple[str, Callable[[str], str]]] = {
-    "bq_raw_dataset_id": ("DBT_BIGQUERY_DATASET_RAW", check_dataset_name),
-    "project_id": ("GCP_PROJECT_ID", check_project_id),
-    "region": ("GCP_REGION", check_region),
+OPTIONAL_OUTPUTS = {
+    "bq_raw_dataset_id": "DBT_BIGQUERY_DATASET_RAW",
+    "project_id": "GCP_PROJECT_ID",
+    "region": "GCP_REGION",
 }
 OUTPUTS = REQUIRED_OUTPUTS | OPTIONAL_OUTPUTS
+
+CORRECT_AND_REDO = "Corrigez infrastructure/ puis relancez `make infra` et `make outputs`."
 
 
 def read_outputs(path: Path) -> dict[str, Any]:
@@ -100,45 +94,42 @@ def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[
             f"Dans {path}, il manque {', '.join(missing)} ; outputs présents : "
             f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
         )
-    values = {
-        variable: _checked(name, outputs[name], check, path)
-        for name, (variable, check) in OUTPUTS.items()
-        if name in outputs
-    }
-    dev, prod = values["DBT_BIGQUERY_DATASET_DEV"], values["DBT_BIGQUERY_DATASET_PROD"]
-    if dev == prod:
-        raise ConfigurationError(
-            f"Dans {path}, bq_dev_dataset_id et bq_prod_dataset_id sont le même dataset "
-            f"({dev}) : la production écrirait dans dev. Corrigez infrastructure/."
-        )
     try:
         check_block_name(block_name)
     except ValueError as error:
         raise ConfigurationError(f"--block-name « {block_name} » est refusé : {error}.") from None
+    values = {
+        variable: _text(name, outputs[name], path)
+        for name, variable in OUTPUTS.items()
+        if name in outputs
+    }
     values |= {
         "PREFECT_GCP_CREDENTIALS_BLOCK": block_name,
         "DBT_TARGET": "dev",
         "DBT_PROFILE_NAME": "projet_m2_bi",
     }
+    try:
+        PipelineSettings.from_mapping(values)
+    except ConfigurationError as error:
+        problems = str(error)
+        for name, variable in OUTPUTS.items():
+            problems = problems.replace(variable, f"{name} ({variable})")
+        raise ConfigurationError(f"Dans {path} : {problems}\n{CORRECT_AND_REDO}") from None
     return {name: values[name] for name in PipelineSettings.variables() if name in values}
 
 
-def _checked(name: str, value: object, check: Callable[[str], str], path: Path) -> str:
-    """Return the value of an output once checked."""
+def _text(name: str, value: object, path: Path) -> str:
+    """Return the value of an output as it is, once sure that it is text and nothing but."""
     if not isinstance(value, str):
         kind = "null" if value is None else json.dumps(value, ensure_ascii=False)
         reason = f"vaut {kind}, il faut une chaîne de caractères"
     elif not value:
         reason = "est vide"
+    elif value != value.strip():
+        reason = f"vaut {json.dumps(value, ensure_ascii=False)}, avec des blancs autour"
     else:
-        try:
-            return check(value)
-        except ValueError as error:
-            reason = f"vaut {json.dumps(value, ensure_ascii=False)} : {error}"
-    raise ConfigurationError(
-        f"Dans {path}, l'output {name} {reason}. Corrigez infrastructure/ puis relancez "
-        "`make infra` et `make outputs`."
-    )
+        return value
+    raise ConfigurationError(f"Dans {path}, l'output {name} {reason}. {CORRECT_AND_REDO}")
 
 
 def render_env(current: str, values: dict[str, str]) -> str:
@@ -268,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{arguments.output} est à jour.")
     for line in changes(current, text, values) or ["aucune"]:
         print(f"  {line}")
-    for name, (variable, _) in OPTIONAL_OUTPUTS.items():
+    for name, variable in OPTIONAL_OUTPUTS.items():
         if name not in outputs:
             print(f"  {variable} laissé de côté : pas d'output {name}.")
     return 0

@@ -22,8 +22,9 @@ from rich.progress import Progress
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from bigquery_access import bigquery_client
 from command_line import french_parser, say_errors
-from dbt_connection import bigquery_client, credentials_block_class, load_credentials
+from dbt_connection import credentials_block_class, load_credentials
 from local_server import ensure_prefect_server
 from pipeline_settings import load_settings
 

@@ -231,7 +231,7 @@ def _fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
     """Create the datasets, and load the sample data unless it is there already."""
     from google.api_core.exceptions import NotFound
 
-    from dbt_connection import bigquery_client
+    from bigquery_access import bigquery_client
     from load_sample_data import load_sample_data
 
     settings = PipelineSettings.from_mapping(_settings(bigquery_url))

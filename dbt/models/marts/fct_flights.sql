@@ -24,6 +24,7 @@ flights as (
         flight_date >= (
             select
                 date_sub(
+                    -- an empty table: read everything (dates start in year 1)
                     coalesce(max(flight_date), date '0001-01-10'),
                     interval {{ var('incremental_lookback_days') }} day
                 )

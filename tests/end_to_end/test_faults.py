@@ -9,8 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
-from conftest import copy_project
-from fault_proxy import RESET, Fault, Reply, error_reply, fault_proxy
+from fault_proxy import RESET, Fault, error_reply, fault_proxy
+from project import copy_project
 
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
@@ -27,13 +27,7 @@ MODELS = {
 EACH_ONCE = ["first", "second", "third"]
 
 BACKEND = error_reply(503, "backendError", "Error encountered during execution.")
-RATE_LIMIT = error_reply(429, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
-OLD_RATE_LIMIT = error_reply(403, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
-GATEWAY_TIMEOUT = error_reply(504, "gatewayTimeout", "The gateway gave up.")
-DENIED = error_reply(403, "accessDenied", "Access Denied: Table second")
-QUOTA = error_reply(403, "quotaExceeded", "Quota exceeded: too many table updates")
 SYNTAX = error_reply(400, "invalidQuery", "Syntax error: Unexpected keyword FROM at [3:8]")
-TIME_LIMIT = error_reply(500, "timeout", "Operation timed out after 6.0 hours.")
 
 
 @dataclass
@@ -54,21 +48,11 @@ def at(moment, reply, *, node="second", times=1):
     return [Fault(moment, reply, node, times)]
 
 
-ABSORBED = [
+# One of each kind: absorbed by dbt, redone by `dbt retry`, never ending, permanent. Which
+# fault is of which kind is in tests/unit/test_dbt_result.py.
+CASES = [
     Case("submit-503", at("submit", BACKEND)),
-    Case("submit-502-without-json", at("submit", Reply(502, b"<html>Bad Gateway</html>"))),
-    Case("submit-429", at("submit", RATE_LIMIT)),
-    Case("submit-reset", at("submit", RESET)),
     Case("submitted-reset", at("submitted", RESET)),
-    Case("poll-reset", at("poll", RESET)),
-    Case("poll-403-rate-limit", at("poll", OLD_RATE_LIMIT)),
-    Case("metadata-503", at("metadata", BACKEND, node="", times=2)),
-]
-
-RETRIED = [
-    Case("submit-504", at("submit", GATEWAY_TIMEOUT), attempts=2),
-    Case("job-backend-error", at("job", BACKEND), attempts=2),
-    Case("job-rate-limit", at("job", RATE_LIMIT), attempts=2),
     Case("metadata-503-for-long", at("metadata", BACKEND, node="", times=4), attempts=2),
     Case(
         "test-job-backend-error",
@@ -77,49 +61,27 @@ RETRIED = [
         queries=[*EACH_ONCE, "even", "odd"],
         commands=("run", "test"),
     ),
-]
-
-EXHAUSTED = [
     Case(
         "job-backend-error-always",
         at("job", BACKEND, times=99),
         exit_code=3,
-        attempts=2,
+        attempts=3,
         queries=["first"],
         message="modèle second (models/second.sql) : 500 Error encountered during execution.",
-        variables={"DBT_RETRIES": "1"},
     ),
     Case(
-        "unreachable",
-        at("metadata", RESET, node="", times=99),
-        exit_code=3,
-        attempts=1,
-        queries=[],
-        message="Panne passagère de BigQuery ou du réseau, essai 1 sur 1 : relancez plus tard",
-        variables={"DBT_RETRIES": "0"},
+        "job-syntax",
+        at("job", SYNTAX),
+        exit_code=1,
+        queries=["first"],
+        message="(models/second.sql) : Syntax error: Unexpected keyword FROM",
     ),
-]
-
-PERMANENT = [
-    Case(name, fault, exit_code=1, queries=["first"], message=f"(models/second.sql) : {message}")
-    for name, fault, message in (
-        ("submit-denied", at("submit", DENIED), "Access Denied: Table second"),
-        ("submit-quota", at("submit", QUOTA), "Quota exceeded"),
-        ("submit-syntax", at("submit", SYNTAX), "Syntax error: Unexpected keyword FROM"),
-        ("job-syntax", at("job", SYNTAX), "Syntax error: Unexpected keyword FROM"),
-        ("job-time-limit", at("job", TIME_LIMIT), "500 Operation timed out after 6.0 hours."),
-    )
 ]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, local_environment):
-    project = copy_project(tmp_path_factory.mktemp("faults"), local_environment, MODELS)
-    pipeline = project.root / "prefect" / "pipeline.py"
-    text = pipeline.read_text()
-    assert "RETRY_SECONDS = 5\n" in text
-    pipeline.write_text(text.replace("RETRY_SECONDS = 5\n", "RETRY_SECONDS = 1\n"))
-    return project
+    return copy_project(tmp_path_factory.mktemp("faults"), local_environment, MODELS)
 
 
 @pytest.fixture
@@ -159,31 +121,9 @@ def check(case, project, proxy, bigquery):
         assert rows(bigquery, project, "third") == [(2,)]
 
 
-# A class each, for the processes of pytest to share them.
-class TestOneAttempt:
-    @pytest.mark.parametrize("case", [*ABSORBED, *PERMANENT], ids=lambda case: case.name)
-    def test_fault(self, case, project, proxy, bigquery):
-        check(case, project, proxy, bigquery)
-
-
-class TestSeveralAttempts:
-    @pytest.mark.parametrize("case", [*RETRIED, *EXHAUSTED], ids=lambda case: case.name)
-    def test_fault(self, case, project, proxy, bigquery):
-        check(case, project, proxy, bigquery)
-
-
-def test_failing_data_test_is_not_tried_again(project, proxy):
-    test = project.root / "dbt" / "data-tests" / "even.sql"
-    passing = test.read_text()
-    test.write_text("select id from {{ ref('second') }}")
-    try:
-        pipeline = run(project, proxy)
-    finally:
-        test.write_text(passing)
-
-    assert pipeline.returncode == 1
-    assert "dbt test a échoué : test even (data-tests/even.sql) : Got 2 results" in pipeline.stderr
-    assert Counter(proxy.queries)["even"] == 1
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_fault(case, project, proxy, bigquery):
+    check(case, project, proxy, bigquery)
 
 
 def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
@@ -196,13 +136,3 @@ def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
     assert end[0].startswith("dbt test a échoué (et 1 de plus) : test ")
     assert end[1] == "Tests en échec :"
     assert "essai" not in pipeline.stderr
-
-
-def test_results_on_the_disk_are_those_of_all_the_nodes_after_a_retry(project, proxy):
-    proxy.faults = at("job", BACKEND)
-
-    run(project, proxy, "--commands", "run")
-
-    results = (project.root / "dbt" / "target" / "run_results.json").read_text()
-    assert [f'"model.projet_m2_bi.{name}"' in results for name in EACH_ONCE] == [True] * 3
-    assert results.count('"status": "success"') == 3

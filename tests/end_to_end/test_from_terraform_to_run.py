@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ONE_MODEL, copy_project
+from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
+from pipeline_settings import PROJECT_ROOT
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_pipeline_runs_from_the_env_file_alone_and_again_after_a_key_rotation(pr
 
 
 def test_recipe_of_the_readme_saves_the_block(project):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (PROJECT_ROOT / "README.md").read_text()
     recipe = readme.split("python -c '")[1].split("'\n")[0]
 
     saved = subprocess.run(
@@ -85,7 +86,7 @@ def test_recipe_of_the_readme_saves_the_block(project):
 
 @pytest.mark.parametrize("key_variable", [False, True])
 def test_dbt_runs_without_prefect(project, key_variable, tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (PROJECT_ROOT / "README.md").read_text()
     line = next(x for x in readme.splitlines() if "dotenv" in x and "dbt run" in x)
     environment = project.environment | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), project.environment["PATH"]])

@@ -11,9 +11,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import connect, copy_project, prefect_client
 from fault_proxy import fault_proxy
 from prefect.states import Cancelling
+from project import connect, copy_project, prefect_client
 
 from local_bigquery import local_bigquery
 
@@ -79,6 +79,19 @@ def pipeline_during_the_merge(project, proxy, *, in_background=False, **variable
         process.kill()
         process.wait()
         proxy.on_query = lambda _: None
+
+
+def start(project, *arguments):
+    """Start a pipeline of the project; return its process."""
+    return subprocess.Popen(
+        [sys.executable, str(project.root / "prefect" / "pipeline.py"), *arguments],
+        env=project.environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def processes_of(project):
@@ -175,20 +188,27 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
         process.kill()
         process.wait()
         assert [command for _, command in processes_of(project) if "dbt" in command]
-        following = threading.Thread(
-            target=lambda: runs.append(project.run_pipeline("--commands", "run"))
-        )
-        runs = []
-        following.start()
-        time.sleep(10)
-        assert following.is_alive()
+        following = start(project, "--commands", "run")
+        waits = next(line for line in following.stderr if "celle-ci attend" in line)
+        assert "Une autre pipeline utilise" in waits
+        assert following.poll() is None
 
-    following.join(120)
+    _, stderr = following.communicate(timeout=120)
 
-    assert runs[0].returncode == 0, runs[0].stderr
-    assert "Une autre pipeline utilise" in runs[0].stderr
+    assert following.returncode == 0, stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
     assert processes_of(project) == []
+
+
+def test_dev_and_prod_do_not_wait_for_each_other(project, proxy):
+    with pipeline_during_the_merge(project, proxy) as process:
+        other = project.run_pipeline("--target", "prod", "--commands", "run")
+
+        assert process.poll() is None
+        assert other.returncode == 0, other.stderr
+        assert "attend" not in other.stderr
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
 
 
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
@@ -237,6 +257,7 @@ LOAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["bqemulator", "local_bigquery.py"])
 def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment):
     """The second victim is the launcher, whose servers have to end with it."""

@@ -4,7 +4,7 @@ import pytest
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
 
-from dbt_connection import build_connection
+from dbt_connection import build_connection, credentials_block_class
 from local_bigquery import throwaway_key
 from pipeline_settings import PipelineSettings
 
@@ -62,3 +62,11 @@ def test_project_of_the_key_is_the_default():
     output, _ = outputs({}, key)
 
     assert output["project"] == key["project_id"]
+
+
+def test_clients_of_the_block_work_where_vertex_ai_is_left_out():
+    key = throwaway_key() | {"universe_domain": "googleapis.com"}
+    credentials = credentials_block_class()(service_account_info=SecretDict(key))
+
+    assert credentials.get_bigquery_client(project="p").project == "p"
+    assert credentials.get_cloud_storage_client(project="p").project == "p"

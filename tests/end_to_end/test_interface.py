@@ -4,8 +4,8 @@ import shutil
 from contextlib import suppress
 
 import pytest
-from conftest import ONE_MODEL, copy_project, prefect_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from project import ONE_MODEL, copy_project, prefect_client
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By

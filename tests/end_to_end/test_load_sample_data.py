@@ -4,8 +4,8 @@ import threading
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from conftest import ONE_MODEL
 from prefect_gcp import GcpCredentials
+from project import ONE_MODEL
 
 from load_sample_data import TABLES, read_table
 from local_bigquery import on_prefect_server, throwaway_key

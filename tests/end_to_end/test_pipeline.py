@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ONE_MODEL, copy_project, prefect_client
 from prefect.client.schemas.actions import BlockDocumentCreate
+from project import ONE_MODEL, copy_project, prefect_client
 
 from dbt_connection import load_credentials
 from local_bigquery import on_prefect_server
@@ -134,9 +134,10 @@ def test_summary_says_what_was_built_and_where(runs):
     dataset = runs.project.environment["DBT_BIGQUERY_DATASET_DEV"]
     summary = runs.all[0].stdout.split("Projet GCP       : projet-local\n")[1]
 
-    assert summary.startswith(f"Construit dans {dataset} (cible dev) :")
-    assert "336 776 lignes" in next(x for x in summary.splitlines() if "fct_flights" in x)
-    assert "vue" in next(x for x in summary.splitlines() if "stg_flights" in x)
+    assert summary.startswith("Construit (cible dev) :\n")
+    kinds = {line.split()[0]: line.split(maxsplit=1)[1] for line in summary.splitlines()[1:14]}
+    assert "336 776 lignes" in kinds[f"{dataset}.fct_flights"]
+    assert kinds[f"{dataset}.stg_flights"] == "vue"
 
 
 def test_tasks_are_named_after_the_dbt_commands(runs):
@@ -257,7 +258,7 @@ def test_failing_data_test_is_named(make_project):
 def test_model_that_does_not_compile_is_named(make_project):
     project = make_project(ONE_MODEL | {"models/lost.sql": "select * from {{ ref('nothing') }}"})
 
-    run = project.run_pipeline()
+    run = project.run_pipeline("--commands", "run")
 
     end = "\n".join(run.stderr.splitlines()[-3:])
     assert run.returncode == 1
@@ -271,7 +272,7 @@ def test_settings_come_from_the_env_file_unless_the_environment_says_otherwise(m
     del project.environment["DBT_PROFILE_NAME"]
     project.environment["DBT_TARGET"] = "dev"
 
-    run = project.run_pipeline()
+    run = project.run_pipeline("--commands", "run")
 
     assert run.returncode == 0, run.stderr
     assert "Target           : dev" in run.stdout
@@ -303,7 +304,7 @@ def test_profile_of_the_user_is_neither_read_nor_written(make_project):
     profile.parent.mkdir()
     profile.write_text("not: [a profile")
 
-    run = project.run_pipeline()
+    run = project.run_pipeline("--commands", "run")
 
     assert run.returncode == 0, run.stderr
     assert profile.read_text() == "not: [a profile"
@@ -320,7 +321,7 @@ def test_flags_of_dbt_left_in_the_shell_change_nothing(make_project, bigquery):
     run = project.run_pipeline("--commands", "run", DBT_MY_COUNTRY="fr", **FLAGS)
 
     assert run.returncode == 0, run.stderr
-    assert "Construit dans" in run.stdout
+    assert "Construit (cible dev)" in run.stdout
     dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"]
     rows = bigquery.query_and_wait(f"select country from {dataset}.one")
     assert [row.country for row in rows] == ["fr"]
@@ -413,6 +414,6 @@ def test_spaces_in_the_path_of_the_project_do_not_matter(make_project, tmp_path)
     shutil.move(project.root, moved)
     project.root = moved
 
-    run = project.run_pipeline()
+    run = project.run_pipeline("--commands", "run")
 
     assert run.returncode == 0, run.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 import duckdb_extension_spatial
 import httpx
 import pytest
-from conftest import read_blocks
+from project import read_blocks
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ONE_MODEL, copy_project
+from project import ONE_MODEL, copy_project
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def project(tmp_path_factory, local_environment):
 
 @pytest.fixture
 def target(project):
-    return project.root / "dbt" / "target"
+    return project.root / "dbt" / "target" / "dev"
 
 
 @pytest.mark.parametrize("name", ["partial_parse.msgpack", "run_results.json", "manifest.json"])

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from conftest import ONE_MODEL
+from project import ONE_MODEL
 
 import doctor
 

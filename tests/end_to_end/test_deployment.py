@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ONE_MODEL, copy_project
 from google.api_core.exceptions import NotFound
 from prefect import get_client
 from prefect.client.schemas.filters import (
@@ -21,6 +20,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.deployments import run_deployment
 from prefect.states import Scheduled
+from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
 from pipeline_settings import PipelineSettings
@@ -207,6 +207,7 @@ def test_runs_started_together_do_not_overlap(deployment):
     assert first[1] <= second[0]
 
 
+@pytest.mark.slow
 def test_schedule_fires_the_deployment(deployment):
     deployment.prefect(
         "deployment", "schedule", "create", DEPLOYMENT, "--interval", "15", "--replace", "-y"

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from conftest import ONE_MODEL
 from prefect.settings import (
     PREFECT_API_KEY,
     PREFECT_API_URL,
     PREFECT_CLOUD_API_URL,
     temporary_settings,
 )
+from project import ONE_MODEL
 from stand_in_cloud import stand_in_cloud
 
 from create_gcp_block import main

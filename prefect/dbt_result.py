@@ -1,0 +1,163 @@
+"""What a dbt command did, as plain values: nothing here reads a file or runs a process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+ERROR_STATUSES = {"error", "runtime error", "partial success"}
+FAILED_STATUSES = ERROR_STATUSES | {"fail"}
+
+KINDS = {
+    "model": "modèle",
+    "test": "test",
+    "unit_test": "test unitaire",
+    "seed": "seed",
+    "snapshot": "snapshot",
+    "source": "source",
+    "operation": "opération",
+}
+
+# The faults that go away by themselves, as the BigQuery client and dbt word them. A job
+# that hits its time limit is not one: it would hit it again.
+PASSING_FAULT = re.compile(
+    r"""
+    ^\s*(?:429|500|502|503|504)\ (?:(?:GET|POST|PUT|PATCH|DELETE)\ http|.*;\ reason:\ (?!timeout))
+    | Exceeded\ rate\ limits
+    | Connection\ (?:aborted|refused|reset) | ConnectionResetError | RemoteDisconnected
+    | Max\ retries\ exceeded | NewConnectionError | Failed\ to\ resolve
+    | Read\ timed\ out | Timeout\ of\ .*\ exceeded,\ last\ exception
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How old the newest row of a source is, and how old it may be.
+
+    Attributes:
+        loaded_at: moment of the newest row, ISO 8601.
+        age_seconds: how old it was when dbt looked.
+        limit: the age that is refused, a count and `minute`, `hour` or `day`.
+    """
+
+    loaded_at: str
+    age_seconds: float
+    limit: tuple[int, str]
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What dbt did with one node: a model, a test, a seed, a source…
+
+    Attributes:
+        unique_id: dbt's name of the node, `model.project.name`.
+        status: dbt's word for how it ended.
+        message: what dbt or BigQuery said of it.
+        seconds: how long it took.
+        span: when it started and ended, in seconds since 1970; None if it did not run.
+        relation: `dataset.table` that it built; empty for a test or a source.
+        response: what BigQuery answered: rows_affected, bytes_billed, job_id…
+        file: where it is, from `dbt/`.
+        compiled_path: its compiled SQL, from the root; empty if dbt left none.
+        failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
+        freshness: of a source, when dbt could tell.
+    """
+
+    unique_id: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    span: tuple[float, float] | None = None
+    relation: str = ""
+    response: dict[str, Any] = field(default_factory=dict)
+    file: str = "?"
+    compiled_path: str = ""
+    failed_batches: list[tuple[str, str]] = field(default_factory=list)
+    freshness: Freshness | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the node, as its file or its YAML gives it."""
+        parts = self.unique_id.split(".")[2:]
+        # A generic test has a hash after its name.
+        return parts[0] if self.unique_id.startswith("test.") else ".".join(parts)
+
+    @property
+    def kind(self) -> str:
+        """What the node is, in French."""
+        return KINDS.get(self.unique_id.split(".")[0], "nœud")
+
+    @property
+    def is_test(self) -> bool:
+        """Whether the node checks data or SQL, rather than builds something."""
+        return self.unique_id.startswith(("test.", "unit_test.", "source."))
+
+    @property
+    def failed(self) -> bool:
+        """Whether the node failed; one that was skipped after another did not."""
+        return self.status in FAILED_STATUSES
+
+    @property
+    def hit_a_passing_fault(self) -> bool:
+        """Whether the node failed of BigQuery or the network, and may work later."""
+        return self.status in ERROR_STATUSES and bool(PASSING_FAULT.search(self.message))
+
+
+@dataclass(frozen=True)
+class DbtResult:
+    """What one dbt command did, all its attempts together.
+
+    Attributes:
+        command: words after `dbt`, for example `run`.
+        return_code: dbt's exit code; negative if a signal ended it.
+        errors: the errors it logged.
+        selection_is_empty: whether the selection named no node at all.
+        nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
+            before the first.
+        seconds: how long dbt worked on the nodes.
+    """
+
+    command: str
+    return_code: int
+    errors: list[str] = field(default_factory=list)
+    selection_is_empty: bool = False
+    nodes: list[NodeResult] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def selected_nothing(self) -> bool:
+        """Whether the selection matches no node: dbt itself takes that for a success."""
+        return self.return_code == 0 and self.selection_is_empty and not self.nodes
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether dbt ended with exit code 0, after doing something if it was asked to."""
+        return self.return_code == 0 and not self.selected_nothing
+
+    @cached_property
+    def failed_nodes(self) -> list[NodeResult]:
+        """The nodes that failed."""
+        return [node for node in self.nodes if node.failed]
+
+    @property
+    def hit_a_passing_fault(self) -> bool:
+        """Whether all that failed is BigQuery's or the network's, and may work later."""
+        if self.succeeded or self.selected_nothing:
+            return False
+        if self.failed_nodes:
+            return all(node.hit_a_passing_fault for node in self.failed_nodes)
+        return any(PASSING_FAULT.search(error) for error in self.errors)
+
+    def followed_by(self, retry: DbtResult) -> DbtResult:
+        """Return the result of this command and of the `dbt retry` that redid some of its nodes."""
+        redone = {node.unique_id: node for node in retry.nodes}
+        return replace(
+            retry,
+            command=self.command,
+            nodes=[redone.get(node.unique_id, node) for node in self.nodes],
+            seconds=self.seconds + retry.seconds,
+        )

@@ -1,0 +1,39 @@
+"""Fixtures: one local BigQuery and Prefect for the session, a copy of the project a test."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from google.cloud.bigquery import Client
+from project import Project, connect, copy_project
+
+from local_bigquery import copy_prefect_database, local_bigquery
+
+
+@pytest.fixture(scope="session")
+def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment of commands that run against the local servers."""
+    with local_bigquery(tmp_path_factory.mktemp("local")) as (environment, _):
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def bigquery(local_environment: dict[str, str]) -> Client:
+    """A client of the local BigQuery of the session."""
+    return connect(local_environment)
+
+
+@pytest.fixture
+def make_project(
+    tmp_path: Path, local_environment: dict[str, str]
+) -> Callable[[dict[str, str]], Project]:
+    """Return a function that copies the project, with other dbt files."""
+    return lambda dbt_files: copy_project(tmp_path, local_environment, dbt_files)
+
+
+@pytest.fixture
+def without_prefect_server(tmp_path: Path, local_environment: dict[str, str]) -> dict[str, str]:
+    """The variables of a laptop that has the credentials block and no Prefect server."""
+    home = tmp_path / "prefect-home"
+    copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
+    return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}

@@ -1,0 +1,114 @@
+"""A copy of the project for a test, and how a test looks at what it did."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+from google.cloud.bigquery import Client
+from prefect.client.orchestration import SyncPrefectClient, get_client
+
+from bigquery_access import bigquery_client
+from dbt_connection import load_credentials
+from local_bigquery import on_prefect_server
+from pipeline_settings import PROJECT_ROOT, PipelineSettings
+
+ONE_MODEL = {"models/one.sql": "select 1 as id"}
+
+
+@dataclass
+class Project:
+    """A copy of the project, and the environment its commands run in."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a Python file of the project with its arguments, from another folder."""
+        return subprocess.run(
+            [sys.executable, str(self.root / command[0]), *command[1:]],
+            env=self.environment | variables,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def run_pipeline(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the pipeline of the project."""
+        return self.run("prefect/pipeline.py", *arguments, **variables)
+
+
+def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, str]) -> Project:
+    """Copy the project to `root`, with a HOME and a temporary folder of its own.
+
+    With `dbt_files` (path in dbt/ -> text), its models and tests are these and no others.
+    """
+    project = root / "project"
+    for folder in ("prefect", "utilities", "dbt"):
+        shutil.copytree(
+            PROJECT_ROOT / folder,
+            project / folder,
+            ignore=shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml"),
+        )
+    for name in (
+        "prefect.toml",
+        "prefect.yaml",
+        "pyproject.toml",
+        "requirements.txt",
+        ".gitignore",
+    ):
+        shutil.copy(PROJECT_ROOT / name, project)
+    if dbt_files:
+        for folder in ("models", "data-tests", "snapshots"):
+            shutil.rmtree(project / "dbt" / folder)
+        for path, text in dbt_files.items():
+            (project / "dbt" / path).parent.mkdir(exist_ok=True)
+            (project / "dbt" / path).write_text(text)
+    home, temporary = root / "home", root / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    # No activated environment: the pipeline has to find its own dbt.
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if ".venv" not in p)
+    dataset = f"test_{root.name}".replace("-", "_")
+    return Project(
+        project,
+        environment
+        | {
+            "HOME": str(home),
+            "TMPDIR": str(temporary),
+            "PATH": path,
+            "DBT_BIGQUERY_DATASET_DEV": f"{dataset}_dev",
+            "DBT_BIGQUERY_DATASET_PROD": f"{dataset}_prod",
+        },
+    )
+
+
+def connect(environment: dict[str, str]) -> Client:
+    """Return a client of the local BigQuery of this environment."""
+    with on_prefect_server(environment):
+        credentials = load_credentials("sa-key")
+    return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
+
+
+@contextmanager
+def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
+    """Yield a client of the Prefect server of this environment."""
+    with on_prefect_server(environment), get_client(sync_client=True) as client:
+        yield client
+
+
+def read_blocks(api_url: str, **headers: str) -> httpx.Response:
+    """Ask a Prefect server for its blocks and their secrets, as any program may try."""
+    return httpx.post(
+        f"{api_url}/block_documents/filter",
+        json={"include_secrets": True},
+        headers=headers,
+        trust_env=False,
+    )

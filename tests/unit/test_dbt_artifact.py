@@ -1,0 +1,83 @@
+"""The Markdown of the artifact, from what a command did."""
+
+from dbt_artifact import render_markdown
+from dbt_result import DbtResult, NodeResult
+from pipeline_settings import PipelineSettings
+
+SETTINGS = PipelineSettings.from_mapping(
+    {"DBT_BIGQUERY_DATASET_DEV": "mon_dev", "DBT_BIGQUERY_DATASET_PROD": "mon_prod"}
+)
+
+
+def node(name, *, seconds=1.0, status="success", message="", **response):
+    return NodeResult(
+        f"model.projet.{name}",
+        status,
+        message,
+        seconds,
+        span=(1000.0, 1000.0 + seconds),
+        relation=f"mon_dev.{name}",
+        response=response,
+    )
+
+
+def result(*nodes, return_code=0):
+    return DbtResult("run", return_code, nodes=list(nodes), seconds=12.34)
+
+
+def test_cost_is_that_of_the_bytes_billed():
+    text = render_markdown(
+        result(node("a", bytes_billed=2**39), node("b", bytes_billed=2**38)), SETTINGS, []
+    )
+
+    # Three quarters of a TiB at 6.25 USD.
+    assert "Facturé : 768,0 Gio, soit 4,6875 USD à la demande (6,25 USD par Tio)" in text
+
+
+def test_row_of_a_node_has_all_its_columns():
+    job = {"project_id": "p", "location": "EU", "job_id": "j"}
+
+    text = render_markdown(
+        result(node("a", seconds=2.5, rows_affected=7, bytes_billed=2**20, slot_ms=3400, **job)),
+        SETTINGS,
+        [],
+    )
+
+    link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
+    assert f"| a | réussi | 7 | 1,0 Mio | 3,4 | 2,5 | [job]({link}) |" in text
+
+
+def test_slowest_node_comes_first_with_the_longest_bar():
+    text = render_markdown(result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [])
+
+    bars = [line for line in text.splitlines() if "█" in line]
+    assert [line.split()[0] for line in bars] == ["long", "short"]
+    assert [line.count("█") for line in bars] == [40, 10]
+
+
+def test_thousands_of_nodes_stay_readable():
+    nodes = [node(f"n{i}", seconds=1 + i / 1000) for i in range(3000)]
+
+    text = render_markdown(result(*nodes), SETTINGS, [])
+
+    assert "3000 nœuds : réussi 3000." in text
+    assert len(text.splitlines()) < 150
+    assert "| n2999 |" in text
+    assert "… et 2950 nœuds plus courts" in text
+
+
+def test_failed_node_shows_the_whole_message():
+    message = "Database Error in model a (models/a.sql)\n  Syntax error at [1:8]\n  compiled at x"
+
+    text = render_markdown(
+        result(node("a", status="error", message=message), return_code=1), SETTINGS, []
+    )
+
+    assert text.startswith("# dbt run : échoué")
+    assert message in text
+
+
+def test_warnings_come_first():
+    text = render_markdown(result(node("a")), SETTINGS, ["Attention"])
+
+    assert text.startswith("> ⚠️ Attention")

@@ -1,0 +1,114 @@
+"""What a command did, and which failures are worth another try."""
+
+import pytest
+
+from dbt_result import DbtResult, NodeResult
+
+# Messages as dbt 1.12.6 and dbt-bigquery 1.12.1 wrote them, the fault made by a proxy.
+IN = "Database Error in model second (models/second.sql)\n  "
+JOB = "\n  \n  Location: US\n  Job ID: 8a66eb51\n  \n  compiled code at second.sql"
+PASSING = {
+    "backend error": "500 Error encountered during execution.; reason: backendError, message: "
+    "Error encountered during execution., domain: global",
+    "gateway timeout": "504 POST http://127.0.0.1:1/bigquery/v2/projects/p/jobs?prettyPrint=false: "
+    "The gateway gave up.",
+    "unavailable": "503 GET http://127.0.0.1:1/bigquery/v2/projects/p/datasets: Unavailable",
+    "rate limit": "Exceeded rate limits: too many queries.",
+    "reset": "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))",
+    "refused": "HTTPConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /x",
+}
+PERMANENT = {
+    "denied": "Access Denied: Table second",
+    "quota": "Quota exceeded: too many table updates",
+    "syntax": "Syntax error: Unexpected keyword FROM at [3:8]",
+    "time limit": "500 Operation timed out after 6.0 hours.; reason: timeout, message: Operation "
+    "timed out after 6.0 hours., domain: global",
+    "value": "Bad int64 value: 503 GET http",
+    "no message": "",
+}
+
+
+def node(name="second", status="error", message=PASSING["backend error"]):
+    return NodeResult(f"model.p.{name}", status, f"{IN}{message}{JOB}")
+
+
+def result(*nodes, return_code=1, **known):
+    return DbtResult("run", return_code, nodes=list(nodes), **known)
+
+
+@pytest.mark.parametrize("message", PASSING.values(), ids=PASSING)
+def test_fault_of_bigquery_or_the_network_passes(message):
+    assert result(node(message=message)).hit_a_passing_fault
+
+
+@pytest.mark.parametrize("message", PERMANENT.values(), ids=PERMANENT)
+def test_fault_of_the_query_or_a_right_does_not_pass(message):
+    assert not result(node(message=message)).hit_a_passing_fault
+
+
+def test_failed_data_test_never_passes_whatever_it_says():
+    assert not result(node(status="fail", message=PASSING["unavailable"])).hit_a_passing_fault
+
+
+def test_one_permanent_failure_is_enough_to_stop():
+    assert not result(node("a"), node("b", message="Syntax error")).hit_a_passing_fault
+
+
+def test_node_skipped_after_a_fault_does_not_count():
+    assert result(node("a"), node("b", "skipped", "")).hit_a_passing_fault
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [(PASSING["unavailable"], True), (PASSING["refused"], True), ("Compilation Error", False)],
+)
+def test_fault_before_the_first_node_is_read_in_the_log(error, passes):
+    assert result(errors=[error]).hit_a_passing_fault is passes
+
+
+def test_success_hit_no_fault_even_after_an_error_in_the_log():
+    assert not result(return_code=0, errors=[PASSING["reset"]]).hit_a_passing_fault
+
+
+def test_selection_without_a_node_is_no_success():
+    nothing = result(return_code=0, selection_is_empty=True)
+
+    assert not nothing.succeeded
+    assert not nothing.hit_a_passing_fault
+
+
+def test_result_of_a_retry_is_that_of_the_whole():
+    first = result(node("a", "success"), node("b"), node("c", "skipped"), seconds=2, errors=["x"])
+    retry = result(node("b", "success"), node("c", "success"), return_code=0, seconds=1)
+
+    whole = first.followed_by(retry)
+
+    assert whole.succeeded
+    assert [(n.name, n.status) for n in whole.nodes] == [
+        *(("a", "success"), ("b", "success"), ("c", "success"))
+    ]
+    assert whole.seconds == 3
+
+
+def test_retry_that_stopped_before_the_first_node_keeps_what_was_known():
+    whole = result(node("a")).followed_by(result(errors=["503 GET http://x: no"]))
+
+    assert [n.status for n in whole.nodes] == ["error"]
+    assert whole.hit_a_passing_fault
+
+
+@pytest.mark.parametrize(
+    ("unique_id", "name", "kind"),
+    [
+        ("model.p.orders", "orders", "modèle"),
+        ("model.p.orders.v2", "orders.v2", "modèle"),
+        ("test.p.not_null_orders_id.0123456789", "not_null_orders_id", "test"),
+        ("unit_test.p.orders.adds_up", "orders.adds_up", "test unitaire"),
+        ("source.p.raw.flights", "raw.flights", "source"),
+        ("exposure.p.x", "x", "nœud"),
+    ],
+)
+def test_node_is_called_as_its_file_does(unique_id, name, kind):
+    result = NodeResult(unique_id, "success")
+
+    assert (result.name, result.kind) == (name, kind)

@@ -1,0 +1,48 @@
+"""The BigQuery client of the tools, with the credentials and the settings that dbt has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline_errors import ConfigurationError
+from pipeline_settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from google.cloud.bigquery import Client
+    from prefect_gcp import GcpCredentials
+
+
+def bigquery_client(credentials: GcpCredentials, settings: PipelineSettings) -> Client:
+    """Return a BigQuery client of the project, region and endpoint that dbt uses."""
+    from google.api_core.client_options import ClientOptions
+    from google.cloud.bigquery import Client
+
+    google_credentials = credentials.get_credentials_from_service_account()
+    return Client(
+        project=settings.project_id or credentials.project,
+        credentials=google_credentials,
+        location=settings.region,
+        client_options=ClientOptions(
+            api_endpoint=settings.endpoint,
+            universe_domain=google_credentials.universe_domain,
+        ),
+    )
+
+
+def dataset_location(client: Client, dataset: str) -> str:
+    """Return the location of a dataset, asking BigQuery once.
+
+    Raises ConfigurationError, with BigQuery's reason, when it does not show the dataset.
+    """
+    from google.api_core.exceptions import GoogleAPICallError
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        location: str = client.get_dataset(dataset, retry=None, timeout=30).location
+    except (GoogleAPICallError, GoogleAuthError, OSError) as error:
+        reason = str(getattr(error, "message", error)).splitlines()[0]
+        raise ConfigurationError(
+            f"Dataset {client.project}.{dataset} : {reason}\n"
+            "    → vérifiez que `make infra` l'a créé et que le compte de service y a accès"
+        ) from None
+    return location
