@@ -25,7 +25,13 @@ try:
     from dbt_connection import credentials_block_class, load_credentials
     from local_server import ensure_prefect_server
     from pipeline_errors import ConfigurationError, explain
-    from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment, load_settings
+    from pipeline_settings import (
+        PROJECT_ROOT,
+        PipelineSettings,
+        load_environment,
+        load_settings,
+        misspelt_variables,
+    )
 except (ImportError, AttributeError) as error:
     # A package without some of its files.
     print(f"✗ Dépendances : {error}\n    → {REINSTALL}")
@@ -47,6 +53,10 @@ class Diagnosis:
     def ready(self, what: str) -> None:
         """Say that something is ready."""
         print(f"✓ {what}")
+
+    def doubtful(self, what: str) -> None:
+        """Say that something may not be meant so."""
+        print(f"! {what}")
 
     def missing(self, what: str, remedy: str = "") -> None:
         """Say that something is missing, and what to do unless `what` says it already."""
@@ -129,6 +139,8 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
             str(error), "corrigez .env, ou lancez `.venv/bin/python utilities/generate_env.py`"
         )
         return None
+    for line in misspelt_variables():
+        diagnosis.doubtful(line)
     env_file = ".env" if (PROJECT_ROOT / ".env").exists() else "sans .env"
     diagnosis.ready(f"Réglages ({env_file}) : cible {settings.target}, dataset {settings.dataset}")
     return settings

@@ -27,12 +27,14 @@ def snapshot(project):
 
 
 def test_everything_ready_is_said_and_nothing_changes(project):
+    (project.root / ".env").write_text("DBT_TARGTE=prod\n")
     before = snapshot(project)
 
     run = project.run("utilities/doctor.py")
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert "✗" not in run.stdout
+    assert "! DBT_TARGTE, dans .env, n'est pas un réglage : écrivez DBT_TARGET ?" in run.stdout
     for ready in ("Python", "Dépendances", "Réglages", "Block sa-key", "Dataset", "Projet dbt"):
         assert f"✓ {ready}" in run.stdout
     assert snapshot(project) == before
