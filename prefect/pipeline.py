@@ -65,8 +65,6 @@ Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build"
 # One or more words of dbt's selection syntax.
 Nodes = Annotated[str, Field(pattern=r"\S")]
 
-RUN_THEN_TEST: list[Command] = ["run", "test"]
-
 TARGET_WARNING = (
     "DBT_TARGET n'est défini nulle part : ce déploiement écrit dans dev ({dataset}). Pour la "
     "production : `prefect variable set dbt_target prod`, ou DBT_TARGET=prod dans "
@@ -193,15 +191,16 @@ def stop_when_cancelled() -> Iterator[threading.Event]:
 
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
 def dbt_full_pipeline(
-    target: Target | None = None,
+    target: Literal["dev", "prod"] | None = None,
     select: Nodes | None = None,
     exclude: Nodes | None = None,
     full_refresh: bool = False,
-    commands: Annotated[list[Command], Field(min_length=1)] = RUN_THEN_TEST,
+    commands: Annotated[list[Command], Field(min_length=1)] = ["run", "test"],  # noqa: B006
 ) -> State[Any]:
     """Load the configuration, then run the dbt commands until one fails.
 
-    The descriptions are those of Prefect's form and of the command line.
+    The descriptions are those of Prefect's form and of the command line. prefect-cloud makes
+    the form from this file alone: types and defaults that come from elsewhere are lost.
 
     Args:
         target: Cible : dev ou prod. Par défaut, celle des réglages (DBT_TARGET).
