@@ -10,7 +10,7 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 
 # The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
 DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
-	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_TARGET_PATH=target/docs
+	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_TARGET_PATH=target/docs PYTHON_DOTENV_DISABLED=1
 
 help: ## Cette aide
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -94,5 +94,5 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 .venv/installed: requirements-dev.txt .venv/uv
 	@echo "Installation des dépendances…"
 	@rm .venv/uv
-	@$(UV) pip sync --quiet --compile-bytecode --require-hashes requirements-dev.txt
+	@$(UV) pip sync --python $(BIN)/python --quiet --compile-bytecode --require-hashes requirements-dev.txt
 	@touch .venv/uv $@

@@ -170,6 +170,8 @@ class DbtRunner:
             # It would write in ~/.dbt when it last gave a hint.
             "DBT_ENGINE_HINTS_ENABLED": "false",
             "DBT_USE_COLORS": "false",
+            # dbt 1.12 would load `.env` itself, flags included, after we took them away.
+            "PYTHON_DOTENV_DISABLED": "1",
         }
 
 
@@ -291,7 +293,8 @@ def _unset_inherited(environment: dict[str, str]) -> list[str]:
     from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
 
     flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
-    unset = {name for name in os.environ if name in flags or name.startswith("PREFECT_")}
+    prefixes = ("DBT_ENGINE_", "DBT_RECORDER_", "PREFECT_")
+    unset = {name for name in os.environ if name in flags or name.startswith(prefixes)}
     return ["env", *(word for name in sorted(unset - environment.keys()) for word in ("-u", name))]
 
 
@@ -332,7 +335,7 @@ def packages_are_missing() -> bool:
     if not lock.exists() or not installed.exists():
         return True
     changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
-    names = [package.get("name", "") for package in _read_yaml(lock).get("packages", [])]
+    names = [package.get("name", "") for package in _read_yaml(lock).get("packages") or []]
     return max(changed) > installed.stat().st_mtime or not all(
         (installed / name).exists() for name in names
     )

@@ -55,6 +55,11 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
             f"API Prefect ({api_url}) : accès refusé. Vérifiez PREFECT_API_KEY, ou relancez "
             "`uvx prefect-cloud login` ; pour un serveur à vous, PREFECT_API_AUTH_STRING."
         )
+    if isinstance(error, httpx.HTTPStatusError):
+        return InfrastructureError(
+            f"API Prefect ({api_url}) : réponse {error.response.status_code}. Vérifiez "
+            "PREFECT_API_URL et l'état de ce serveur, puis relancez."
+        )
     return None
 
 

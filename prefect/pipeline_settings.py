@@ -209,10 +209,12 @@ class PipelineSettings(BaseModel):
 def check_env_file(path: Path) -> None:
     """Raise ConfigurationError when this `.env` is there and cannot be read."""
     try:
-        path.read_text(encoding="utf-8")
+        # UTF-16 without its mark decodes as UTF-8, a NUL after each letter.
+        if "\0" in path.read_text(encoding="utf-8"):
+            raise ValueError
     except FileNotFoundError:
         return
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "ce n'est pas de l'UTF-8"
         raise ConfigurationError(
             f"Fichier {path} illisible ({reason}) : enregistrez-le en UTF-8, ou déplacez-le et "
@@ -236,7 +238,7 @@ def misspelt_variables() -> list[str]:
     settings = list(PipelineSettings.variables())
     lines = []
     for name in dotenv_values(ENV_FILE):
-        meant = difflib.get_close_matches(name, settings, n=1, cutoff=0.85)
+        meant = difflib.get_close_matches(name, settings, n=1, cutoff=0.9)
         if meant and name not in settings:
             lines.append(f"{name}, dans .env, n'est pas un réglage : écrivez {meant[0]} ?")
     return lines

@@ -74,11 +74,13 @@ def pushed_source() -> str:
         )
     url = git("config", "--get", "remote.origin.url")
     match = re.fullmatch(
-        r"(?:https://|git@|ssh://git@)github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?/?", url
+        r"(?:https://(?:[^@/]+@)?|git@|ssh://git@)github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?/?", url
     )
     if not match:
+        # A token may stand before the host.
+        shown = re.sub("//[^@/]+@", "//", url)
         raise ConfigurationError(
-            f"Le dépôt origin ({url}) n'est pas sur GitHub : prefect-cloud le veut."
+            f"Le dépôt origin ({shown}) n'est pas sur GitHub : prefect-cloud le veut."
         )
     return f"{match[1]}/tree/{branch}"
 

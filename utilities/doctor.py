@@ -193,7 +193,7 @@ def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
             cwd=PROJECT_ROOT / "dbt",
             # The profile wants a project; parsing asks nothing of it.
             env=os.environ
-            | {"GCP_PROJECT_ID": "projet", "DBT_USE_COLORS": "false"}
+            | {"GCP_PROJECT_ID": "projet", "DBT_USE_COLORS": "false", "PYTHON_DOTENV_DISABLED": "1"}
             | settings.to_mapping(),
             capture_output=True,
             text=True,

@@ -269,3 +269,18 @@ def test_repository_that_is_not_on_github_is_refused(checkout):
 
     assert run.returncode == 2
     assert "GitHub" in run.stderr
+
+
+def test_token_in_the_address_of_the_repository_is_not_shown(checkout):
+    checkout.git("remote", "set-url", "origin", "https://x:ghp_token@example.com/o/r.git")
+    checkout.git(
+        "config",
+        f"url.{checkout.root.parent / 'origin'}.insteadOf",
+        "https://x:ghp_token@example.com/o/r.git",
+    )
+
+    run = checkout.deploy("--yes")
+
+    assert run.returncode == 2
+    assert "https://example.com/o/r.git" in run.stderr
+    assert "ghp_token" not in run.stdout + run.stderr

@@ -314,9 +314,12 @@ def test_profile_of_the_user_is_neither_read_nor_written(make_project):
 FLAGS = {"DBT_EMPTY": "1", "DBT_ENGINE_EMPTY": "1", "DBT_WRITE_JSON": "0", "DBT_TARGET_PATH": "/x"}
 
 
-def test_flags_of_dbt_left_in_the_shell_change_nothing(make_project, bigquery):
+def test_flags_of_dbt_left_in_the_shell_or_in_env_change_nothing(make_project, bigquery):
+    """dbt 1.12 loads `.env` itself, from its own folder upwards."""
     model = "{{ config(materialized='table') }} select '{{ env_var('DBT_MY_COUNTRY') }}' as country"
     project = make_project({"models/one.sql": model})
+    for folder in (project.root, project.root / "dbt"):
+        (folder / ".env").write_text("DBT_EMPTY=1\nDBT_ENGINE_EMPTY=1\n")
 
     run = project.run_pipeline("--commands", "run", DBT_MY_COUNTRY="fr", **FLAGS)
 

@@ -12,6 +12,7 @@ import dbt_command
     "name",
     [
         *("DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"),
+        *("DBT_ENGINE_RECORDER_MODE", "DBT_RECORDER_MODE"),
         *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
     ],
 )
@@ -68,6 +69,7 @@ def remove_installed(folder: Path) -> None:
         (lambda _: None, False),
         (lambda d: declare(d, "packages:\n  - package: b/other\n", moment=4), True),
         (lambda d: write(d / "package-lock.yml", "packages: []\n", moment=4), True),
+        (lambda d: write(d / "package-lock.yml", "packages:\n", moment=4), True),
         (lambda d: (d / "package-lock.yml").unlink(), True),
         (remove_installed, True),
         (lambda d: declare(d, "packages:\n", moment=4), False),
@@ -75,7 +77,7 @@ def remove_installed(folder: Path) -> None:
         (lambda d: (d / "packages.yml").unlink(), False),
         (lambda d: (d / "packages.yml").rename(d / "dependencies.yml"), False),
     ],
-    ids=["installed", "swapped", "new lock", "no lock", "removed", "declared empty",
+    ids=["installed", "swapped", "new lock", "empty lock", "no lock", "removed", "declared empty",
          "not YAML", "none declared", "other file"],
 )  # fmt: skip
 def test_packages_are_installed_when_they_are_not_those_declared(change, missing, dbt_dir):

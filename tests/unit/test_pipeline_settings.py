@@ -104,7 +104,9 @@ def test_misspelt_variables_of_the_env_file_are_told_from_others(env_file):
 
 
 @pytest.mark.parametrize(
-    "content", [b"A=\xe9\n", "A=é".encode("utf-16")], ids=["latin-1", "utf-16"]
+    "content",
+    [b"A=\xe9\n", "A=é".encode("utf-16"), "A=e".encode("utf-16-le")],
+    ids=["latin-1", "utf-16", "utf-16 without its mark"],
 )
 def test_env_file_that_is_not_utf8_is_named(content, env_file):
     env_file.write_bytes(content)
