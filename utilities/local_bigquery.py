@@ -55,6 +55,8 @@ REMEDY = (
 EXIT_NO_SERVER = 3
 
 WATCH_SECONDS = 0.2
+# In the path of an upload; the temporary folder of the system takes its place.
+REFUSED_BY_BQEMULATOR = set("'\";`")
 # More than the sample data takes on a slow machine.
 FILL_TIMEOUT_SECONDS = 90
 # How long a command has to end by itself once a server has died.
@@ -77,8 +79,10 @@ def local_bigquery(
     with ExitStack() as stack:
         try:
             bigquery_log, prefect_log = stack.enter_context(_own(data_dir, fresh))
-            # Not in the folder: bqemulator refuses a path with an apostrophe for them.
-            uploads = stack.enter_context(TemporaryDirectory(prefix="bigquery-"))
+            elsewhere = REFUSED_BY_BQEMULATOR & set(str(data_dir))
+            uploads = stack.enter_context(
+                TemporaryDirectory(prefix="uploads-", dir=None if elsewhere else data_dir)
+            )
             bigquery = _bigquery_server(data_dir, uploads, bigquery_log, remedy)
         except (OSError, duckdb.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
