@@ -326,19 +326,31 @@ def _dbt_log_reader() -> Iterator[_DbtLogReader]:
 def packages_are_missing() -> bool:
     """Whether `dbt/` declares packages that `dbt deps` has not installed, or not since a change.
 
-    What is installed is as old as its folder, and each package of the lock is there.
+    What is declared is in the lock, what is in the lock is installed, and no file is newer
+    than the folder of what is installed: a version changes in place.
     """
     declarations = [DBT_PROJECT_DIR / name for name in ("packages.yml", "dependencies.yml")]
-    if not any(_read_yaml(path).get("packages") for path in declarations):
+    declared = [package for path in declarations for package in _packages(path)]
+    if not declared:
         return False
     lock, installed = DBT_PROJECT_DIR / "package-lock.yml", DBT_PROJECT_DIR / "dbt_packages"
-    if not lock.exists() or not installed.exists():
+    locked = _packages(lock)
+    if not installed.exists() or not _origins(declared) <= _origins(locked):
         return True
     changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
-    names = [package.get("name", "") for package in _read_yaml(lock).get("packages") or []]
     return max(changed) > installed.stat().st_mtime or not all(
-        (installed / name).exists() for name in names
+        (installed / package.get("name", "")).exists() for package in locked
     )
+
+
+def _packages(path: Path) -> list[dict[str, Any]]:
+    return _read_yaml(path).get("packages") or []
+
+
+def _origins(packages: list[dict[str, Any]]) -> set[str]:
+    """Return where the packages come from: a name on the hub, a git address, a folder…"""
+    kinds = ("package", "git", "local", "tarball", "private")
+    return {str(package[kind]) for package in packages for kind in kinds if kind in package}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -43,7 +43,11 @@ def dbt_dir(tmp_path, monkeypatch):
     """A dbt project whose one package is installed."""
     monkeypatch.setattr(dbt_command, "DBT_PROJECT_DIR", tmp_path)
     declare(tmp_path, "packages:\n  - package: a/utils\n    version: 1.0.0\n", moment=1)
-    write(tmp_path / "package-lock.yml", "packages:\n  - name: utils\n", moment=2)
+    write(
+        tmp_path / "package-lock.yml",
+        "packages:\n  - name: utils\n    package: a/utils\n",
+        moment=2,
+    )
     (tmp_path / "dbt_packages" / "utils").mkdir(parents=True)
     os.utime(tmp_path / "dbt_packages", (3, 3))
     return tmp_path
@@ -68,6 +72,8 @@ def remove_installed(folder: Path) -> None:
     [
         (lambda _: None, False),
         (lambda d: declare(d, "packages:\n  - package: b/other\n", moment=4), True),
+        (lambda d: declare(d, "packages:\n  - package: b/other\n", moment=1), True),
+        (lambda d: declare(d, "packages:\n  - package: a/utils\n", moment=4), True),
         (lambda d: write(d / "package-lock.yml", "packages: []\n", moment=4), True),
         (lambda d: write(d / "package-lock.yml", "packages:\n", moment=4), True),
         (lambda d: (d / "package-lock.yml").unlink(), True),
@@ -77,7 +83,8 @@ def remove_installed(folder: Path) -> None:
         (lambda d: (d / "packages.yml").unlink(), False),
         (lambda d: (d / "packages.yml").rename(d / "dependencies.yml"), False),
     ],
-    ids=["installed", "swapped", "new lock", "empty lock", "no lock", "removed", "declared empty",
+    ids=["installed", "swapped", "swapped by an older file", "other version",
+         "new lock", "empty lock", "no lock", "removed", "declared empty",
          "not YAML", "none declared", "other file"],
 )  # fmt: skip
 def test_packages_are_installed_when_they_are_not_those_declared(change, missing, dbt_dir):
