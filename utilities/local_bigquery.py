@@ -52,8 +52,6 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
-EXIT_NO_SERVER = 3
-
 WATCH_SECONDS = 0.2
 # In the path of an upload; the temporary folder of the system takes its place.
 REFUSED_BY_BQEMULATOR = set("'\";`")
@@ -349,7 +347,7 @@ def run_command(
                 if server.process.poll() is not None:
                     print(server.failure("s'est arrêté"), file=sys.stderr, flush=True)
                     _end(process)
-                    return EXIT_NO_SERVER
+                    return InfrastructureError.exit_code
             with suppress(subprocess.TimeoutExpired):
                 process.wait(WATCH_SECONDS)
         return_code = process.returncode
