@@ -1,5 +1,7 @@
 """Fixtures: one local BigQuery and Prefect for the session, a copy of the project a test."""
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,3 +39,23 @@ def without_prefect_server(tmp_path: Path, local_environment: dict[str, str]) ->
     home = tmp_path / "prefect-home"
     copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
+
+
+@pytest.fixture
+def outside():
+    """A proxy that everything outside the machine would go through; yields what came."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        requests = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    requests.append(connection.recv(200))
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
+        server.close()

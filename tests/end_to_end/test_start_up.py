@@ -2,10 +2,8 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 
 import httpx
@@ -50,26 +48,6 @@ def modules_after(code):
 )
 def test_what_nothing_needs_is_not_imported(code, left_out):
     assert modules_after(code) & left_out == set()
-
-
-@pytest.fixture
-def outside():
-    """A proxy that everything outside the machine would go through; yields what came."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        requests = []
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    requests.append(connection.recv(200))
-
-        threading.Thread(target=accept, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}", requests
-        server.close()
 
 
 def test_temporary_server_ends_with_its_process_even_killed():
