@@ -9,7 +9,8 @@ import pytest
 from google.cloud.bigquery import Client
 from project import Project, connect, copy_project
 
-from local_bigquery import copy_prefect_database, local_bigquery
+from dbt_connection import load_credentials
+from local_bigquery import copy_prefect_database, local_bigquery, on_prefect_server
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,14 @@ def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
 def bigquery(local_environment: dict[str, str]) -> Client:
     """A client of the local BigQuery of the session."""
     return connect(local_environment)
+
+
+@pytest.fixture
+def key_lines(local_environment: dict[str, str]) -> list[str]:
+    """The lines of the private key that the block of the session holds."""
+    with on_prefect_server(local_environment):
+        info = load_credentials("sa-key").service_account_info.get_secret_value()
+    return [line for line in info["private_key"].splitlines() if "PRIVATE KEY" not in line]
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def without_prefect_server(tmp_path: Path, local_environment: dict[str, str]) ->
     return {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def outside():
     """A proxy that everything outside the machine would go through; yields what came."""
     with socket.create_server(("127.0.0.1", 0)) as server:

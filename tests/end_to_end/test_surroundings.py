@@ -1,0 +1,99 @@
+"""One run in hostile surroundings: what is around the project changes nothing of it."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from project import copy_project
+
+# Prints the key in every way that dbt has, and reads a variable of the project.
+MODEL = """
+{{ config(materialized='table') }}
+{% set info = adapter.config.credentials.keyfile_json %}
+{% do log(info, info=True) %}
+{% do log(info.private_key, info=True) %}
+{% do print(tojson(info)) %}
+{% do exceptions.warn(info | string) %}
+select '{{ env_var('DBT_MY_COUNTRY') }}' as country
+"""
+
+FLAGS = {"DBT_EMPTY": "1", "DBT_ENGINE_EMPTY": "1", "DBT_WRITE_JSON": "0", "DBT_TARGET_PATH": "/x"}
+FLAGS_OF_ENV = "DBT_EMPTY=1\nDBT_ENGINE_EMPTY=1\n"
+
+BROKEN_PROFILE = "not: [a profile"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, local_environment, outside):
+    """The run, with its project, the profile of its user and what it asked of the outside."""
+    root = tmp_path_factory.mktemp("surroundings")
+    project = copy_project(root, local_environment, {"models/one.sql": MODEL})
+    project.root = Path(shutil.move(project.root, root / "l'été du $projet `bi`"))
+    # dbt 1.12 loads `.env` itself, from its own folder upwards.
+    (project.root / "dbt" / ".env").write_text(FLAGS_OF_ENV)
+    (project.root / ".env").write_text(
+        f"{FLAGS_OF_ENV}DBT_PROFILE_NAME=du_fichier\nDBT_TARGET=prod\n"
+    )
+    del project.environment["DBT_PROFILE_NAME"]
+    profile = root / "home" / ".dbt" / "profiles.yml"
+    profile.parent.mkdir()
+    profile.write_text(BROKEN_PROFILE)
+    url, requests = outside
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
+    local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+    around = FLAGS | proxies | local | {"DBT_MY_COUNTRY": "fr", "DBT_TARGET": "dev"}
+    process = project.run_pipeline("--commands", "run", **around)
+    return SimpleNamespace(process=process, project=project, profile=profile, requests=requests)
+
+
+@pytest.fixture
+def countries(run, bigquery):
+    """The rows of the model."""
+    dataset = run.project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    return [row.country for row in bigquery.query_and_wait(f"select country from {dataset}.one")]
+
+
+def test_spaces_and_quotes_in_the_path_of_the_project_do_not_matter(run):
+    assert run.process.returncode == 0, run.process.stderr
+
+
+def test_flags_of_dbt_left_in_the_shell_or_in_env_change_nothing(run, countries):
+    assert "Construit (cible dev)" in run.process.stdout
+    assert len(countries) == 1
+    assert not Path(FLAGS["DBT_TARGET_PATH"]).exists()
+
+
+def test_variable_of_the_project_reaches_the_model(countries):
+    assert countries == ["fr"]
+
+
+def test_env_file_fills_what_the_environment_lacks(run):
+    assert "Nom du profil    : du_fichier" in run.process.stdout
+
+
+def test_environment_wins_over_the_env_file(run):
+    assert "Target           : dev" in run.process.stdout
+
+
+def test_profile_of_the_user_is_neither_read_nor_written(run):
+    assert run.process.returncode == 0, run.process.stderr
+    assert run.profile.read_text() == BROKEN_PROFILE
+    assert list(run.profile.parent.iterdir()) == [run.profile]
+
+
+def test_key_that_a_model_prints_is_masked_everywhere(run, key_lines):
+    logs = (run.project.root / "dbt" / "logs" / "dbt.log").read_text()
+    prefect_home = Path(run.project.environment["PREFECT_HOME"])
+    database = b"".join(path.read_bytes() for path in prefect_home.glob("prefect.db*"))
+    shown = run.process.stdout + run.process.stderr
+
+    written = shown + logs + database.decode(errors="replace")
+
+    assert "*****" in shown
+    assert [line for line in key_lines if line in written] == []
+
+
+def test_nothing_outside_the_machine_is_reached(run):
+    assert run.process.returncode == 0, run.process.stderr
+    assert run.requests == []
