@@ -8,7 +8,9 @@ import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fault_proxy import fault_proxy
@@ -109,16 +111,34 @@ def processes_of(project):
     return found
 
 
-def last_run(project):
-    """Return the newest flow run on the local Prefect server."""
-    with prefect_client(project.environment) as client:
-        return client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
+@dataclass
+class Left:
+    """What a stopped pipeline leaves: by default nothing, its job in BigQuery cancelled."""
+
+    exit_code: int
+    state: str
+    traceback: bool = False
+    cancelled: list[str] = field(default_factory=lambda: ["second"])
+    processes: list[tuple[int, str]] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    stderr: str = field(default="", compare=False)
 
 
-def cancel(process, project):
-    run = last_run(project)
-    with prefect_client(project.environment) as client:
-        client.set_flow_run_state(run.id, Cancelling())
+def end(process, project, proxy, server):
+    """Wait for the end of a pipeline that was stopped; return what it leaves."""
+    _, stderr = process.communicate(timeout=60)
+    with closing(sqlite3.connect(f"{server['PREFECT_HOME']}/prefect.db")) as database:
+        last = "select state_type from flow_run order by end_time desc limit 1"
+        (state,) = database.execute(last).fetchone()
+    return Left(
+        process.returncode,
+        state,
+        "Traceback" in stderr,
+        proxy.cancelled,
+        processes_of(project),
+        list((project.root.parent / "tmp").iterdir()),
+        stderr,
+    )
 
 
 def rows(bigquery, project):
@@ -129,58 +149,59 @@ def rows(bigquery, project):
     return [tuple(row.values()) for row in result]
 
 
-@pytest.mark.parametrize(
-    ("stop", "exit_code", "state"),
-    [
-        (lambda process, _: process.send_signal(signal.SIGINT), 130, "CRASHED"),
-        (lambda process, _: process.send_signal(signal.SIGTERM), 143, "CRASHED"),
-        (cancel, 143, "CANCELLED"),
-    ],
-    ids=["ctrl-c", "sigterm", "cancelled-from-the-interface"],
-)
-def test_stopped_run_leaves_nothing_and_the_next_one_works(
-    stop, exit_code, state, project, proxy, bigquery
-):
-    with pipeline_during_the_merge(project, proxy) as process:
-        stop(process, project)
-        _, stderr = process.communicate(timeout=60)
-
-        assert process.returncode == exit_code, stderr
-        assert "Traceback" not in stderr
-        # dbt had the time to ask BigQuery to cancel its job.
-        assert proxy.cancelled == ["second"]
-        assert processes_of(project) == []
-        assert list((project.root.parent / "tmp").iterdir()) == []
-        assert last_run(project).state.type.value == state
-
+@pytest.fixture(scope="module")
+def interrupted(project, bigquery, local_environment):
+    """A run in dev, one in prod meanwhile, Ctrl-C for the first, and the next one in dev."""
+    with (
+        fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy,
+        pipeline_during_the_merge(project, proxy) as process,
+    ):
+        prod = project.run_pipeline("--target", "prod", "--commands", "run")
+        goes_on = process.poll() is None
+        process.send_signal(signal.SIGINT)
+        left = end(process, project, proxy, local_environment)
     following = project.run_pipeline("--commands", "run")
+    return SimpleNamespace(
+        prod=prod, goes_on=goes_on, left=left, following=following, rows=rows(bigquery, project)
+    )
 
-    assert following.returncode == 0, following.stderr
-    assert "attend" not in following.stderr
-    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+
+def test_dev_and_prod_do_not_wait_for_each_other(interrupted):
+    assert interrupted.goes_on
+    assert interrupted.prod.returncode == 0, interrupted.prod.stderr
+    assert "attend" not in interrupted.prod.stderr
 
 
-@pytest.mark.parametrize(
-    ("number", "in_background", "exit_code"),
-    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
-    ids=["ctrl-c", "sigterm-in-the-background"],
-)
-def test_stopped_run_takes_its_temporary_prefect_server_along(
-    number, in_background, exit_code, project, proxy, without_prefect_server
+def test_ctrl_c_leaves_nothing(interrupted):
+    assert interrupted.left == Left(130, "CRASHED")
+
+
+def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(interrupted):
+    assert interrupted.following.returncode == 0, interrupted.following.stderr
+    assert "attend" not in interrupted.following.stderr
+    assert interrupted.rows == [(1, 2), (2, 2)]
+
+
+def test_sigterm_in_the_background_leaves_nothing_not_even_the_temporary_prefect_server(
+    project, proxy, without_prefect_server
 ):
     with pipeline_during_the_merge(
-        project, proxy, in_background=in_background, **without_prefect_server
+        project, proxy, in_background=True, **without_prefect_server
     ) as process:
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=60)
+        process.terminate()
 
-    assert process.returncode == exit_code, stderr
-    assert "Traceback" not in stderr
-    assert proxy.cancelled == ["second"]
-    assert processes_of(project) == []
-    with closing(sqlite3.connect(f"{without_prefect_server['PREFECT_HOME']}/prefect.db")) as db:
-        newest = "select state_type from flow_run order by start_time desc limit 1"
-        assert db.execute(newest).fetchone() == ("CRASHED",)
+        assert end(process, project, proxy, without_prefect_server) == Left(143, "CRASHED")
+
+
+def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_environment):
+    with (
+        pipeline_during_the_merge(project, proxy) as process,
+        prefect_client(local_environment) as client,
+    ):
+        run = client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
+        client.set_flow_run_state(run.id, Cancelling())
+
+        assert end(process, project, proxy, local_environment) == Left(143, "CANCELLED")
 
 
 def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bigquery):
@@ -200,17 +221,6 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
     assert processes_of(project) == []
 
 
-def test_dev_and_prod_do_not_wait_for_each_other(project, proxy):
-    with pipeline_during_the_merge(project, proxy) as process:
-        other = project.run_pipeline("--target", "prod", "--commands", "run")
-
-        assert process.poll() is None
-        assert other.returncode == 0, other.stderr
-        assert "attend" not in other.stderr
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=60)
-
-
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     with pipeline_during_the_merge(project, proxy) as process:
         for pid, command in processes_of(project):
@@ -226,7 +236,9 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize("service", ["L'API Prefect", "BigQuery"])
+@pytest.mark.parametrize(
+    "service", [pytest.param("L'API Prefect", marks=pytest.mark.slow), "BigQuery"]
+)
 def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
     service, project, proxy, without_prefect_server
 ):
