@@ -32,49 +32,43 @@ SYNTAX = error_reply(400, "invalidQuery", "Syntax error: Unexpected keyword FROM
 
 @dataclass
 class Case:
-    """A fault, and what has to come of it; `queries` are those that BigQuery took."""
+    """Faults, and what has to come of them.
+
+    `starts` counts dbt's processes, and `queries` are those that BigQuery took.
+    """
 
     name: str
     faults: list[Fault]
+    commands: tuple[str, ...] = ("run",)
+    starts: int = 1
     exit_code: int = 0
-    attempts: int = 1
     queries: list[str] = field(default_factory=lambda: EACH_ONCE)
     message: str = "réussi"
-    commands: tuple[str, ...] = ("run",)
     variables: dict[str, str] = field(default_factory=dict)
 
 
-def at(moment, reply, *, node="second", times=1):
-    return [Fault(moment, reply, node, times)]
-
-
-# One of each kind: absorbed by dbt, redone by `dbt retry`, never ending, permanent. Which
-# fault is of which kind is in tests/unit/test_dbt_result.py.
+# One of each kind: absorbed by dbt, redone by `dbt retry`, never ending. Which fault is of
+# which kind is in tests/unit/test_dbt_result.py.
 CASES = [
-    Case("submit-503", at("submit", BACKEND)),
-    Case("submitted-reset", at("submitted", RESET)),
-    Case("metadata-503-for-long", at("metadata", BACKEND, node="", times=4), attempts=2),
     Case(
-        "test-job-backend-error",
-        at("job", BACKEND, node="even"),
-        attempts=2,
-        queries=[*EACH_ONCE, "even", "odd"],
+        "submit-503-and-submitted-reset",
+        [Fault("submit", BACKEND, "first"), Fault("submitted", RESET, "second")],
+    ),
+    Case(
+        "metadata-503-for-long-and-test-job-backend-error",
+        [Fault("metadata", BACKEND, times=4), Fault("job", BACKEND, "even")],
         commands=("run", "test"),
+        starts=4,
+        queries=[*EACH_ONCE, "even", "odd"],
     ),
     Case(
         "job-backend-error-always",
-        at("job", BACKEND, times=99),
+        [Fault("job", BACKEND, "second", times=2)],
         exit_code=3,
-        attempts=3,
+        starts=2,
         queries=["first"],
         message="modèle second (models/second.sql) : 500 Error encountered during execution.",
-    ),
-    Case(
-        "job-syntax",
-        at("job", SYNTAX),
-        exit_code=1,
-        queries=["first"],
-        message="(models/second.sql) : Syntax error: Unexpected keyword FROM",
+        variables={"DBT_RETRIES": "1"},
     ),
 ]
 
@@ -105,7 +99,8 @@ def rows(bigquery, project, table):
     return [tuple(row.values()) for row in result]
 
 
-def check(case, project, proxy, bigquery):
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_fault(case, project, proxy, bigquery):
     proxy.faults = case.faults
 
     pipeline = run(project, proxy, "--commands", *case.commands, **case.variables)
@@ -114,22 +109,19 @@ def check(case, project, proxy, bigquery):
     assert case.message in pipeline.stderr
     assert "Traceback" not in pipeline.stderr
     assert "NoneType" not in pipeline.stderr
-    assert pipeline.stderr.count("Running with dbt") == case.attempts + len(case.commands) - 1
+    assert pipeline.stderr.count("Running with dbt") == case.starts
     assert Counter(node for node in proxy.queries if node) == Counter(case.queries)
+    # Every fault was met.
+    assert [fault for fault in proxy.faults if fault.times] == []
     if case.exit_code == 0:
         assert rows(bigquery, project, "second") == [(1,), (2,)]
         assert rows(bigquery, project, "third") == [(2,)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_fault(case, project, proxy, bigquery):
-    check(case, project, proxy, bigquery)
-
-
 def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
     proxy.faults = [Fault("job", SYNTAX, "even", 1), Fault("job", BACKEND, "odd", 1)]
 
-    pipeline = run(project, proxy)
+    pipeline = run(project, proxy, "--commands", "test")
 
     assert pipeline.returncode == 1
     end = pipeline.stderr.splitlines()[-4:]

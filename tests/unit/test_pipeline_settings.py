@@ -16,6 +16,7 @@ def test_settings_have_the_defaults_of_the_contract():
     assert settings.target == "dev"
     assert settings.profile_name == "projet_m2_bi"
     assert settings.threads == 4
+    assert settings.retries == 2
 
 
 @pytest.mark.parametrize(("target", "dataset"), [("dev", "p_dev"), ("prod", "p_prod")])
