@@ -5,12 +5,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
 from pipeline_settings import PROJECT_ROOT
+
+README = (PROJECT_ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -42,52 +45,60 @@ def project(tmp_path_factory, local_environment):
 
 
 def write_key(project):
-    """Write a new key where Terraform would."""
-    secrets = project.root / ".secrets"
-    secrets.mkdir(exist_ok=True)
-    (secrets / "sa_key.json").write_text(json.dumps(throwaway_key()))
-    (secrets / "sa_key.json").chmod(0o600)
+    """Write a new key where Terraform would; return its id."""
+    key = throwaway_key()
+    path = project.root / ".secrets" / "sa_key.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(key))
+    path.chmod(0o600)
+    return key["private_key_id"]
 
 
-def test_pipeline_runs_from_the_env_file_alone_and_again_after_a_key_rotation(project, bigquery):
+@pytest.fixture(scope="module")
+def road(project):
+    """A block and a run, then a new key, saved with the recipe of the README, and a run."""
     created = project.run("utilities/create_gcp_block.py")
-    first = project.run_pipeline()
-    write_key(project)
-    replaced = project.run("utilities/create_gcp_block.py")
-    second = project.run_pipeline()
-
-    assert "créé dans la base locale" in created.stdout, created.stderr
-    assert "remplacé dans la base locale" in replaced.stdout, replaced.stderr
-    for run in (first, second):
-        assert run.returncode == 0, run.stderr
-        assert "Dataset utilisé  : road_dev" in run.stdout
-    assert bigquery.get_table("road_dev.one")
-    # A new key does not make dbt parse the project again.
-    assert "full parse" in first.stderr
-    assert "full parse" not in second.stderr
-
-
-def test_recipe_of_the_readme_saves_the_block(project):
-    readme = (PROJECT_ROOT / "README.md").read_text()
-    recipe = readme.split("python -c '")[1].split("'\n")[0]
-
-    saved = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", recipe],
+    first = project.run_pipeline("--commands", "run")
+    key_id = write_key(project)
+    recipe = README.split("python -c '")[1].split("'\n")[0]
+    info = "GcpCredentials.load('sa-key').service_account_info.get_secret_value()"
+    replaced = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", f"{recipe}\nprint({info}['private_key_id'])"],
         env=project.environment,
         cwd=project.root,
         capture_output=True,
         text=True,
     )
-    checked = project.run("utilities/create_gcp_block.py", "--check")
+    second = project.run_pipeline("--commands", "run")
+    return SimpleNamespace(
+        created=created, first=first, key_id=key_id, replaced=replaced, second=second
+    )
 
-    assert saved.returncode == 0, saved.stderr
-    assert "road_dev" in checked.stdout + checked.stderr
+
+def test_tool_saves_the_first_block_in_the_local_base(road):
+    assert "créé dans la base locale" in road.created.stdout, road.created.stderr
+
+
+def test_pipeline_runs_from_the_env_file_alone(road, bigquery):
+    assert road.first.returncode == 0, road.first.stderr
+    assert "Dataset utilisé  : road_dev" in road.first.stdout
+    assert bigquery.get_table("road_dev.one")
+
+
+def test_recipe_of_the_readme_replaces_the_key_of_the_block(road):
+    assert road.replaced.stdout.strip() == road.key_id, road.replaced.stderr
+
+
+def test_pipeline_runs_again_after_a_key_rotation_without_parsing_again(road):
+    assert road.second.returncode == 0, road.second.stderr
+    assert "Dataset utilisé  : road_dev" in road.second.stdout
+    assert "full parse" in road.first.stderr
+    assert "full parse" not in road.second.stderr
 
 
 @pytest.mark.parametrize("key_variable", [False, True])
 def test_dbt_runs_without_prefect(project, key_variable, tmp_path):
-    readme = (PROJECT_ROOT / "README.md").read_text()
-    line = next(x for x in readme.splitlines() if "dotenv" in x and "dbt run" in x)
+    line = next(x for x in README.splitlines() if "dotenv" in x and "dbt run" in x)
     environment = project.environment | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), project.environment["PATH"]])
     }

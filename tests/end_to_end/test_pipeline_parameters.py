@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from project import ONE_MODEL
+from project import ONE_MODEL, copy_project
 
+import dbt_command
 from pipeline import Selection, dbt_full_pipeline, parse_arguments
 from pipeline_settings import Target
 
-MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "snapshots/.keep": ""}
+MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "models/three.sql": "select 3 as id"}
 
 
 @pytest.mark.parametrize(
@@ -83,28 +84,32 @@ def test_form_describes_each_parameter_and_offers_the_targets_and_commands():
     assert properties["commands"]["items"]["enum"][:2] == ["run", "test"]
 
 
-@pytest.fixture
-def project(make_project):
-    return make_project(MODELS)
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, local_environment):
+    """A project of three models and no test."""
+    return copy_project(tmp_path_factory.mktemp("parameters"), local_environment, MODELS)
 
 
-def test_selected_model_alone_is_built_and_its_lack_of_tests_is_no_failure(project):
-    run = project.run_pipeline("--select", "two", "--target", "prod")
+@pytest.fixture(scope="module")
+def selected(project):
+    """A run of two selections, in prod."""
+    return project.run_pipeline("--select", "two", "--select", "one", "--target", "prod")
 
-    assert run.returncode == 0, run.stderr
-    assert "Target           : prod" in run.stdout
+
+def test_two_selections_build_both_and_no_other_model(project, selected):
     dataset = project.environment["DBT_BIGQUERY_DATASET_PROD"]
-    assert f"Construit (cible prod) :\n  {dataset}.two  vue" in run.stdout
-    assert f"{dataset}.one" not in run.stdout
+    built = selected.stdout.split("Construit (cible prod) :\n")[1].splitlines()
+
+    assert sorted(built) == [f"  {dataset}.one  vue", f"  {dataset}.two  vue"]
 
 
-def test_two_selections_build_both(project):
-    run = project.run_pipeline("--select", "two", "--select", "one", "--commands", "run")
+def test_target_of_the_command_line_is_said(selected):
+    assert "Target           : prod" in selected.stdout
 
-    assert run.returncode == 0, run.stderr
-    dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"]
-    assert f"  {dataset}.one  vue" in run.stdout
-    assert f"  {dataset}.two  vue" in run.stdout
+
+def test_lack_of_tests_of_what_is_selected_is_no_failure(selected):
+    assert "Task run 'dbt test-" in selected.stderr
+    assert selected.returncode == 0, selected.stderr
 
 
 def test_shell_text_in_an_option_selects_nothing_and_runs_nothing(project, tmp_path):
@@ -128,24 +133,25 @@ def test_selection_without_a_node_is_a_failure(project):
     assert "aucun nœud" in run.stderr.splitlines()[-1]
 
 
-def test_packages_that_are_declared_are_installed_first(project):
+def test_packages_that_are_declared_are_installed_first_and_once(make_project, monkeypatch):
+    project = make_project({"models/one.sql": "select {{ given.three() }} as id"})
     package = project.root / "package"
     (package / "macros").mkdir(parents=True)
     (package / "dbt_project.yml").write_text("name: given\nversion: '1.0'\nconfig-version: 2\n")
     (package / "macros" / "three.sql").write_text("{% macro three() %}3{% endmacro %}")
     (project.root / "dbt" / "packages.yml").write_text("packages:\n  - local: ../package\n")
-    (project.root / "dbt" / "models" / "one.sql").write_text("select {{ given.three() }} as id")
+    monkeypatch.setattr(dbt_command, "DBT_PROJECT_DIR", project.root / "dbt")
 
-    first = project.run_pipeline()
-    second = project.run_pipeline()
+    missing_before = dbt_command.packages_are_missing()
+    run = project.run_pipeline("--commands", "run")
 
-    assert first.returncode == 0, first.stderr
-    assert "Task run 'dbt deps-" in first.stderr
-    assert second.returncode == 0, second.stderr
-    assert "Task run 'dbt deps-" not in second.stderr
+    assert run.returncode == 0, run.stderr
+    assert "Task run 'dbt deps-" in run.stderr
+    assert (missing_before, dbt_command.packages_are_missing()) == (True, False)
 
 
-def test_commands_are_run_in_order(project):
+def test_commands_are_run_in_order(make_project):
+    project = make_project(ONE_MODEL)
     (project.root / "dbt" / "seeds").mkdir()
     (project.root / "dbt" / "seeds" / "colours.csv").write_text("id\n1\n")
 
