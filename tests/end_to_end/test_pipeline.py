@@ -293,18 +293,19 @@ def in_this_process(local_environment, tmp_path, monkeypatch):
 
 
 def test_wrong_block_name_is_named_with_the_remedy(in_this_process):
-    with pytest.raises(ConfigurationError, match=r"pas-la.*create_gcp_block\.py"):
+    with pytest.raises(ConfigurationError, match=r"« pas-la » introuvable.*create_gcp_block\.py"):
         load_credentials("pas-la")
 
 
 def test_wrong_secret_of_the_prefect_api_is_named_with_the_remedy(local_environment):
     wrong = local_environment | {"PREFECT_API_AUTH_STRING": "wrong"}
-    with on_prefect_server(wrong), pytest.raises(HTTPStatusError) as refused:
-        load_credentials("sa-key")
-    said = explain(refused.value)
+    with on_prefect_server(wrong):
+        with pytest.raises(HTTPStatusError) as refused:
+            load_credentials("sa-key")
+        said = explain(refused.value)
 
     assert isinstance(said, InfrastructureError)
-    assert "accès refusé" in str(said)
+    assert f"{wrong['PREFECT_API_URL']}) : accès refusé" in str(said)
     assert "PREFECT_API_AUTH_STRING" in str(said)
 
 
