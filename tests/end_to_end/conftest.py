@@ -12,11 +12,21 @@ from project import Project, connect, copy_project
 from dbt_connection import load_credentials
 from local_bigquery import copy_prefect_database, local_bigquery, on_prefect_server
 
+# A run of a deployment that waits for another one asks again each second, not each half minute.
+PREFECT_PROFILE = """
+active = "tests"
+[profiles.tests]
+PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS = "1"
+"""
+
 
 @pytest.fixture(scope="session")
 def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of commands that run against the local servers."""
-    with local_bigquery(tmp_path_factory.mktemp("local")) as (environment, _):
+    folder = tmp_path_factory.mktemp("local")
+    (folder / "prefect").mkdir()
+    (folder / "prefect" / "profiles.toml").write_text(PREFECT_PROFILE)
+    with local_bigquery(folder) as (environment, _):
         yield environment
 
 

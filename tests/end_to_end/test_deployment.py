@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,15 +19,17 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import StateType
-from prefect.deployments import run_deployment
 from prefect.states import Scheduled
+from prefect.variables import Variable
 from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
 from pipeline_settings import PipelineSettings
 
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
+# Each way to configure a run writes into a dataset of its own.
 DEV, PROD = "deployed_dev", "deployed_prod"
+NO_TARGET_DEV, ENVIRONMENT_DEV = "no_target_dev", "by_environment_dev"
 
 
 class Deployment:
@@ -47,12 +50,10 @@ class Deployment:
         assert process.returncode == 0, process.stdout + process.stderr
         return process.stdout
 
-    def run(self, env: dict[str, str] | None = None, **parameters):
-        """Run the deployment to its end; with `env`, over that of prefect.yaml."""
-        job_variables = {"env": env or {}}
-        return run_deployment(
-            DEPLOYMENT, parameters=parameters, job_variables=job_variables, timeout=180
-        )
+
+def only(run) -> FlowRunFilter:
+    """Return the filter of what belongs to one run."""
+    return FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
 
 
 def logs(run) -> list[tuple[int, str]]:
@@ -97,13 +98,6 @@ def deployment(tmp_path_factory, local_environment):
     }
     deployment = Deployment(project.root, environment)
     deployment.prefect("work-pool", "create", "--type", "process", "pipeline-dbt")
-    deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
-    # Only the runs that a test asks for.
-    deployment.prefect("deployment", "schedule", "clear", "-y", DEPLOYMENT)
-    for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_API_ENDPOINT", "DBT_BIGQUERY_DATASET_RAW"):
-        deployment.prefect("variable", "set", name.lower(), local_environment[name])
-    deployment.prefect("variable", "set", "dbt_bigquery_dataset_dev", DEV)
-    deployment.prefect("variable", "set", "dbt_bigquery_dataset_prod", PROD)
     elsewhere = tmp_path_factory.mktemp("worker")
     with (elsewhere / "log").open("wb") as log:
         worker = subprocess.Popen(
@@ -113,17 +107,55 @@ def deployment(tmp_path_factory, local_environment):
             stdout=log,
             stderr=log,
         )
+    deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
+    variables = {
+        name: local_environment[name]
+        for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_API_ENDPOINT", "DBT_BIGQUERY_DATASET_RAW")
+    } | {"DBT_BIGQUERY_DATASET_DEV": DEV, "DBT_BIGQUERY_DATASET_PROD": PROD}
     with on_prefect_server(environment):
+        with get_client(sync_client=True) as client:
+            deployment.as_deployed = client.read_deployment_by_name(DEPLOYMENT)
+        # Only the runs that a test asks for.
+        deployment.prefect("deployment", "schedule", "clear", "-y", DEPLOYMENT)
+        for name, value in variables.items():
+            Variable.set(name.lower(), value)
         yield deployment
     worker.terminate()
     worker.wait(timeout=30)
 
 
-def test_deployment_has_a_daily_schedule_and_a_form_with_choices(deployment):
-    deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
+@pytest.fixture(scope="module")
+def runs(deployment, local_environment):
+    """Runs that were started together and have ended, by what configured them."""
+    how = {
+        "variables": {},
+        "no target": {"DBT_TARGET": "", "DBT_BIGQUERY_DATASET_DEV": NO_TARGET_DEV},
+        "environment": {name: local_environment[name] for name in PipelineSettings.variables()}
+        | {"DBT_TARGET": "dev", "DBT_BIGQUERY_DATASET_DEV": ENVIRONMENT_DEV},
+        "parameters": {},
+    }
+    parameters = {"target": "dev", "select": "nothing_like_this", "commands": ["run"]}
     with get_client(sync_client=True) as client:
-        read = client.read_deployment_by_name(DEPLOYMENT)
-    deployment.prefect("deployment", "schedule", "clear", "-y", DEPLOYMENT)
+        runs = {
+            name: client.create_flow_run_from_deployment(
+                deployment.as_deployed.id,
+                state=Scheduled(),
+                parameters=parameters if name == "parameters" else {},
+                # Over that of prefect.yaml.
+                job_variables={"env": environment},
+            )
+            for name, environment in how.items()
+        }
+        deadline = time.monotonic() + 240
+        while not all(run.state.is_final() for run in runs.values()):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+            runs = {name: client.read_flow_run(run.id) for name, run in runs.items()}
+    return runs
+
+
+def test_deployment_has_a_daily_schedule_and_a_form_with_choices(deployment):
+    read = deployment.as_deployed
 
     schedule = read.schedules[0].schedule
     properties = read.parameter_openapi_schema["properties"]
@@ -136,8 +168,8 @@ def test_deployment_has_a_daily_schedule_and_a_form_with_choices(deployment):
     assert read.parameter_openapi_schema.get("required", []) == []
 
 
-def test_run_configured_by_variables_writes_into_prod_and_leaves_dev(deployment, bigquery):
-    run = deployment.run()
+def test_run_configured_by_variables_writes_into_prod_and_leaves_dev(runs, bigquery):
+    run = runs["variables"]
 
     assert run.state.is_completed(), logs(run)
     assert has_table(bigquery, PROD)
@@ -146,65 +178,42 @@ def test_run_configured_by_variables_writes_into_prod_and_leaves_dev(deployment,
     assert any("Target           : prod\nDataset utilisé  : deployed_prod" in x for x in messages)
 
 
-def test_run_with_no_target_writes_into_dev_and_warns(deployment, bigquery):
-    run = deployment.run(env={"DBT_TARGET": ""})
+def test_run_with_no_target_writes_into_dev_and_warns(runs, bigquery):
+    run = runs["no target"]
 
     assert run.state.is_completed(), logs(run)
-    assert has_table(bigquery, DEV)
+    assert has_table(bigquery, NO_TARGET_DEV)
     warnings = [message for level, message in logs(run) if level == 30]
-    assert any("DBT_TARGET" in x and DEV in x and "dbt_target" in x for x in warnings)
+    assert any("DBT_TARGET" in x and NO_TARGET_DEV in x and "dbt_target" in x for x in warnings)
     with get_client(sync_client=True) as client:
-        response = client.request(
-            "GET", "/artifacts/{key}/latest", path_params={"key": "dbt-run-dev"}
-        )
-    assert "DBT_TARGET n'est défini nulle part" in response.json()["data"]
-    assert response.json()["flow_run_id"] == str(run.id)
+        artifacts = {x.key: x.data for x in client.read_artifacts(flow_run_filter=only(run))}
+    assert "DBT_TARGET n'est défini nulle part" in artifacts["dbt-run-dev"]
 
 
-def test_environment_alone_is_enough_and_wins_over_variables(
-    deployment, bigquery, local_environment
-):
-    environment = {name: local_environment[name] for name in PipelineSettings.variables()} | {
-        "DBT_TARGET": "dev",
-        "DBT_BIGQUERY_DATASET_DEV": "by_environment_dev",
-    }
-    deployment.prefect("variable", "set", "dbt_target", "prod")
-    try:
-        run = deployment.run(env=environment)
-    finally:
-        deployment.prefect("variable", "unset", "dbt_target", "--no-prompt")
+def test_environment_alone_is_enough_and_wins_over_variables(runs, bigquery):
+    run = runs["environment"]
 
     assert run.state.is_completed(), logs(run)
-    assert has_table(bigquery, "by_environment_dev")
+    assert has_table(bigquery, ENVIRONMENT_DEV)
 
 
-def test_parameters_choose_the_target_and_the_nodes(deployment, bigquery):
-    run = deployment.run(target="dev", select="nothing_like_this", commands=["run"])
+def test_parameters_choose_the_target_and_the_nodes(runs):
+    run = runs["parameters"]
 
     assert run.state.is_failed()
     assert "aucun nœud" in run.state.message
     assert any("Target           : dev" in message for _, message in logs(run))
 
 
-def test_runs_started_together_do_not_overlap(deployment):
+def test_runs_started_together_do_not_overlap(runs):
+    spans = []
     with get_client(sync_client=True) as client:
-        read = client.read_deployment_by_name(DEPLOYMENT)
-        runs = [client.create_flow_run_from_deployment(read.id, state=Scheduled()) for _ in "12"]
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline:
-            ended = [client.read_flow_run(run.id) for run in runs]
-            if all(run.state.is_final() for run in ended):
-                break
-            time.sleep(1)
-        spans = []
-        for run in ended:
-            of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-            task_runs = client.read_task_runs(flow_run_filter=of_this_run)
+        for run in runs.values():
+            task_runs = client.read_task_runs(flow_run_filter=only(run))
             spans.append((min(t.start_time for t in task_runs), max(t.end_time for t in task_runs)))
 
-    assert all(run.state.is_completed() for run in ended)
-    first, second = sorted(spans)
-    assert first[1] <= second[0]
+    spans.sort()
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
 @pytest.mark.slow
