@@ -3,26 +3,32 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb_extension_spatial
 import httpx
 import pytest
-from project import read_blocks
+from project import connect, read_blocks
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.sync.client import connect as connect_socket
 from websockets.typing import Subprotocol
 
-from local_bigquery import local_bigquery, work_on
+from local_bigquery import local_bigquery, run_command, work_on
 from local_server import InfrastructureError, LocalServer, prefect_server
 from pipeline_settings import PROJECT_ROOT
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 
+# For the Python of a command.
+DATASETS_URL = (
+    "os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '/bigquery/v2/projects/projet-local/datasets'"
+)
 
 # Takes SIGINT whatever the shell that started the tests does with it.
 SLEEP = (
@@ -69,22 +75,105 @@ def processes(folder: Path) -> list[tuple[int, str]]:
     return found
 
 
+@dataclass
+class FirstRun:
+    """What one run of the tool left where its folder and the temporary folder stand in its way."""
+
+    data_dir: Path
+    temporary: Path
+    result: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
+def first_run(tmp_path_factory):
+    """A run that filled its folder, and whose command made the dataset `mine`."""
+    root = tmp_path_factory.mktemp("first") / "projet d'Alice"
+    root.mkdir()
+    # As from an environment in this folder.
+    (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
+    temporary = tmp_path_factory.mktemp("temporary")
+    (temporary / "bqemu_uploads").write_text("")
+    body = "{'datasetReference': {'projectId': 'projet-local', 'datasetId': 'mine'}}"
+    create = f"import httpx, os; httpx.post({DATASETS_URL}, json={body}).raise_for_status()"
+    result = run(
+        *(root / ".local", sys.executable, "-c", create),
+        PYTHONPATH=str(root),
+        TMPDIR=str(temporary),
+    )
+    return FirstRun(root / ".local", temporary, result)
+
+
+@pytest.fixture(scope="module")
+def data_dir(first_run):
     """A folder that the tests of this file use one after the other, filled once."""
-    folder = tmp_path_factory.mktemp("data")
-    assert run(folder, "true").returncode == 0
-    return folder
+    return first_run.data_dir
+
+
+@pytest.fixture(scope="module")
+def running(first_run, tmp_path_factory):
+    """Servers that run on a copy of this folder: the copy, the environment, the servers."""
+    copy = tmp_path_factory.mktemp("running") / "data"
+    shutil.copytree(first_run.data_dir, copy)
+    with local_bigquery(copy) as (environment, servers):
+        yield copy, environment, servers
 
 
 @pytest.mark.parametrize(("command", "exit_code"), [("exit 0", 0), ("exit 7", 7), ("kill $$", 143)])
-def test_exit_code_of_the_command_is_passed_on_and_servers_are_stopped(
-    data_dir, command, exit_code
-):
-    result = run(data_dir, "bash", "-c", command)
+def test_exit_code_of_the_command_is_passed_on(running, command, exit_code):
+    _, environment, servers = running
 
-    assert result.returncode == exit_code
-    assert processes_using(data_dir) == []
+    assert run_command(["bash", "-c", command], environment, servers) == exit_code
+
+
+def test_command_that_does_not_exist_is_named(running):
+    _, environment, servers = running
+
+    with pytest.raises(InfrastructureError, match="no-such-command"):
+        run_command(["no-such-command"], environment, servers)
+
+
+def test_second_start_on_the_same_folder_is_refused(running):
+    folder, _, _ = running
+
+    result = run(folder, "true")
+
+    assert result.returncode == 3
+    assert str(folder) in result.stderr
+
+
+def test_two_folders_run_side_by_side(running, local_environment):
+    _, environment, _ = running
+
+    assert environment["PREFECT_API_URL"] != local_environment["PREFECT_API_URL"]
+
+
+def test_next_start_finds_what_an_earlier_one_made(running):
+    _, environment, _ = running
+
+    assert connect(environment).get_dataset("mine")
+
+
+def test_servers_are_stopped_once_the_command_has_ended(first_run):
+    assert processes_using(first_run.data_dir) == []
+
+
+def test_folder_whose_name_has_an_apostrophe_works(first_run):
+    assert first_run.result.returncode == 0, first_run.result.stderr
+
+
+def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_run):
+    assert first_run.result.returncode == 0, first_run.result.stderr
+    assert [path.name for path in first_run.temporary.iterdir()] == ["bqemu_uploads"]
+
+
+def test_fresh_starts_from_nothing(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    look = f"import httpx, os; print(httpx.get({DATASETS_URL}).text)"
+
+    fresh = run(tmp_path / "data", "--fresh", sys.executable, "-c", look)
+
+    assert "mine" not in fresh.stdout
+    assert "projet_local_raw" in fresh.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -114,19 +203,6 @@ def test_signal_during_the_start_stops_the_servers(data_dir):
     assert processes_using(data_dir) == []
 
 
-def test_second_start_on_the_same_folder_is_refused(data_dir):
-    with local_bigquery(data_dir):
-        result = run(data_dir, "true")
-
-    assert result.returncode == 3
-    assert str(data_dir) in result.stderr
-
-
-def test_two_folders_run_side_by_side(data_dir, local_environment):
-    with local_bigquery(data_dir) as (environment, _):
-        assert environment["PREFECT_API_URL"] != local_environment["PREFECT_API_URL"]
-
-
 def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path):
     (tmp_path / "bigquery").mkdir()
     (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
@@ -139,8 +215,11 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     assert processes_using(tmp_path) == []
 
 
-@pytest.mark.parametrize("program", ["bqemulator", "uvicorn"])
-@pytest.mark.parametrize(("code", "seconds"), [(SLEEP, 5), (DEAF, 15)], ids=["sleep", "deaf"])
+@pytest.mark.parametrize(
+    ("program", "code", "seconds"),
+    [("bqemulator", DEAF, 15), ("uvicorn", SLEEP, 5)],
+    ids=["bqemulator, deaf", "uvicorn, sleep"],
+)
 def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program, code, seconds):
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", code],
@@ -175,26 +254,6 @@ def test_server_that_dies_ends_the_work_on_it(tmp_path):
             work_on(server, lambda: time.sleep(60))
 
     assert "Relancez." in str(error.value)
-
-
-def test_folder_whose_name_has_an_apostrophe_works(tmp_path):
-    root = tmp_path / "projet d'Alice"
-    root.mkdir()
-    # As from an environment in this folder.
-    (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
-
-    result = run(root / ".local", "true", PYTHONPATH=str(root))
-
-    assert result.returncode == 0, result.stderr
-
-
-def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(data_dir, tmp_path):
-    (tmp_path / "bqemu_uploads").write_text("")
-
-    result = run(data_dir, "true", TMPDIR=str(tmp_path))
-
-    assert result.returncode == 0, result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["bqemu_uploads"]
 
 
 def make_read_only(folder):
@@ -234,32 +293,6 @@ def test_damaged_or_full_folder_is_named_with_the_remedy(damage, reason, tmp_pat
     assert "Traceback (most recent call last):" not in result.stderr.splitlines()[0]
 
 
-def test_command_that_does_not_exist_is_named(data_dir):
-    result = run(data_dir, "no-such-command")
-
-    assert result.returncode == 3
-    assert "no-such-command" in result.stderr
-
-
-def test_fresh_starts_from_nothing(tmp_path):
-    create = "import httpx, os; httpx.post(os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '{}', json={})"
-    path = "/bigquery/v2/projects/projet-local/datasets"
-    body = "{'datasetReference': {'projectId': 'projet-local', 'datasetId': 'mine'}}"
-    look = (
-        "import httpx, os; print(httpx.get(os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '"
-        + path
-        + "').text)"
-    )
-
-    run(tmp_path, sys.executable, "-c", create.format(path, body))
-    kept = run(tmp_path, sys.executable, "-c", look)
-    fresh = run(tmp_path, "--fresh", sys.executable, "-c", look)
-
-    assert "mine" in kept.stdout
-    assert "mine" not in fresh.stdout
-    assert "projet_local_raw" in fresh.stdout
-
-
 def test_servers_listen_on_this_machine_only(local_environment):
     for variable in ("PREFECT_API_URL", "DBT_BIGQUERY_API_ENDPOINT"):
         port = int(local_environment[variable].split(":")[2].split("/")[0])
@@ -296,7 +329,7 @@ def test_prefect_server_streams_nothing_to_who_has_not_its_secret(path, local_en
     url = f"{local_environment['PREFECT_API_URL'].replace('http', 'ws')}/{path}"
 
     with (
-        connect(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket,
+        connect_socket(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket,
         pytest.raises(ConnectionClosed) as refusal,
     ):
         socket.send(json.dumps({"type": "auth", "token": "wrong"}))
