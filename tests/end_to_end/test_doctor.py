@@ -1,11 +1,23 @@
 """The doctor: one line each for what is ready and what is missing."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from project import ONE_MODEL
 
 import doctor
+from local_bigquery import on_prefect_server
+
+
+@contextmanager
+def in_environment(environment):
+    """Have this process run as a command in this environment, with no `.env`."""
+    with pytest.MonkeyPatch.context() as patch, on_prefect_server(environment):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHON_DOTENV_DISABLED", "1")
+        yield
 
 
 @pytest.fixture
@@ -43,21 +55,43 @@ def test_everything_ready_is_said_and_nothing_changes(project):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"DBT_BIGQUERY_DATASET_DEV": ""}, ["DBT_BIGQUERY_DATASET_DEV", "generate_env.py"]),
         ({"PREFECT_GCP_CREDENTIALS_BLOCK": "pas-la"}, ["pas-la", "create_gcp_block.py"]),
         ({"DBT_BIGQUERY_DATASET_DEV": "pas_la"}, ["pas_la", "make infra"]),
         ({"GCP_REGION": "europe-west9"}, ["europe-west9", "GCP_REGION"]),
-        ({"PREFECT_API_URL": "http://127.0.0.1:1/api"}, ["127.0.0.1:1", "PREFECT_API_URL"]),
         ({"DBT_BIGQUERY_API_ENDPOINT": "http://127.0.0.1:1"}, ["Dataset", "127.0.0.1"]),
     ],
-    ids=["settings", "block", "dataset", "region", "Prefect", "BigQuery"],
+    ids=["block", "dataset", "region", "BigQuery"],
 )
-def test_what_is_missing_is_said_with_the_remedy(project, variables, words):
-    run = project.run("utilities/doctor.py", **variables)
+def test_what_is_missing_is_said_with_the_remedy(local_environment, capsys, variables, words):
+    diagnosis = doctor.Diagnosis()
+
+    with in_environment(local_environment | variables):
+        settings = doctor.check_settings(diagnosis)
+        client = doctor.check_block(diagnosis, settings)
+        if client:
+            doctor.check_datasets(diagnosis, settings, client)
+
+    assert diagnosis.failed
+    problem = capsys.readouterr().out.split("✗", 1)[1]
+    assert all(word in problem for word in words), problem
+
+
+def test_prefect_that_does_not_answer_is_said_with_the_remedy(local_environment, capsys):
+    with in_environment(local_environment | {"PREFECT_API_URL": "http://127.0.0.1:1/api"}):
+        assert doctor.main([]) == 1
+
+    problem = capsys.readouterr().out.split("✗", 1)[1]
+    assert "127.0.0.1:1" in problem
+    assert "PREFECT_API_URL" in problem
+
+
+def test_missing_setting_is_said_with_the_remedy(project):
+    run = project.run("utilities/doctor.py", DBT_BIGQUERY_DATASET_DEV="")
 
     assert run.returncode == 1
     problem = run.stdout[run.stdout.index("✗") :]
-    assert all(word in problem for word in words), run.stdout
+    assert "DBT_BIGQUERY_DATASET_DEV" in problem
+    assert "generate_env.py" in problem
     assert "Traceback" not in run.stderr
 
 
