@@ -21,10 +21,11 @@ def target(project):
     return project.root / "dbt" / "target" / "dev"
 
 
-@pytest.mark.parametrize("name", ["partial_parse.msgpack", "run_results.json", "manifest.json"])
-def test_half_written_file_of_an_earlier_run_does_not_matter(name, project, target):
-    content = (target / name).read_bytes()
-    (target / name).write_bytes(content[: len(content) // 2])
+def test_half_written_files_of_an_earlier_run_do_not_matter(project, target):
+    """Neither dbt's partial parse, nor its results, nor its manifest."""
+    for name in ("partial_parse.msgpack", "run_results.json", "manifest.json"):
+        content = (target / name).read_bytes()
+        (target / name).write_bytes(content[: len(content) // 2])
 
     run = project.run_pipeline("--commands", "run")
 
