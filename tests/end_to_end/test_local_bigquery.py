@@ -106,14 +106,15 @@ def first_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data_dir(first_run):
     """A folder that the tests of this file use one after the other, filled once."""
+    assert first_run.result.returncode == 0, first_run.result.stderr
     return first_run.data_dir
 
 
 @pytest.fixture(scope="module")
-def running(first_run, tmp_path_factory):
+def running(data_dir, tmp_path_factory):
     """Servers that run on a copy of this folder: the copy, the environment, the servers."""
     copy = tmp_path_factory.mktemp("running") / "data"
-    shutil.copytree(first_run.data_dir, copy)
+    shutil.copytree(data_dir, copy)
     with local_bigquery(copy) as (environment, servers):
         yield copy, environment, servers
 
