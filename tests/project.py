@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import pytest
 from google.cloud.bigquery import Client
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
@@ -102,6 +103,16 @@ def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
     """Yield a client of the Prefect server of this environment."""
     with on_prefect_server(environment), get_client(sync_client=True) as client:
         yield client
+
+
+@contextmanager
+def in_environment(environment: dict[str, str]) -> Iterator[None]:
+    """Have this process run as a command in this environment, with no `.env`."""
+    with pytest.MonkeyPatch.context() as patch, on_prefect_server(environment):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setenv("PYTHON_DOTENV_DISABLED", "1")
+        yield
 
 
 def read_blocks(api_url: str, **headers: str) -> httpx.Response:

@@ -9,7 +9,7 @@ from prefect.settings import (
     PREFECT_CLOUD_API_URL,
     temporary_settings,
 )
-from project import ONE_MODEL
+from project import ONE_MODEL, in_environment
 from stand_in_cloud import stand_in_cloud
 
 from create_gcp_block import main
@@ -92,18 +92,13 @@ def test_block_name_that_prefect_refuses_is_refused(key_file, capsys):
     assert "--block-name" in capsys.readouterr().err
 
 
-def test_unreachable_api_is_named(key_file, make_project):
-    project = make_project(ONE_MODEL)
+def test_unreachable_api_is_named(key_file, local_environment, capsys):
+    elsewhere = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
 
-    run = project.run(
-        "utilities/create_gcp_block.py",
-        *("--key-file", str(key_file)),
-        PREFECT_API_URL="http://127.0.0.1:1/api",
-    )
+    with in_environment(local_environment | elsewhere):
+        assert main(["--key-file", str(key_file)]) == 3
 
-    assert run.returncode == 3
-    assert "http://127.0.0.1:1/api" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert elsewhere["PREFECT_API_URL"] in capsys.readouterr().err
 
 
 def test_key_that_prefect_cloud_refuses_is_said(key_file, capsys):
@@ -120,33 +115,26 @@ def test_key_that_prefect_cloud_refuses_is_said(key_file, capsys):
     assert "prefect-cloud login" in capsys.readouterr().err
 
 
-def test_check_finds_the_datasets_of_the_settings(make_project, local_environment):
-    project = make_project(ONE_MODEL)
-    datasets = {
-        name: local_environment[name]
-        for name in ("DBT_BIGQUERY_DATASET_DEV", "DBT_BIGQUERY_DATASET_PROD")
-    }
+def test_check_finds_the_datasets_of_the_settings(local_environment, capsys):
+    with in_environment(local_environment):
+        assert main(["--check"]) == 0
+    found = capsys.readouterr().out
+    with in_environment(local_environment | {"DBT_BIGQUERY_DATASET_DEV": "pas_la"}):
+        assert main(["--check"]) == 1
+    lacking = capsys.readouterr().err
 
-    found = project.run("utilities/create_gcp_block.py", "--check", **datasets)
-    lacking = project.run("utilities/create_gcp_block.py", "--check")
-
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.count("trouvé") == 3
-    assert lacking.returncode == 1
-    assert project.environment["DBT_BIGQUERY_DATASET_DEV"] in lacking.stderr
-    assert "make infra" in lacking.stderr
+    assert found.count("trouvé") == 3
+    assert "pas_la" in lacking
+    assert "make infra" in lacking
 
 
-def test_check_says_that_bigquery_does_not_answer(make_project):
-    project = make_project(ONE_MODEL)
+def test_check_says_that_bigquery_does_not_answer(local_environment, capsys):
+    nowhere = {"DBT_BIGQUERY_API_ENDPOINT": "http://127.0.0.1:1"}
 
-    run = project.run(
-        "utilities/create_gcp_block.py", "--check", DBT_BIGQUERY_API_ENDPOINT="http://127.0.0.1:1"
-    )
+    with in_environment(local_environment | nowhere):
+        assert main(["--check"]) == 1
 
-    assert run.returncode == 1
-    assert "127.0.0.1" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert "127.0.0.1" in capsys.readouterr().err
 
 
 def test_check_of_a_missing_block_names_it(make_project):
@@ -156,3 +144,4 @@ def test_check_of_a_missing_block_names_it(make_project):
 
     assert run.returncode == 2
     assert "pas-la" in run.stderr
+    assert "Traceback" not in run.stderr

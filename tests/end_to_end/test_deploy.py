@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from stand_in_cloud import KEY, WORKSPACE, StandInCloud, stand_in_cloud
 
+import deploy
 from pipeline_settings import PROJECT_ROOT
 
 # In the place of prefect-cloud: it fails when it is asked for the command FAILING.
@@ -254,11 +255,15 @@ def test_files_that_stand_in_the_way_are_named(checkout):
 
 
 @pytest.mark.parametrize("cron", ["", "9h", "0 25 * * *", "* * * *", "0 9 * * * * * *"])
-def test_invalid_cron_is_refused(checkout, cron):
-    run = checkout.deploy("--yes", "--cron", cron)
+def test_invalid_cron_is_refused(capsys, cron):
+    assert deploy.main(["--cron", cron]) == 2
+    assert "--cron" in capsys.readouterr().err
+
+
+def test_invalid_cron_is_refused_before_anything_runs(checkout):
+    run = checkout.deploy("--yes", "--cron", "9h")
 
     assert run.returncode == 2
-    assert "--cron" in run.stderr
     assert checkout.recorded() == []
 
 

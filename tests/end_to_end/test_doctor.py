@@ -1,23 +1,11 @@
 """The doctor: one line each for what is ready and what is missing."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from project import ONE_MODEL
+from project import ONE_MODEL, in_environment
 
 import doctor
-from local_bigquery import on_prefect_server
-
-
-@contextmanager
-def in_environment(environment):
-    """Have this process run as a command in this environment, with no `.env`."""
-    with pytest.MonkeyPatch.context() as patch, on_prefect_server(environment):
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        patch.setenv("PYTHON_DOTENV_DISABLED", "1")
-        yield
 
 
 @pytest.fixture

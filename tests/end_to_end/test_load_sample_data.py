@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prefect_gcp import GcpCredentials
-from project import ONE_MODEL
+from project import ONE_MODEL, in_environment
 
-from load_sample_data import TABLES, read_table
+from load_sample_data import TABLES, load_sample_data, main, read_table
 from local_bigquery import on_prefect_server, throwaway_key
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
@@ -47,25 +47,22 @@ def test_loading_again_leaves_the_same_rows(make_project, bigquery):
     project = make_project(ONE_MODEL)
     dataset = "test_load_again_raw"
     bigquery.create_dataset(dataset)
+    load_sample_data(bigquery, dataset)
 
-    runs = [
-        project.run("utilities/load_sample_data.py", DBT_BIGQUERY_DATASET_RAW=dataset)
-        for _ in range(2)
-    ]
+    run = project.run("utilities/load_sample_data.py", DBT_BIGQUERY_DATASET_RAW=dataset)
 
-    assert [run.returncode for run in runs] == [0, 0], runs[0].stderr
-    assert "367 687 lignes chargées" in runs[1].stdout
+    assert run.returncode == 0, run.stderr
+    assert "367 687 lignes chargées" in run.stdout
     assert bigquery.get_table(f"{dataset}.flights").num_rows == ROWS["flights"]
 
 
-def test_unreachable_prefect_api_is_named(make_project):
-    project = make_project(ONE_MODEL)
+def test_unreachable_prefect_api_is_named(local_environment, capsys):
+    elsewhere = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
 
-    run = project.run("utilities/load_sample_data.py", PREFECT_API_URL="http://127.0.0.1:1/api")
+    with in_environment(local_environment | elsewhere):
+        assert main([]) == 3
 
-    assert run.returncode == 3
-    assert "http://127.0.0.1:1/api" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert elsewhere["PREFECT_API_URL"] in capsys.readouterr().err
 
 
 class RefusingTokenServer(BaseHTTPRequestHandler):
@@ -101,12 +98,10 @@ def test_revoked_key_is_named(make_project, local_environment):
     assert "Traceback" not in run.stderr
 
 
-def test_missing_dataset_is_named_with_the_remedy(make_project):
-    project = make_project(ONE_MODEL)
+def test_missing_dataset_is_named_with_the_remedy(local_environment, capsys):
+    with in_environment(local_environment | {"DBT_BIGQUERY_DATASET_RAW": "pas_la"}):
+        assert main([]) == 2
 
-    run = project.run("utilities/load_sample_data.py", DBT_BIGQUERY_DATASET_RAW="pas_la")
-
-    assert run.returncode == 2
-    assert "pas_la" in run.stderr
-    assert "make infra" in run.stderr
-    assert "Traceback" not in run.stderr
+    said = capsys.readouterr().err
+    assert "pas_la" in said
+    assert "make infra" in said
