@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -25,16 +25,18 @@ from typing import Any
 import yaml
 from prefect.logging import get_run_logger
 
-from dbt_connection import DbtConnection
+from dbt_connection import TOKEN_VARIABLE, DbtConnection
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
+from google_tokens import fresh_token, serve_tokens
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from warm_dbt import start_dbt_server
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
 
-# -P keeps prefect/ off sys.path, where our modules would shadow those that dbt imports.
-DBT = (sys.executable, "-P", str(PROJECT_ROOT / "prefect" / "dbt_process.py"))
+# -I and -S leave out all that would make it slow to start.
+DBT_CLIENT = (sys.executable, "-I", "-S", str(PROJECT_ROOT / "prefect" / "dbt_client.py"))
 
 JSON_LOGS = ("--log-format", "json")
 SOURCE_FRESHNESS = "source freshness"
@@ -117,33 +119,36 @@ class DbtRunner:
         # build_connection() has imported it already, its deprecation warning silenced.
         from prefect_dbt.cli import DbtCoreOperation
 
-        environment = self._environment() | self.connection.secret_environment
         results = _ResultsFile(self.target_dir, command)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
             _dbt_log_reader() as log,
-            DbtCoreOperation(
-                # With `exec`, the process is dbt itself: its exit code, its signals.
-                commands=[
-                    "exec "
-                    + shlex.join([*_unset_inherited(environment), *DBT, *JSON_LOGS, *arguments])
-                ],
+            ExitStack() as sockets,
+        ):
+            server = sockets.enter_context(start_dbt_server().connect())
+            tokens = sockets.enter_context(serve_tokens(self.connection.credentials))
+            descriptors = [server.fileno(), self.lock, tokens.fileno()]
+            words = [*DBT_CLIENT, *map(str, descriptors), *JSON_LOGS, *arguments]
+            with DbtCoreOperation(
+                # With `exec`, the process is the client itself: its exit code, its signals.
+                commands=["exec " + shlex.join(words)],
                 dbt_cli_profile=self.connection.profile,
                 overwrite_profiles=True,
                 profiles_dir=Path(profiles_dir),
                 working_dir=DBT_PROJECT_DIR,
-                env=environment,
+                env=self._environment(),
                 log_prefix=None,
-            ) as operation,
-        ):
-            process = operation.trigger(pass_fds=(self.lock,))
-            try:
-                # Raises RuntimeError for any exit code but 0, which is read below.
-                with suppress(RuntimeError):
-                    process.wait_for_completion()
-            except BaseException:
-                _interrupt(process.pid)
-                raise
+            ) as operation:
+                process = operation.trigger(pass_fds=descriptors)
+                # The client has them: kept open here too, they would hide that it has ended.
+                sockets.close()
+                try:
+                    # Raises RuntimeError for any exit code but 0, which is read below.
+                    with suppress(RuntimeError):
+                        process.wait_for_completion()
+                except BaseException:
+                    _interrupt(process.pid)
+                    raise
             nodes, seconds = results.read()
             return DbtResult(
                 command,
@@ -157,9 +162,9 @@ class DbtRunner:
     def _environment(self) -> dict[str, str]:
         """Return the environment in which dbt finds itself, its project and our settings.
 
-        What else the user's shell tells dbt, `_unset_inherited` takes away.
+        What else the user's shell tells dbt, `dbt_process.py` forgets.
         """
-        return {
+        ours = {
             "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
             "DBT_TARGET_PATH": str(self.target_dir),
             "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
@@ -170,9 +175,11 @@ class DbtRunner:
             # It would write in ~/.dbt when it last gave a hint.
             "DBT_ENGINE_HINTS_ENABLED": "false",
             "DBT_USE_COLORS": "false",
-            # dbt 1.12 would load `.env` itself, flags included, after we took them away.
+            # dbt 1.12 would load `.env` itself, flags included, after they were forgotten.
             "PYTHON_DOTENV_DISABLED": "1",
+            TOKEN_VARIABLE: fresh_token(self.connection.credentials),
         }
+        return ours | {"PIPELINE_VARIABLES": " ".join(ours)}
 
 
 @contextmanager
@@ -281,21 +288,6 @@ def _interrupt(pid: int) -> None:
         # Not waitid, which macOS lacks before Python 3.13.
         while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.1)
-
-
-def _unset_inherited(environment: dict[str, str]) -> list[str]:
-    """Return the start of a command that takes away what dbt must not have of the user's shell.
-
-    That is dbt's flags, by dbt's own list: left there, DBT_EMPTY=1 would empty the tables
-    and DBT_WRITE_JSON=0 hide what failed. And what opens the Prefect API. Any other variable
-    is the project's, for `env_var()`; those of `environment` are ours.
-    """
-    from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
-
-    flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
-    prefixes = ("DBT_ENGINE_", "DBT_RECORDER_", "PREFECT_")
-    unset = {name for name in os.environ if name in flags or name.startswith(prefixes)}
-    return ["env", *(word for name in sorted(unset - environment.keys()) for word in ("-u", name))]
 
 
 def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:

@@ -1,70 +1,68 @@
 """Turns the GcpCredentials block and the settings into what dbt connects with.
 
-The dbt profile holds references only; the key itself travels in the environment of the
-dbt process, under names that dbt keeps out of its logs.
+The key stays in this process: dbt gets tokens, and its profile refers to one.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from deferred_imports import deferred
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PipelineSettings
 
 if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
     from prefect_dbt.cli import DbtCliProfile
     from prefect_gcp import GcpCredentials
 
-# What a new key of the same account changes. The rest of the profile stays the same from
-# one key to the next, so dbt's partial parse survives a rotation.
-SECRET_VARIABLES = {
-    "private_key": "DBT_ENV_SECRET_GCP_PRIVATE_KEY",
-    "private_key_id": "DBT_ENV_SECRET_GCP_PRIVATE_KEY_ID",
-}
+# What dbt-bigquery asks for: the last two are for tables whose data is in Google Sheets.
+SCOPES = [
+    f"https://www.googleapis.com/auth/{scope}"
+    for scope in ("bigquery", "cloud-platform", "drive", "userinfo.email")
+]
 
-# prefect_gcp imports it if it is there, for a block of its own: two seconds and 150 MB.
-UNUSED_LIBRARY = "google.cloud.aiplatform"
+# dbt keeps the value of a variable named so out of its logs, and out of its partial parse.
+TOKEN_VARIABLE = "DBT_ENV_SECRET_GCP_TOKEN"  # noqa: S105 - its name
+
+# What prefect_gcp and prefect_dbt import beside: by package, and by module.
+UNUSED_BY_PREFECT_GCP = (
+    ["prefect_gcp"],
+    [
+        "google.cloud.aiplatform.gapic",
+        "google.cloud.bigquery",
+        "google.cloud.secretmanager",
+        "google.cloud.storage",
+    ],
+)
+UNUSED_BY_PREFECT_DBT = (
+    ["prefect_dbt", "prefect_dbt.core"],
+    ["dbt.artifacts.schemas.run.v5.run", "dbt.cli.main", "dbt.contracts.results"],
+)
 
 
 @dataclass(frozen=True)
 class DbtConnection:
-    """How dbt reaches BigQuery: the GCP project, a profile without a secret, and the secrets."""
+    """How dbt reaches BigQuery: the GCP project, a profile without a secret, who it is."""
 
     project: str
     profile: DbtCliProfile
-    secret_environment: dict[str, str] = field(repr=False)
+    credentials: Credentials = field(repr=False)
 
 
 def credentials_block_class() -> type[GcpCredentials]:
-    """Return GcpCredentials, imported without Vertex AI's library.
-
-    In this process, `GcpCredentials.get_job_service_client()`, which is Vertex AI's, is not there;
-    the clients of BigQuery, Cloud Storage and Secret Manager are.
-    """
-    hide = UNUSED_LIBRARY not in sys.modules
-    if hide:
-        # `import` then raises ModuleNotFoundError, which prefect_gcp takes for not installed.
-        sys.modules[UNUSED_LIBRARY] = None  # type: ignore[assignment]
-    try:
-        from prefect_gcp import GcpCredentials
-    finally:
-        if hide:
-            del sys.modules[UNUSED_LIBRARY]
+    """Return GcpCredentials, imported without the clients that it can make."""
+    with deferred(*UNUSED_BY_PREFECT_GCP):
+        from prefect_gcp.credentials import GcpCredentials
     return GcpCredentials
 
 
 def import_libraries() -> None:
     """Import what a run needs, so that it is there when the run asks for it."""
     credentials_block_class()
-    _import_prefect_dbt()
-
-
-def _import_prefect_dbt() -> None:
-    with warnings.catch_warnings():
+    with deferred(*UNUSED_BY_PREFECT_DBT), warnings.catch_warnings():
         # prefect_dbt.cli says that it is deprecated. It is pinned, and what we were asked to use.
         warnings.simplefilter("ignore")
         import prefect_dbt.cli  # noqa: F401
@@ -94,64 +92,41 @@ def load_credentials(block_name: str) -> GcpCredentials:
         ) from None
 
 
-def build_connection(credentials: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
+def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
     """Return the connection of the settings' target, with the credentials of the block.
 
     Raises ConfigurationError when neither the settings nor the block name a project.
     """
-    _import_prefect_dbt()
-    from prefect_dbt.cli import BigQueryTargetConfigs, DbtCliProfile
+    from google.auth.credentials import Scoped
+
+    import_libraries()
+    from prefect_dbt.cli import DbtCliProfile
     from prefect_dbt.cli.configs import TargetConfigs
 
-    project = settings.project_id or credentials.project
+    project = settings.project_id or block.project
     if not project:
         raise ConfigurationError(
             f"Projet BigQuery inconnu : le block « {settings.credentials_block} » n'en nomme "
             "aucun, définissez GCP_PROJECT_ID."
         )
-    common: dict[str, Any] = {"schema": settings.dataset, "threads": settings.threads}
-    extras = _bigquery_keys(settings)
-    target_configs: TargetConfigs | BigQueryTargetConfigs
-    secrets: dict[str, str] = {}
-    if credentials.service_account_info or credentials.service_account_file:
-        references, secrets = _hide_secrets(credentials)
-        target_configs = BigQueryTargetConfigs(
-            credentials=references, project=project, extras=extras, **common
-        )
-    else:
-        target_configs = TargetConfigs(
-            type="bigquery", extras={"method": "oauth", "project": project} | extras, **common
-        )
+    target_configs = TargetConfigs(
+        type="bigquery",
+        schema=settings.dataset,
+        threads=settings.threads,
+        extras={
+            "method": "oauth-secrets",
+            "token": f"{{{{ env_var('{TOKEN_VARIABLE}') }}}}",
+            "project": project,
+        }
+        | _bigquery_keys(settings),
+    )
     profile = DbtCliProfile(
         name=settings.profile_name, target=settings.target, target_configs=target_configs
     )
-    return DbtConnection(project, profile, secrets)
-
-
-def _hide_secrets(credentials: GcpCredentials) -> tuple[GcpCredentials, dict[str, str]]:
-    """Return a copy whose secrets are references, and the variables they refer to."""
-    from prefect.types import SecretDict
-
-    copy = credentials.model_copy()
-    if not credentials.service_account_info:
-        return copy, {}
-    info = credentials.service_account_info.get_secret_value()
-    hidden = {key: name for key, name in SECRET_VARIABLES.items() if key in info}
-    references = {key: f"{{{{ env_var('{name}') }}}}" for key, name in hidden.items()}
-    copy.service_account_info = SecretDict(info | references)
-    return copy, _maskable({name: info[key] for key, name in hidden.items()})
-
-
-def _maskable(secrets: dict[str, str]) -> dict[str, str]:
-    """Return the variables, and others that have dbt mask the secrets once they are escaped.
-
-    dbt masks in a log line the exact text of each DBT_ENV_SECRET variable. The line breaks
-    of a key are escaped in a JSON line or in the text of a dictionary, and twice when one
-    is in the other.
-    """
-    once = {f"{name}_ESCAPED": json.dumps(value)[1:-1] for name, value in secrets.items()}
-    twice = {f"{name}_TWICE": json.dumps(value)[1:-1] for name, value in once.items()}
-    return secrets | once | twice
+    credentials = block.get_credentials_from_service_account()
+    if isinstance(credentials, Scoped):
+        credentials = credentials.with_scopes(SCOPES)
+    return DbtConnection(project, profile, credentials)
 
 
 def _bigquery_keys(settings: PipelineSettings) -> dict[str, Any]:

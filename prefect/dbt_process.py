@@ -1,23 +1,83 @@
-"""The dbt command line, with Python's garbage collector kept off its imports.
+"""dbt's command line, in a process that the pipeline controls.
 
-They leave hundreds of thousands of objects that live as long as the process. Scanning them,
-while they come in and once more at the end, takes a fifth of a short run.
+Run as `python -P dbt_process.py TOKENS ARGUMENT…`, or forked by `dbt_server.py`, which
+imports it once. Three things differ from dbt's own command: Python's garbage collector stays
+off, Google's tokens come from the pipeline, and the environment says nothing to dbt but what
+the pipeline wants said.
 """
 
-import atexit
-import gc
-import signal
+# ruff: noqa: E402
 
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+# dbt's imports leave hundreds of thousands of objects that live as long as the process, and
+# the process lives for one command: to scan them takes a fifth of a short run.
 gc.disable()
 
-import dbt.adapters.bigquery  # noqa: E402, F401
-from dbt.cli.main import cli  # noqa: E402
+sys.path.append(str(Path(__file__).parent))
 
-gc.freeze()
-gc.enable()
-atexit.register(gc.freeze)
+import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
+from dbt.adapters.bigquery import clients, python_submissions
+from dbt.cli.main import cli
+from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
 
-if __name__ == "__main__":
+from google_tokens import PipelineCredentials
+
+# dbt takes for a plugin, and imports, whatever it finds there whose name starts with `dbt_`.
+sys.path.remove(str(Path(__file__).parent))
+
+# The names, separated by spaces, of what the pipeline itself tells dbt.
+OURS = "PIPELINE_VARIABLES"
+
+
+def forget_what_the_shell_says() -> None:
+    """Take from the environment what dbt must not have of the user's shell.
+
+    That is dbt's flags, by dbt's own list: left there, DBT_EMPTY=1 would empty the tables
+    and DBT_WRITE_JSON=0 hide what failed. And what opens the Prefect API. Any other variable
+    is the project's, for `env_var()`.
+    """
+    ours = os.environ.pop(OURS, "").split()
+    flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
+    prefixes = ("DBT_ENGINE_", "DBT_RECORDER_", "PREFECT_")
+    for name in list(os.environ):
+        if name not in ours and (name in flags or name.startswith(prefixes)):
+            del os.environ[name]
+
+
+def use_tokens_of_the_pipeline(tokens: int) -> None:
+    """Have the adapter take its credentials from the pipeline, once for the whole process.
+
+    It makes new ones for each node otherwise, which costs a token request each time. The
+    function is the adapter's own affair: one that has moved leaves the token of the profile.
+
+    Args:
+        tokens: descriptor of the socket that `google_tokens.serve_tokens` answers.
+    """
+    credentials = PipelineCredentials(socket.socket(fileno=tokens))
+    for module in (clients, python_submissions):
+        if hasattr(module, "create_google_credentials"):
+            module.create_google_credentials = lambda _: credentials
+
+
+def run(tokens: int, arguments: list[str]) -> None:
+    """Run a dbt command in this process; raises SystemExit with dbt's exit code."""
     # The pipeline stops dbt with SIGINT, which `command &` leaves ignored in all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    forget_what_the_shell_says()
+    use_tokens_of_the_pipeline(tokens)
+    sys.argv = ["dbt", *arguments]
     cli(prog_name="dbt")
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), sys.argv[2:])

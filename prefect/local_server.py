@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import secrets
 import signal
@@ -18,22 +17,12 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from typing import IO
 
+from parent_death import end_with_parent
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
-
-# From Linux's <sys/prctl.h>.
-PR_SET_PDEATHSIG = 1
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to send SIGTERM to this process when its parent dies, even of SIGKILL."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-END_WITH_PARENT = _end_with_parent if sys.platform == "linux" else None
 
 
 @dataclass
@@ -69,7 +58,7 @@ class LocalServer:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=END_WITH_PARENT,
+            preexec_fn=end_with_parent,
         )
 
     def wait_until_ready(self) -> None:

@@ -22,9 +22,12 @@ from types import FrameType
 from typing import Annotated, Any, Literal, get_args
 
 from command_line import french_parser, refuse_unreadable_env_file, say_errors
+from warm_dbt import start_dbt_server
 
 if __name__ == "__main__":
     refuse_unreadable_env_file()
+    # While the rest is imported.
+    start_dbt_server()
 
 from prefect import flow, get_client, runtime, task
 from prefect.artifacts import create_markdown_artifact
@@ -209,6 +212,7 @@ def dbt_full_pipeline(
         full_refresh: Reconstruire les tables incrémentales en entier.
         commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
     """
+    start_dbt_server()
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     selection = Selection(select, exclude, full_refresh)
     with stop_when_cancelled() as cancelled:

@@ -121,7 +121,7 @@ class PipelineSettings(BaseModel):
         description="Région des datasets, par exemple EU. Facultatif, donnée par Terraform.",
     )
     threads: PositiveInt = Field(
-        4,
+        8,
         alias="DBT_THREADS",
         description="Nombre de modèles que dbt construit en même temps. Facultatif.",
     )

@@ -31,7 +31,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
 from file_lock import try_lock
-from local_server import END_WITH_PARENT, LocalServer, free_port, prefect_server
+from local_server import LocalServer, free_port, prefect_server
+from parent_death import end_with_parent
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
@@ -292,6 +293,8 @@ def _settings(bigquery_url: str) -> dict[str, str]:
             "DBT_TARGET": os.environ.get("DBT_TARGET", ""),
             "GCP_PROJECT_ID": PROJECT_ID,
             "DBT_BIGQUERY_API_ENDPOINT": bigquery_url,
+            # It works on the cores that dbt has too.
+            "DBT_THREADS": "4",
         }
         | DATASETS
     )
@@ -329,7 +332,7 @@ def run_command(
     When one of the servers dies, says so, ends the command, and returns 3.
     """
     try:
-        process = subprocess.Popen(command, env=environment, preexec_fn=END_WITH_PARENT)
+        process = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
     except OSError as error:
         raise InfrastructureError(f"Commande {command[0]} : {error.strerror}.") from None
 

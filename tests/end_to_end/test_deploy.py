@@ -120,7 +120,7 @@ DEPLOY = [
     *("--env", "DBT_PROFILE_NAME=projet_m2_bi"),
     *("--env", "DBT_BIGQUERY_DATASET_RAW=raw"),
     *("--env", "GCP_PROJECT_ID=mon-projet"),
-    *("--env", "DBT_THREADS=4"),
+    *("--env", "DBT_THREADS=8"),
     *("--env", "DBT_RETRIES=2"),
     *("--name", "pipeline-dbt-complet"),
 ]

@@ -1,4 +1,4 @@
-"""What dbt is told by the user's shell, and when its packages are installed again."""
+"""When the packages of the dbt project are installed again."""
 
 import os
 from pathlib import Path
@@ -6,36 +6,6 @@ from pathlib import Path
 import pytest
 
 import dbt_command
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"),
-        *("DBT_ENGINE_RECORDER_MODE", "DBT_RECORDER_MODE"),
-        *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
-    ],
-)
-def test_flag_of_dbt_and_what_opens_prefect_do_not_reach_dbt(name, monkeypatch):
-    monkeypatch.setenv(name, "1")
-
-    command = dbt_command._unset_inherited({})
-
-    assert command[0] == "env"
-    assert command[command.index(name) - 1] == "-u"
-
-
-@pytest.mark.parametrize("name", ["DBT_MY_COUNTRY", "DBT_ENV_SECRET_TOKEN", "PATH"])
-def test_variable_of_the_project_is_kept(name, monkeypatch):
-    monkeypatch.setenv(name, "x")
-
-    assert name not in dbt_command._unset_inherited({})
-
-
-def test_variable_that_the_pipeline_sets_is_kept(monkeypatch):
-    monkeypatch.setenv("DBT_TARGET", "prod")
-
-    assert "DBT_TARGET" not in dbt_command._unset_inherited({"DBT_TARGET": "dev"})
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ def test_settings_have_the_defaults_of_the_contract():
     assert settings.credentials_block == "sa-key"
     assert settings.target == "dev"
     assert settings.profile_name == "projet_m2_bi"
-    assert settings.threads == 4
+    assert settings.threads == 8
     assert settings.retries == 2
 
 

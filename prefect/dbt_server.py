@@ -1,0 +1,158 @@
+"""A process that has imported dbt, and forks for each command that `dbt_client.py` brings.
+
+`warm_dbt.py` starts it, as `python -P dbt_server.py` whose standard input is a socket. Each
+byte that comes through it has the socket of one client with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+sys.path.append(str(Path(__file__).parent))
+
+import dbt_process
+from parent_death import end_with_parent
+
+# dbt_process.py says why.
+sys.path.remove(str(Path(__file__).parent))
+
+# Parsed once before the first command. It has one of each thing that costs at first use.
+REHEARSAL = Path(__file__).parents[1] / "dbt" / "target" / "rehearsal"
+REHEARSAL_FILES = {
+    "dbt_project.yml": "{name: rehearsal, profile: rehearsal}",
+    "profiles.yml": (
+        "{rehearsal: {target: none, outputs: {none: {type: bigquery, method: oauth, "
+        "project: none, schema: none, threads: 1}}}}"
+    ),
+    "models/one.sql": "select 1 as id",
+    "models/one.yml": (
+        "{models: [{name: one, columns: [{name: id, data_tests: [not_null]}]}], "
+        "unit_tests: [{name: one, model: one, given: [], expect: {rows: [{id: 1}]}}], "
+        "sources: [{name: none, tables: [{name: one}]}]}"
+    ),
+}
+
+# How long a dbt whose client has gone has to cancel its BigQuery jobs.
+INTERRUPT_SECONDS = 8
+
+
+def rehearse() -> None:
+    """Parse a small project: dbt makes much of its code at first use, 0.7 s of a command.
+
+    Nothing depends on it: what goes wrong here goes wrong, and is said, in the command.
+    """
+    from dbt.cli.main import cli
+
+    dbt_process.forget_what_the_shell_says()
+    os.environ |= {
+        "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+        "DBT_ENGINE_HINTS_ENABLED": "false",
+        "PYTHON_DOTENV_DISABLED": "1",
+    }
+    with suppress(Exception):
+        for name, text in REHEARSAL_FILES.items():
+            (REHEARSAL / name).parent.mkdir(parents=True, exist_ok=True)
+            (REHEARSAL / name).write_text(text, encoding="utf-8")
+        os.chdir(REHEARSAL)
+        cli(["--log-level-file=none", "parse", "--profiles-dir=."], standalone_mode=False)
+
+
+def serve(control: socket.socket) -> None:
+    """Run the commands that come, one at a time, until the pipeline has gone."""
+    while True:
+        byte, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+        if not byte:
+            return
+        with socket.socket(fileno=descriptors[0]) as connection:
+            run_command(connection)
+
+
+def run_command(connection: socket.socket) -> None:
+    """Fork for the command of this client; tell it the process, then the exit code.
+
+    When the client goes before dbt, dbt is stopped.
+    """
+    _, descriptors, _, _ = socket.recv_fds(connection, 1, 5)
+    with connection.makefile() as lines:
+        request = lines.readline()
+    if request.endswith("\n"):
+        pid = os.fork()
+        if not pid:
+            connection.close()
+            become_dbt(json.loads(request), descriptors)
+        code = wait_for(pid, connection)
+        # A client that has gone takes no answer.
+        with suppress(ConnectionError):
+            connection.sendall(f"{code}\n".encode())
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def become_dbt(request: tuple[list[str], str, dict[str, str]], descriptors: list[int]) -> NoReturn:
+    """Run the command in this process, as if the client had started it.
+
+    Args:
+        request: arguments of dbt, folder and environment.
+        descriptors: standard input, output and error of the client, the lock on what dbt
+            writes, held until this process ends, and the socket of the tokens.
+    """
+    end_with_parent(signal.SIGINT)
+    arguments, folder, environment = request
+    for standard in range(3):
+        os.dup2(descriptors[standard], standard)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    code: object = 1
+    try:
+        dbt_process.run(descriptors[4], arguments)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Without taking down what was imported.
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def wait_for(pid: int, connection: socket.socket) -> int:
+    """Return the exit code of the process, after stopping it if the client goes first."""
+    ended = os.pidfd_open(pid)
+    try:
+        with suppress(ConnectionError):
+            connection.sendall(f"{pid}\n".encode())
+        if ended not in select.select([ended, connection], [], [])[0]:
+            os.kill(pid, signal.SIGINT)
+            if not select.select([ended], [], [], INTERRUPT_SECONDS)[0]:
+                os.kill(pid, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    finally:
+        os.close(ended)
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    # Nobody waits for it yet.
+    end_with_parent()
+    rehearse()
+    gc.freeze()
+    # From here on, a dbt that writes is let finish: the end of the socket tells.
+    end_with_parent(0)
+    with socket.socket(fileno=os.dup(0)) as control:
+        serve(control)
+    # Nothing to clean up, and modules without number to take down.
+    os._exit(0)

@@ -1,0 +1,166 @@
+"""The process that has dbt imported: what it runs, and how it ends with those around it."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+from google.oauth2.service_account import Credentials
+
+import warm_dbt
+from dbt_command import DBT_CLIENT
+from google_tokens import serve_tokens
+from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
+from pipeline_settings import PROJECT_ROOT
+
+PROFILE = """\
+rehearsal:
+  target: dev
+  outputs:
+    dev: {type: bigquery, method: oauth-secrets, token: x, project: p, schema: s, threads: 1}
+"""
+# What a model would see of the environment; asks nothing of BigQuery.
+SHOW = [
+    *("--quiet", "compile", "--no-introspect", "--no-populate-cache", "--inline"),
+    "select '{{ env_var('FIRST', 'absent') }}', '{{ env_var('SECOND', 'absent') }}'",
+]
+
+
+@pytest.fixture
+def server():
+    return warm_dbt.DbtServer()
+
+
+@pytest.fixture
+def dbt_project(tmp_path):
+    (tmp_path / "dbt_project.yml").write_text("{name: rehearsal, profile: rehearsal}")
+    (tmp_path / "profiles.yml").write_text(PROFILE)
+    return tmp_path
+
+
+def start(server, folder, *arguments, **variables):
+    """Start a client of the server, as DbtCoreOperation does."""
+    credentials = Credentials.from_service_account_info(throwaway_key(), scopes=["any"])
+    with (
+        server.connect() as connection,
+        serve_tokens(credentials) as tokens,
+        (folder / "lock").open("w") as lock,
+    ):
+        descriptors = [connection.fileno(), lock.fileno(), tokens.fileno()]
+        return subprocess.Popen(
+            [*DBT_CLIENT, *map(str, descriptors), *arguments],
+            cwd=folder,
+            env=os.environ | {"GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN} | variables,
+            pass_fds=descriptors,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def test_second_command_has_nothing_of_the_environment_of_the_first(server, dbt_project):
+    outputs = []
+    for variables in ({"FIRST": "1"}, {"SECOND": "2"}):
+        with start(server, dbt_project, *SHOW, **variables) as client:
+            outputs.append(client.communicate()[0].strip())
+
+    assert outputs == ["select '1', 'absent'", "select 'absent', '2'"]
+
+
+@pytest.mark.parametrize("reason", ["it has died", "this system cannot fork"])
+def test_without_a_server_a_plain_process_runs_the_command(reason, dbt_project, monkeypatch):
+    monkeypatch.setattr(warm_dbt, "FORKS", reason == "it has died")
+    server = warm_dbt.DbtServer()
+    if server.process:
+        server.process.kill()
+        server.process.wait()
+
+    with start(server, dbt_project, *SHOW, FIRST="1") as client:
+        output, _ = client.communicate()
+
+    assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
+
+
+def test_exit_code_and_errors_are_those_of_dbt(server, dbt_project):
+    with start(server, dbt_project, "run", "--no-such-option") as client:
+        _, errors = client.communicate()
+
+    assert client.returncode == 2
+    assert "No such option" in errors
+
+
+def test_nobody_else_can_reach_the_server(server):
+    process = psutil.Process(server.process.pid)
+
+    assert {connection.laddr for connection in process.net_connections("all")} == {""}
+
+
+@pytest.fixture
+def held(server, dbt_project):
+    """A command that has just begun: its client, the server and the dbt of it."""
+    with start(server, dbt_project, "compile") as client:
+        assert "Running with dbt" in client.stdout.readline()
+        process = psutil.Process(server.process.pid)
+        # Beside it, there is Python's own keeper of semaphores.
+        (dbt,) = [child for child in process.children() if "dbt_server" in child.cmdline()[-1]]
+        yield client, process, dbt
+
+
+@pytest.mark.parametrize(
+    ("victim", "exit_code"),
+    [(0, -signal.SIGKILL), (1, 137), (2, 137)],
+    ids=["the client", "the server", "dbt"],
+)
+def test_whoever_is_killed_dbt_ends_and_the_client_tells(victim, exit_code, held):
+    client, server, dbt = held
+
+    (client, server, dbt)[victim].kill()
+
+    assert client.wait(timeout=30) == exit_code
+    assert psutil.wait_procs([dbt], timeout=30)[1] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_client_reaches_dbt(number, held):
+    client, _, dbt = held
+
+    client.send_signal(number)
+
+    assert client.wait(timeout=30) != 0
+    assert psutil.wait_procs([dbt], timeout=30)[1] == []
+
+
+def test_server_ends_with_the_process_that_started_it():
+    code = (
+        "import os, psutil, warm_dbt; warm_dbt.DbtServer();"
+        "print(psutil.Process().children()[0].pid, flush=True); os.abort()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "prefect")},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(run.stdout)
+
+    alive = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
+    assert psutil.wait_procs(alive, timeout=30)[1] == []
+
+
+def test_server_is_started_before_prefect_is_imported():
+    code = f"""
+import psutil, runpy, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "prefect":
+            raise SystemExit(str([child.cmdline() for child in psutil.Process().children()]))
+sys.meta_path.insert(0, Finder())
+sys.path.insert(0, {str(PROJECT_ROOT / "prefect")!r})
+runpy.run_path({str(PROJECT_ROOT / "prefect" / "pipeline.py")!r}, run_name="__main__")
+"""
+
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert "dbt_server.py" in run.stderr

@@ -1,0 +1,56 @@
+"""What dbt gets of the user's shell, and where its credentials come from."""
+
+import gc
+import inspect
+import os
+
+import pytest
+
+import dbt_process
+
+# It is off in dbt's process, not in that of the tests.
+gc.enable()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("DBT_EMPTY", "DBT_ENGINE_EMPTY", "DBT_WRITE_JSON", "DBT_FULL_REFRESH", "DBT_STATE"),
+        *("DBT_ENGINE_RECORDER_MODE", "DBT_RECORDER_MODE"),
+        *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
+    ],
+)
+def test_flag_of_dbt_and_what_opens_prefect_are_forgotten(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+
+    dbt_process.forget_what_the_shell_says()
+
+    assert name not in os.environ
+
+
+@pytest.mark.parametrize("name", ["DBT_MY_COUNTRY", "DBT_ENV_SECRET_TOKEN", "PATH"])
+def test_variable_of_the_project_is_kept(name, monkeypatch):
+    monkeypatch.setenv(name, "x")
+
+    dbt_process.forget_what_the_shell_says()
+
+    assert os.environ[name] == "x"
+
+
+def test_variable_that_the_pipeline_sets_is_kept(monkeypatch):
+    monkeypatch.setenv("DBT_TARGET", "dev")
+    monkeypatch.setenv(dbt_process.OURS, "DBT_TARGET DBT_PROFILE")
+
+    dbt_process.forget_what_the_shell_says()
+
+    assert os.environ["DBT_TARGET"] == "dev"
+    assert dbt_process.OURS not in os.environ
+
+
+@pytest.mark.parametrize("module", [dbt_process.clients, dbt_process.python_submissions])
+def test_adapter_still_makes_its_credentials_where_they_are_replaced(module):
+    """With dbt-bigquery 1.12.1. Moved, the pipeline still runs, with one token of an hour."""
+    parameters = inspect.signature(module.create_google_credentials).parameters
+
+    assert list(parameters) == ["credentials"]
+    assert "create_google_credentials(credentials)" in inspect.getsource(module)
