@@ -18,7 +18,7 @@ def test_prefect_folder_is_no_package():
 def test_no_file_hides_a_library(name):
     folder = PROJECT_ROOT / name
     elsewhere = [entry for entry in sys.path if Path(entry).resolve() != folder]
-    modules = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+    modules = {path.stem for path in folder.glob("[!_]*") if path.suffix == ".py" or path.is_dir()}
 
     hidden = {
         module
