@@ -58,6 +58,7 @@ def rehearse() -> None:
     os.environ |= {
         "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
         "DBT_ENGINE_HINTS_ENABLED": "false",
+        "DBT_PROFILES_DIR": ".",
         "PYTHON_DOTENV_DISABLED": "1",
     }
     with suppress(Exception):
@@ -65,7 +66,8 @@ def rehearse() -> None:
             (REHEARSAL / name).parent.mkdir(parents=True, exist_ok=True)
             (REHEARSAL / name).write_text(text, encoding="utf-8")
         os.chdir(REHEARSAL)
-        cli(["--log-level-file=none", "parse", "--profiles-dir=."], standalone_mode=False)
+        # The static parser starts threads, which a fork does not take along.
+        cli(["--no-static-parser", "--log-level-file=none", "parse"], standalone_mode=False)
 
 
 def serve(control: socket.socket) -> None:

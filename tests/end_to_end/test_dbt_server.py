@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -106,6 +107,15 @@ def held(server, dbt_project):
         # Beside it, there is Python's own keeper of semaphores.
         (dbt,) = [child for child in process.children() if "dbt_server" in child.cmdline()[-1]]
         yield client, process, dbt
+
+
+def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
+    """That of pyarrow's memory takes care of forks itself."""
+    _, server, _ = held
+    names = [path.read_text().strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")]
+
+    assert sorted(set(names) - {"jemalloc_bg_thd"}) == ["python"]
+    assert names.count("python") == 1
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from fault_proxy import fault_proxy
 from prefect.states import Cancelling
@@ -111,6 +112,14 @@ def processes_of(project):
     return found
 
 
+def left_running(project):
+    """Return the processes of this project that go on, once each had its time to end."""
+    deadline = time.monotonic() + 5
+    while (found := processes_of(project)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
 @dataclass
 class Left:
     """What a stopped pipeline leaves: by default nothing, its job in BigQuery cancelled."""
@@ -135,7 +144,7 @@ def end(process, project, proxy, server):
         state,
         "Traceback" in stderr,
         proxy.cancelled,
-        processes_of(project),
+        left_running(project),
         list((project.root.parent / "tmp").iterdir()),
         stderr,
     )
@@ -218,14 +227,15 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
 
     assert following.returncode == 0, stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
-    assert processes_of(project) == []
+    assert left_running(project) == []
 
 
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     with pipeline_during_the_merge(project, proxy) as process:
-        for pid, command in processes_of(project):
-            if "dbt_process.py --log-format" in command:
-                os.kill(pid, signal.SIGKILL)
+        servers = [psutil.Process(pid) for pid, c in processes_of(project) if "dbt_server.py" in c]
+        # One is the server, the other the dbt that it has forked.
+        (dbt,) = [server for server in servers if server.parent() in servers]
+        dbt.kill()
         _, stderr = process.communicate(timeout=60)
 
     following = project.run_pipeline("--commands", "run")
@@ -257,7 +267,7 @@ def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
         process.wait(timeout=15)
 
     assert process.returncode == 130
-    assert processes_of(project) == []
+    assert left_running(project) == []
 
 
 LOAD = {

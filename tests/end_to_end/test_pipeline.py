@@ -166,8 +166,7 @@ def test_private_key_is_nowhere(runs, key_lines):
     assert leaks == []
     # The watcher did see the profile, with the reference in the place of the key.
     assert any(
-        name == "profiles.yml" and "DBT_ENV_SECRET_GCP_PRIVATE_KEY" in t
-        for name, t in runs.profiles
+        name == "profiles.yml" and "DBT_ENV_SECRET_GCP_TOKEN" in t for name, t in runs.profiles
     )
 
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from project import copy_project
 
-# The first prints the key in every way that dbt has, and reads a variable of the project;
+# The first prints the token in every way that dbt has, and reads a variable of the project;
 # the second reads the first, of which DBT_EMPTY would leave nothing.
 PRINTS = """
-{% set info = adapter.config.credentials.keyfile_json %}
-{% do log(info, info=True) %}
-{% do log(info.private_key, info=True) %}
-{% do print(tojson(info)) %}
-{% do exceptions.warn(info | string) %}
+{% set credentials = adapter.config.credentials.to_dict() %}
+{% do log(credentials, info=True) %}
+{% do log(credentials.token, info=True) %}
+{% do print(tojson(credentials)) %}
+{% do exceptions.warn(credentials | string) %}
 select '{{ env_var('DBT_MY_COUNTRY') }}' as country
 """
 MODELS = {
@@ -85,7 +85,7 @@ def test_profile_of_the_user_is_neither_read_nor_written(run):
     assert list(run.profile.parent.iterdir()) == [run.profile]
 
 
-def test_key_that_a_model_prints_is_masked_everywhere(run, key_lines):
+def test_model_can_print_no_key_and_its_token_is_masked_everywhere(run, key_lines):
     logs = (run.project.root / "dbt" / "logs" / "dbt.log").read_text()
     prefect_home = Path(run.project.environment["PREFECT_HOME"])
     database = b"".join(path.read_bytes() for path in prefect_home.glob("prefect.db*"))
@@ -94,6 +94,8 @@ def test_key_that_a_model_prints_is_masked_everywhere(run, key_lines):
 
     assert "*****" in run.process.stderr
     assert [line for line in key_lines if line in written] == []
+    # What the token of a service account starts with.
+    assert "eyJ" not in written
 
 
 def test_nothing_outside_the_machine_is_reached(run):

@@ -1,0 +1,92 @@
+"""What Google is asked for: a token a run, and another one when it has expired."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from prefect.types import SecretDict
+from prefect_gcp import GcpCredentials
+from project import ONE_MODEL
+
+from dbt_connection import build_connection
+from local_bigquery import on_prefect_server, throwaway_key
+from pipeline_settings import PipelineSettings
+
+
+@contextmanager
+def token_endpoint(seconds):
+    """Yield the key of an account of Google's, and the tokens that it was given.
+
+    Args:
+        seconds: how long each of them lives.
+    """
+    tokens = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            tokens.append(f"token-{len(tokens)}")
+            answer = {"access_token": tokens[-1], "expires_in": seconds, "token_type": "Bearer"}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        key = throwaway_key() | {"token_uri": f"http://127.0.0.1:{server.server_port}/token"}
+        yield key | {"universe_domain": "googleapis.com"}, tokens
+        server.shutdown()
+
+
+@pytest.fixture
+def project(make_project):
+    """A project whose Google is not that of the local BigQuery, but Google's own."""
+    project = make_project(
+        ONE_MODEL | {"data-tests/none.sql": "select 1 from {{ ref('one') }} where id = 2"}
+    )
+    del project.environment["GOOGLE_CLOUD_UNIVERSE_DOMAIN"]
+    return project
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(3600, [1]), (2, range(4, 40))])
+def test_token_is_asked_for_once_a_run_unless_it_expires(
+    seconds, asked, project, local_environment
+):
+    with token_endpoint(seconds) as (key, tokens):
+        with on_prefect_server(local_environment):
+            GcpCredentials(service_account_info=SecretDict(key)).save("google", overwrite=True)
+
+        run = project.run_pipeline(PREFECT_GCP_CREDENTIALS_BLOCK="google")
+
+    assert run.returncode == 0, run.stderr
+    assert len(tokens) in asked
+
+
+def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profile(project):
+    """What runs where `dbt_process.py` finds nothing to replace: dbt itself, with our profile."""
+    settings = PipelineSettings.from_mapping(project.environment)
+    with token_endpoint(3600) as (key, _):
+        block = GcpCredentials(service_account_info=SecretDict(key))
+        profile = build_connection(block, settings).profile.get_profile()
+    (project.root / "dbt" / "profiles.yml").write_text(json.dumps(profile))
+
+    run = subprocess.run(
+        [str(Path(sys.executable).with_name("dbt")), "run"],
+        cwd=project.root / "dbt",
+        env=project.environment
+        | {"DBT_ENV_SECRET_GCP_TOKEN": "token", "DBT_PROFILE": settings.profile_name},
+        capture_output=True,
+        text=True,
+    )
+
+    assert run.returncode == 0, run.stdout
