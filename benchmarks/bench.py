@@ -1,8 +1,8 @@
 """Times whole runs of dbt on the local BigQuery: by hand, our pipeline, and its peers.
 
 Makes dbt projects of several sizes, half of their models tested, and lets every runner
-run them in turn, in one session on one machine. All that is made is in a temporary
-folder; the results go to `benchmarks/results/`.
+run them in turn, in one session on one machine; then one size again on a BigQuery that is
+far. All that is made is in a temporary folder; the results go to `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import distributions, version
@@ -28,11 +28,20 @@ import psutil
 import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
-from local_bigquery import PROJECT_ID, copy_prefect_database, local_bigquery, throwaway_key
+from fault_proxy import fault_proxy
+from local_bigquery import (
+    PROJECT_ID,
+    copy_prefect_database,
+    local_bigquery,
+    on_prefect_server,
+    throwaway_key,
+)
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
 from report import LABELS, Measure, Results, read_results, write_report
+from token_endpoint import token_endpoint
 
 PEERS = PROJECT_ROOT / "benchmarks/peers"
 RESULTS = PROJECT_ROOT / "benchmarks/results"
@@ -42,6 +51,7 @@ OURS = ("pipeline-server", "pipeline")
 PIPELINE = [sys.executable, "prefect/pipeline.py"]
 COMMANDS = {
     "dbt": [["dbt", "run"], ["dbt", "test"]],
+    "dbt-8": [["dbt", "run"], ["dbt", "test"]],
     "pipeline-server": [PIPELINE],
     "pipeline": [PIPELINE],
     "core-operation": [[sys.executable, str(PEERS / "plain_core_operation.py")]],
@@ -58,6 +68,11 @@ EVERY_PROCESS = {
 }
 
 PROJECT_NAME = "bench"
+BLOCK_NAME = "bench"
+# What Google takes, or near it: an answer to a query, and a token.
+FAR_QUERY_SECONDS = 1
+FAR_TOKEN_SECONDS = 0.15
+FAR_SIZE = 100
 LAYER = 10
 SAMPLE_SECONDS = 0.2
 
@@ -105,37 +120,67 @@ def write_dbt_project(folder: Path, size: int) -> None:
     (models / "models.yml").write_text(yaml.safe_dump({"models": tested}))
 
 
-def write_profile(folder: Path, dataset: str, endpoint: str) -> None:
-    """Write a `profiles.yml` for the local BigQuery beside a key, as one does by hand."""
+@dataclass(frozen=True)
+class BigQuery:
+    """Where the queries go, and with which key.
+
+    Attributes:
+        far: whether each answer takes the time that Google's takes.
+        local: the environment of local_bigquery, its Prefect server included.
+        threads: of every runner but those named otherwise.
+    """
+
+    far: bool
+    local: dict[str, str]
+    endpoint: str
+    key: dict[str, str]
+    threads: int
+
+
+@contextmanager
+def far_bigquery(local: dict[str, str]) -> Iterator[BigQuery]:
+    """Yield the local BigQuery behind servers that answer as late as Google's."""
+    with (
+        fault_proxy(local["DBT_BIGQUERY_API_ENDPOINT"]) as proxy,
+        token_endpoint(delay=FAR_TOKEN_SECONDS) as (key, _),
+    ):
+        proxy.on_query = lambda _: time.sleep(FAR_QUERY_SECONDS)
+        google = {
+            name: value for name, value in local.items() if name != "GOOGLE_CLOUD_UNIVERSE_DOMAIN"
+        }
+        yield BigQuery(True, google, proxy.url, key, threads=8)
+
+
+def write_profile(folder: Path, dataset: str, threads: int, bigquery: BigQuery) -> None:
+    """Write a `profiles.yml` beside a key, as one does by hand."""
     key_file = folder / "sa_key.json"
-    key_file.write_text(json.dumps(throwaway_key()))
+    key_file.write_text(json.dumps(bigquery.key))
     output = {
         "type": "bigquery",
         "method": "service-account",
         "keyfile": str(key_file),
         "project": PROJECT_ID,
         "dataset": dataset,
-        "api_endpoint": endpoint,
-        "threads": 4,
+        "api_endpoint": bigquery.endpoint,
+        "threads": threads,
     }
     profile = {PROJECT_NAME: {"target": "dev", "outputs": {"dev": output}}}
     (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
 
 
-def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
-    """Return a runner on a new project of this size, once dbt has parsed it for this runner.
-
-    `local` is the environment of local_bigquery.
-    """
-    folder, dataset = work / str(size) / name, f"bench_{size}"
+def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
+    """Return a runner on a new project of this size, once dbt has parsed it for this runner."""
+    folder, dataset = work / f"{size}{'-far' * bigquery.far}" / name, f"bench_{size}"
     write_dbt_project(folder / "dbt", size)
-    write_profile(folder, dataset, local["DBT_BIGQUERY_API_ENDPOINT"])
-    copy_prefect_database(Path(local["PREFECT_HOME"]), folder / ".prefect")
+    # dbt's own choice is 4.
+    threads = 4 if name == "dbt" else bigquery.threads
+    write_profile(folder, dataset, threads, bigquery)
+    copy_prefect_database(Path(bigquery.local["PREFECT_HOME"]), folder / ".prefect")
     if name in OURS:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(PROJECT_ROOT / "prefect", folder / "prefect", ignore=ignored)
         shutil.copy(PROJECT_ROOT / "prefect.toml", folder)
-    runner = Runner(name, folder, make_environment(name, folder, dataset, local))
+    runner = Runner(name, folder, make_environment(name, folder, dataset, bigquery))
     if name == "dagster":
         (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     # For dbt's partial parse and, with dagster-dbt, for the manifest that it reads.
@@ -143,19 +188,25 @@ def prepare(name: str, size: int, work: Path, local: dict[str, str]) -> Runner:
     return runner
 
 
-def make_environment(
-    name: str, folder: Path, dataset: str, local: dict[str, str]
-) -> dict[str, str]:
+def make_environment(name: str, folder: Path, dataset: str, bigquery: BigQuery) -> dict[str, str]:
     """Return the environment of a runner: only ours knows the settings of the pipeline."""
     ignored = () if name in OURS else ("PREFECT_", "DBT_", "GCP_", "DAGSTER_")
-    environment = {key: value for key, value in local.items() if not key.startswith(ignored)}
+    environment = {
+        key: value for key, value in bigquery.local.items() if not key.startswith(ignored)
+    }
     environment |= EVERY_PROCESS | {"HOME": str(folder)}
     if name != "pipeline-server":
         environment.pop("PREFECT_API_URL", None)
         environment["PREFECT_HOME"] = str(folder / ".prefect")
     if name in OURS:
-        settings = {"DBT_PROFILE_NAME": PROJECT_NAME, "DBT_BIGQUERY_DATASET_DEV": dataset}
-        return environment | settings | {"DBT_TARGET": "dev"}
+        return environment | {
+            "DBT_PROFILE_NAME": PROJECT_NAME,
+            "DBT_BIGQUERY_DATASET_DEV": dataset,
+            "DBT_BIGQUERY_API_ENDPOINT": bigquery.endpoint,
+            "DBT_TARGET": "dev",
+            "DBT_THREADS": str(bigquery.threads),
+            "PREFECT_GCP_CREDENTIALS_BLOCK": BLOCK_NAME,
+        }
     environment["DBT_PROJECT_DIR"] = str(folder / "dbt")
     environment["DBT_PROFILES_DIR"] = str(folder)
     if name == "dagster":
@@ -167,9 +218,8 @@ def make_environment(
 def run_process(command: list[str], runner: Runner) -> tuple[float, float, float]:
     """Run a command of the runner to its end; BenchError, with its output, if it fails.
 
-    Returns the seconds from start to end, then two peaks of resident memory in 10^6 bytes,
-    sampled: of the process itself, and of it with all its descendants, where what they
-    share counts once for each.
+    Returns the seconds from start to end, then two peaks of memory in 10^6 bytes, sampled:
+    of the process itself, and of it with all its descendants.
     """
     log_file = runner.folder / "output.log"
     peaks = [(0.0, 0.0)]
@@ -187,7 +237,7 @@ def run_process(command: list[str], runner: Runner) -> tuple[float, float, float
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             with suppress(psutil.NoSuchProcess):
-                peaks.append(resident_mb(watched))
+                peaks.append(memory_mb(watched))
             with suppress(subprocess.TimeoutExpired):
                 process.wait(SAMPLE_SECONDS)
         seconds = time.perf_counter() - start
@@ -201,13 +251,15 @@ def run_process(command: list[str], runner: Runner) -> tuple[float, float, float
     return seconds, process_mb, tree_mb
 
 
-def resident_mb(process: psutil.Process) -> tuple[float, float]:
-    """Return the memory of the process, and of it with its descendants, in 10^6 bytes."""
-    own = process.memory_info().rss
-    total = own
+def memory_mb(process: psutil.Process) -> tuple[float, float]:
+    """Return the memory of the process, and of it with its descendants, in 10^6 bytes.
+
+    A page that several processes share, after a fork, counts for its part in each.
+    """
+    own = total = process.memory_full_info().pss
     for descendant in process.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            total += descendant.memory_info().rss
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            total += descendant.memory_full_info().pss
     return own / 1e6, total / 1e6
 
 
@@ -232,25 +284,31 @@ def describe_machine() -> dict[str, str]:
 
 
 def measure(
-    names: list[str], sizes: list[int], repeat: int, local: dict[str, str], work: Path
-) -> Iterator[list[Measure]]:
-    """Yield the measures of one size after another, `repeat` rounds of every runner in turn."""
-    for size in sizes:
-        runners = []
-        for name in names:
-            show(f"{size} modèles, préparation : {LABELS[name]}")
-            runners.append(prepare(name, size, work, local))
-        # A first run that is not measured creates the tables: all those measured replace them.
-        runners[0].run()
-        measures = []
-        for turn in range(1, repeat + 1):
-            for runner in runners:
-                measures.append(Measure(size, runner.name, *runner.run()))
-                show(
-                    f"{size} modèles, tour {turn} sur {repeat} : {LABELS[runner.name]}, "
-                    f"{measures[-1].seconds:.1f} s, {measures[-1].process_mb:.0f} Mo"
-                )
-        yield measures
+    names: list[str], size: int, repeat: int, bigquery: BigQuery, work: Path
+) -> list[Measure]:
+    """Return the measures of one size, `repeat` rounds of every runner in turn."""
+    from prefect.types import SecretDict
+    from prefect_gcp import GcpCredentials
+
+    with on_prefect_server(bigquery.local):
+        block = GcpCredentials(service_account_info=SecretDict(bigquery.key))
+        block.save(BLOCK_NAME, overwrite=True)
+    what = f"{size} modèles{', BigQuery lointain' * bigquery.far}"
+    runners = []
+    for name in names:
+        show(f"{what}, préparation : {LABELS[name]}")
+        runners.append(prepare(name, size, work, bigquery))
+    # A first run that is not measured creates the tables: all those measured replace them.
+    runners[0].run()
+    measures = []
+    for turn in range(1, repeat + 1):
+        for runner in runners:
+            measures.append(Measure(bigquery.far, size, runner.name, *runner.run()))
+            show(
+                f"{what}, tour {turn} sur {repeat} : {LABELS[runner.name]}, "
+                f"{measures[-1].seconds:.1f} s, {measures[-1].process_mb:.0f} Mo"
+            )
+    return measures
 
 
 def show(text: str) -> None:
@@ -308,9 +366,15 @@ def main(argv: list[str] | None = None) -> int:
         # Before anything imports Prefect, which would make a ~/.prefect.
         os.environ["PREFECT_HOME"] = str(work / "prefect")
         try:
-            with local_bigquery(work / "local") as (local, _):
-                for of_size in measure(names, arguments.sizes, arguments.repeat, local, work):
-                    measures += of_size
+            with local_bigquery(work / "local") as (local, _), far_bigquery(local) as far:
+                near = BigQuery(
+                    False, local, local["DBT_BIGQUERY_API_ENDPOINT"], throwaway_key(), threads=4
+                )
+                tables = [(near, size) for size in arguments.sizes] + [(far, FAR_SIZE)]
+                for bigquery, size in tables:
+                    # On the local one, more threads only share the same cores.
+                    here = [name for name in names if bigquery.far or name != "dbt-8"]
+                    measures += measure(here, size, arguments.repeat, bigquery, work)
                     write_report(Results(describe_machine(), measures), arguments.results)
         except (BenchError, InfrastructureError) as error:
             print(error, file=sys.stderr)

@@ -8,8 +8,6 @@ the pipeline wants said.
 
 # ruff: noqa: E402
 
-# ruff: noqa: E402
-
 from __future__ import annotations
 
 import gc

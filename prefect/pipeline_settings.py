@@ -272,13 +272,16 @@ def _explain(problem: ErrorDetails) -> str:
             f"Prefect ({str(name).lower()}) : lancez "
             "`.venv/bin/python utilities/generate_env.py`, ou ajoutez-le à .env"
         )
+    choices = str(context.get("expected")).replace("'", "").replace(" or ", " et ")
     reasons = {
-        "literal_error": "les valeurs possibles sont dev et prod",
+        "literal_error": f"les valeurs possibles sont {choices}",
         "int_parsing": "il faut un nombre entier",
-        "greater_than": "il faut un nombre supérieur à zéro",
-        "greater_than_equal": "il faut zéro ou plus",
-        "less_than_equal": "il faut dix au plus",
+        "greater_than": f"il faut un nombre supérieur à {context.get('gt')}",
+        "greater_than_equal": f"il faut {context.get('ge')} ou plus",
+        "less_than_equal": f"il faut {context.get('le')} au plus",
+        "url_parsing": "il faut une adresse http:// ou https://",
+        "url_scheme": "il faut une adresse http:// ou https://",
         "value_error": str(context.get("error")),
     }
-    reason = reasons.get(kind, "il faut une adresse http:// ou https://")
+    reason = reasons.get(kind, f"ce n'est pas une valeur possible ({kind})")
     return f"{name} : « {problem['input']} » est refusé, {reason}"

@@ -15,8 +15,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPMessage
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Literal
 from urllib.parse import urlsplit
@@ -65,7 +66,7 @@ class Request:
     method: str
     path: str
     body: bytes
-    headers: HTTPMessage
+    headers: Message[str, str]
     node: str = ""
     job_id: str = ""
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from google.cloud.bigquery import Client
-from project import Project, connect, copy_project
 
 from dbt_connection import load_credentials
 from local_bigquery import copy_prefect_database, local_bigquery, on_prefect_server
+from project import Project, connect, copy_project
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.
 PREFECT_PROFILE = """

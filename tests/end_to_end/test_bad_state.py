@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from project import ONE_MODEL, copy_project
 
 

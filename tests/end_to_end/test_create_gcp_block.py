@@ -9,12 +9,12 @@ from prefect.settings import (
     PREFECT_CLOUD_API_URL,
     temporary_settings,
 )
-from project import ONE_MODEL, in_environment
-from stand_in_cloud import stand_in_cloud
 
 from create_gcp_block import main
 from dbt_connection import load_credentials
 from local_bigquery import on_prefect_server, throwaway_key
+from project import ONE_MODEL, in_environment
+from stand_in_cloud import stand_in_cloud
 
 
 @pytest.fixture

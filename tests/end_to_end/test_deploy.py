@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_in_cloud import KEY, WORKSPACE, StandInCloud, stand_in_cloud
 
 import deploy
 from pipeline_settings import PROJECT_ROOT
+from stand_in_cloud import KEY, WORKSPACE, StandInCloud, stand_in_cloud
 
 # In the place of prefect-cloud: it fails when it is asked for the command FAILING.
 RECORDER = """#!{python}

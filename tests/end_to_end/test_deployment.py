@@ -21,10 +21,10 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.states import Scheduled
 from prefect.variables import Variable
-from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
 from pipeline_settings import PipelineSettings
+from project import ONE_MODEL, copy_project
 
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 # Each way to configure a run writes into a dataset of its own.

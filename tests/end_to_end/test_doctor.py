@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from project import ONE_MODEL, in_environment
 
 import doctor
+from project import ONE_MODEL, in_environment
 
 
 @pytest.fixture

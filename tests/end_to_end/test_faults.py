@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
+
 from fault_proxy import RESET, Fault, error_reply, fault_proxy
 from project import copy_project
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from project import ONE_MODEL, copy_project
 
 from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
 from pipeline_settings import PROJECT_ROOT
+from project import ONE_MODEL, copy_project
 
 README = (PROJECT_ROOT / "README.md").read_text()
 

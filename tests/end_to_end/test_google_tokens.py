@@ -3,49 +3,17 @@
 import json
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
-from project import ONE_MODEL
 
 from dbt_connection import build_connection
-from local_bigquery import on_prefect_server, throwaway_key
+from local_bigquery import on_prefect_server
 from pipeline_settings import PipelineSettings
-
-
-@contextmanager
-def token_endpoint(seconds):
-    """Yield the key of an account of Google's, and the tokens that it was given.
-
-    Args:
-        seconds: how long each of them lives.
-    """
-    tokens = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            tokens.append(f"token-{len(tokens)}")
-            answer = {"access_token": tokens[-1], "expires_in": seconds, "token_type": "Bearer"}
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        key = throwaway_key() | {"token_uri": f"http://127.0.0.1:{server.server_port}/token"}
-        yield key | {"universe_domain": "googleapis.com"}, tokens
-        server.shutdown()
+from project import ONE_MODEL
+from token_endpoint import token_endpoint
 
 
 @pytest.fixture

@@ -5,12 +5,13 @@ from contextlib import suppress
 
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from project import ONE_MODEL, copy_project, prefect_client
 from selenium import webdriver
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+
+from project import ONE_MODEL, copy_project, prefect_client
 
 DRIVER = shutil.which("chromedriver")
 

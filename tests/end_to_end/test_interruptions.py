@@ -14,11 +14,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from fault_proxy import fault_proxy
 from prefect.states import Cancelling
-from project import connect, copy_project, prefect_client
 
+from fault_proxy import fault_proxy
 from local_bigquery import local_bigquery
+from project import connect, copy_project, prefect_client
 
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prefect_gcp import GcpCredentials
-from project import ONE_MODEL, in_environment
 
 from load_sample_data import TABLES, load_sample_data, main, read_table
 from local_bigquery import on_prefect_server, throwaway_key
+from project import ONE_MODEL, in_environment
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
 

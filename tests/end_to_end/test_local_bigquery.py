@@ -14,7 +14,6 @@ from pathlib import Path
 import duckdb_extension_spatial
 import httpx
 import pytest
-from project import connect, read_blocks
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_socket
 from websockets.typing import Subprotocol
@@ -22,6 +21,7 @@ from websockets.typing import Subprotocol
 from local_bigquery import local_bigquery, run_command, work_on
 from local_server import InfrastructureError, LocalServer, prefect_server
 from pipeline_settings import PROJECT_ROOT
+from project import connect, read_blocks
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 

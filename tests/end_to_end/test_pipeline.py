@@ -10,7 +10,6 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError
 from httpx import HTTPStatusError
 from prefect.client.schemas.actions import BlockDocumentCreate
-from project import ONE_MODEL, copy_project, prefect_client
 
 import create_gcp_block
 import pipeline_settings
@@ -19,6 +18,7 @@ from doctor import Diagnosis, check_block
 from local_bigquery import on_prefect_server
 from pipeline_errors import ConfigurationError, InfrastructureError, explain
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from project import ONE_MODEL, copy_project, prefect_client
 
 BANNER = """\
 ======================================================================

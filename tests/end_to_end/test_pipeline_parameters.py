@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from project import ONE_MODEL, copy_project
 
 import dbt_command
 from pipeline import Selection, dbt_full_pipeline, parse_arguments
 from pipeline_settings import Target
+from project import ONE_MODEL, copy_project
 
 MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "models/three.sql": "select 3 as id"}
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import httpx
 import pytest
-from project import ONE_MODEL, read_blocks
 
 from pipeline_settings import PROJECT_ROOT
+from project import ONE_MODEL, read_blocks
 
 # Does what the pipeline does, says so, and dies once its input ends.
 START = """

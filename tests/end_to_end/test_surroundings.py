@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
 from project import copy_project
 
 # The first prints the token in every way that dbt has, and reads a variable of the project;

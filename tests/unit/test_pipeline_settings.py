@@ -46,8 +46,8 @@ def test_empty_value_counts_as_not_set():
         ("GCP_PROJECT_ID", "Mon Projet", "projet GCP"),
         ("GCP_REGION", "EU; drop", "région"),
         ("DBT_THREADS", "quatre", "nombre entier"),
-        ("DBT_THREADS", "0", "supérieur à zéro"),
-        ("DBT_BIGQUERY_MAXIMUM_BYTES_BILLED", "-1", "supérieur à zéro"),
+        ("DBT_THREADS", "0", "supérieur à 0"),
+        ("DBT_BIGQUERY_MAXIMUM_BYTES_BILLED", "-1", "supérieur à 0"),
         ("DBT_BIGQUERY_API_ENDPOINT", "localhost", "http"),
     ],
 )

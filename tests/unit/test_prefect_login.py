@@ -7,11 +7,11 @@ from prefect.settings import (
     PREFECT_CLOUD_API_URL,
     temporary_settings,
 )
-from stand_in_cloud import KEY, WORKSPACE, stand_in_cloud
 
 import prefect_login
 from pipeline_errors import InfrastructureError
 from prefect_login import where_prefect_is
+from stand_in_cloud import KEY, WORKSPACE, stand_in_cloud
 
 
 @pytest.fixture

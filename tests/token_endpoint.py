@@ -1,0 +1,44 @@
+"""A Google that only gives tokens, on this machine."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from local_bigquery import throwaway_key
+
+
+@contextmanager
+def token_endpoint(
+    lifetime: float = 3600, delay: float = 0
+) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Yield the key of an account of Google's own universe, and the tokens given for it so far.
+
+    Args:
+        lifetime: seconds that each token lives.
+        delay: seconds before each answer.
+    """
+    tokens: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            time.sleep(delay)
+            tokens.append(f"token-{len(tokens)}")
+            answer = {"access_token": tokens[-1], "expires_in": lifetime, "token_type": "Bearer"}
+            body = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}/token"
+        yield throwaway_key() | {"token_uri": uri, "universe_domain": "googleapis.com"}, tokens
+        server.shutdown()
