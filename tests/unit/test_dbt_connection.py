@@ -72,9 +72,9 @@ def test_what_the_imports_leave_out_works_when_it_is_used(tmp_path):
 import json, sys, warnings
 warnings.simplefilter("ignore")
 from dbt_connection import import_libraries
-from prefect_gcp import GcpCredentials
 import_libraries()
 assert not {"dbt.cli.main", "google.cloud.bigquery", "google.cloud.storage"} & set(sys.modules)
+from prefect_gcp import GcpCredentials
 block = GcpCredentials(service_account_info=json.load(sys.stdin))
 print(block.get_bigquery_client(project="p").project)
 print(block.get_cloud_storage_client(project="p").project)
