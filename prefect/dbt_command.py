@@ -28,7 +28,7 @@ from prefect.logging import get_run_logger
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
-from google_tokens import fresh_token, serve_tokens
+from google_tokens import serve_tokens
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 from warm_dbt import start_dbt_server
@@ -177,7 +177,7 @@ class DbtRunner:
             "DBT_USE_COLORS": "false",
             # dbt 1.12 would load `.env` itself, flags included, after they were forgotten.
             "PYTHON_DOTENV_DISABLED": "1",
-            TOKEN_VARIABLE: fresh_token(self.connection.credentials),
+            TOKEN_VARIABLE: self.connection.credentials.token,
         }
         return ours | {"PIPELINE_VARIABLES": " ".join(ours)}
 

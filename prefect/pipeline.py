@@ -45,6 +45,7 @@ from dbt_artifact import render_markdown
 from dbt_command import DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_report import failure_message, summary
+from google_tokens import fresh_token
 from local_server import ensure_prefect_server
 from pipeline_errors import DbtError, PassingFaultError, PipelineError, explain
 from pipeline_settings import PipelineSettings, Target, load_settings, misspelt_variables
@@ -221,6 +222,8 @@ def dbt_full_pipeline(
             show_banner(settings)
             connection = build_connection(load_credentials(settings.credentials_block), settings)
             show(f"Projet GCP       : {connection.project}")
+            # What Google refuses is said here, before dbt and in our words.
+            fresh_token(connection.credentials)
             warnings = find_warnings(settings)
             if packages_are_missing() and "deps" not in commands:
                 commands = ["deps", *commands]

@@ -12,13 +12,14 @@ from local_bigquery import throwaway_key
 
 @contextmanager
 def token_endpoint(
-    lifetime: float = 3600, delay: float = 0
+    lifetime: float = 3600, delay: float = 0, refusal: str = ""
 ) -> Iterator[tuple[dict[str, str], list[str]]]:
     """Yield the key of an account of Google's own universe, and the tokens given for it so far.
 
     Args:
         lifetime: seconds that each token lives.
         delay: seconds before each answer.
+        refusal: why none is given.
     """
     tokens: list[str] = []
 
@@ -27,8 +28,10 @@ def token_endpoint(
             time.sleep(delay)
             tokens.append(f"token-{len(tokens)}")
             answer = {"access_token": tokens[-1], "expires_in": lifetime, "token_type": "Bearer"}
+            if refusal:
+                answer = {"error": "invalid_grant", "error_description": refusal}
             body = json.dumps(answer).encode()
-            self.send_response(200)
+            self.send_response(400 if refusal else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

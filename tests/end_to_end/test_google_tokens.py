@@ -26,13 +26,17 @@ def project(make_project):
     return project
 
 
+def save_block(key, local_environment):
+    with on_prefect_server(local_environment):
+        GcpCredentials(service_account_info=SecretDict(key)).save("google", overwrite=True)
+
+
 @pytest.mark.parametrize(("seconds", "asked"), [(3600, [1]), (2, range(4, 40))])
 def test_token_is_asked_for_once_a_run_unless_it_expires(
     seconds, asked, project, local_environment
 ):
     with token_endpoint(seconds) as (key, tokens):
-        with on_prefect_server(local_environment):
-            GcpCredentials(service_account_info=SecretDict(key)).save("google", overwrite=True)
+        save_block(key, local_environment)
 
         run = project.run_pipeline(PREFECT_GCP_CREDENTIALS_BLOCK="google")
 
@@ -40,10 +44,22 @@ def test_token_is_asked_for_once_a_run_unless_it_expires(
     assert len(tokens) in asked
 
 
+@pytest.mark.parametrize("tool", ["prefect/pipeline.py", "utilities/load_sample_data.py"])
+def test_revoked_key_is_named(tool, project, local_environment):
+    with token_endpoint(refusal="Invalid JWT Signature.") as (key, _):
+        save_block(key, local_environment)
+
+        run = project.run(tool, PREFECT_GCP_CREDENTIALS_BLOCK="google")
+
+    assert run.returncode == 2
+    assert "révoquée" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profile(project):
     """What runs where `dbt_process.py` finds nothing to replace: dbt itself, with our profile."""
     settings = PipelineSettings.from_mapping(project.environment)
-    with token_endpoint(3600) as (key, _):
+    with token_endpoint() as (key, _):
         block = GcpCredentials(service_account_info=SecretDict(key))
         profile = build_connection(block, settings).profile.get_profile()
     (project.root / "dbt" / "profiles.yml").write_text(json.dumps(profile))

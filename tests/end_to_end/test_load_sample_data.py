@@ -1,13 +1,8 @@
 """The sample data: what lands in BigQuery."""
 
-import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-from prefect_gcp import GcpCredentials
 
 from load_sample_data import TABLES, load_sample_data, main, read_table
-from local_bigquery import on_prefect_server, throwaway_key
 from project import ONE_MODEL, in_environment
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
@@ -63,39 +58,6 @@ def test_unreachable_prefect_api_is_named(local_environment, capsys):
         assert main([]) == 3
 
     assert elsewhere["PREFECT_API_URL"] in capsys.readouterr().err
-
-
-class RefusingTokenServer(BaseHTTPRequestHandler):
-    """Google's token endpoint, for a key that was revoked."""
-
-    def do_POST(self):
-        body = b'{"error": "invalid_grant", "error_description": "Invalid JWT Signature."}'
-        self.send_response(400)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-def test_revoked_key_is_named(make_project, local_environment):
-    project = make_project(ONE_MODEL)
-    del project.environment["GOOGLE_CLOUD_UNIVERSE_DOMAIN"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), RefusingTokenServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        key = throwaway_key() | {"token_uri": f"http://127.0.0.1:{server.server_port}/token"}
-        del key["universe_domain"]
-        with on_prefect_server(local_environment):
-            GcpCredentials(service_account_info=key).save("revoked", overwrite=True)
-
-        run = project.run("utilities/load_sample_data.py", PREFECT_GCP_CREDENTIALS_BLOCK="revoked")
-        server.shutdown()
-
-    assert run.returncode == 2
-    assert "révoquée" in run.stderr
-    assert "Traceback" not in run.stderr
 
 
 def test_missing_dataset_is_named_with_the_remedy(local_environment, capsys):
