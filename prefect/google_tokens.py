@@ -10,7 +10,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 from google.auth.credentials import Credentials
@@ -40,7 +40,8 @@ def serve_tokens(credentials: Credentials) -> Iterator[socket.socket]:
 
 def _answer(channel: socket.socket, credentials: Credentials) -> None:
     """Answer each line of the channel with a line of JSON: a token, or why there is none."""
-    with channel, channel.makefile("rw") as lines:
+    # Whoever asked may have been killed meanwhile.
+    with suppress(OSError), channel, channel.makefile("rw") as lines:
         for _ in lines:
             try:
                 answer = {
