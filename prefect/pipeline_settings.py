@@ -63,6 +63,13 @@ def _check_region(value: str) -> str:
     return value
 
 
+def _check_service_account(value: str) -> str:
+    """Return the e-mail of a service account unchanged; ValueError if it cannot be one."""
+    if not re.fullmatch(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com", value):
+        raise ValueError("ce n'est pas l'adresse d'un compte de service (…@….gserviceaccount.com)")
+    return value
+
+
 def _check_profile_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", value) or value == "config":
         raise ValueError("un nom de profil n'a que des lettres, des chiffres, des _ et des -")
@@ -71,6 +78,7 @@ def _check_profile_name(value: str) -> str:
 
 BlockName = Annotated[str, AfterValidator(check_block_name)]
 DatasetName = Annotated[str, AfterValidator(_check_dataset_name)]
+ServiceAccount = Annotated[str, AfterValidator(_check_service_account)]
 
 
 class PipelineSettings(BaseModel):
@@ -119,6 +127,11 @@ class PipelineSettings(BaseModel):
         None,
         alias="GCP_REGION",
         description="Région des datasets, par exemple EU. Facultatif, donnée par Terraform.",
+    )
+    impersonate_service_account: ServiceAccount | None = Field(
+        None,
+        alias="DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT",
+        description="Compte de service au nom duquel agir. Facultatif, donné par Terraform.",
     )
     threads: PositiveInt = Field(
         8,

@@ -32,11 +32,13 @@ REQUIRED_OUTPUTS = {
     "bq_dev_dataset_id": "DBT_BIGQUERY_DATASET_DEV",
     "bq_prod_dataset_id": "DBT_BIGQUERY_DATASET_PROD",
 }
-# States made before these outputs existed lack some of them.
+# A state made before these outputs existed lacks some of them, and Terraform leaves out those that
+# are null.
 OPTIONAL_OUTPUTS = {
     "bq_raw_dataset_id": "DBT_BIGQUERY_DATASET_RAW",
     "project_id": "GCP_PROJECT_ID",
     "region": "GCP_REGION",
+    "impersonated_service_account": "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT",
 }
 OUTPUTS = REQUIRED_OUTPUTS | OPTIONAL_OUTPUTS
 
@@ -44,7 +46,7 @@ CORRECT_AND_REDO = "Corrigez infrastructure/ puis relancez `make infra` et `make
 
 
 def read_outputs(path: Path) -> dict[str, Any]:
-    """Return the value of each output in the file.
+    """Return the value of each output in the file, without the optional ones that are null.
 
     Takes UTF-8, with or without BOM, and UTF-16 with BOM (what `>` of PowerShell writes).
     Raises ConfigurationError when the file is not there, or is not what it should be.
@@ -76,7 +78,12 @@ def read_outputs(path: Path) -> dict[str, Any]:
             f"Dans {path}, l'output {wrong[0]} n'a pas la forme {{\"value\": …}} : "
             "relancez `make outputs`."
         )
-    return {name: outputs[name]["value"] for name in outputs if _has_value(outputs[name])}
+    values = {name: outputs[name]["value"] for name in outputs if _has_value(outputs[name])}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in OPTIONAL_OUTPUTS
+    }
 
 
 def _has_value(output: object) -> bool:

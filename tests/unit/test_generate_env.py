@@ -10,7 +10,7 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generate_env import main, own_variables, render_env
+from generate_env import OPTIONAL_OUTPUTS, main, own_variables, render_env
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
@@ -119,6 +119,24 @@ def test_outputs_of_an_older_state_are_enough(generate, tmp_path, capsys):
         assert f"{variable} laissé de côté : pas d'output {name}" in out
 
 
+def test_account_to_act_as_is_written_when_terraform_gives_one(generate, tmp_path):
+    account = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
+
+    assert generate(with_value("impersonated_service_account", account)) == 0
+
+    expected = EXPECTED | {"DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": account}
+    assert dotenv_values(tmp_path / ".env") == expected
+
+
+@pytest.mark.parametrize("name", ["region", "impersonated_service_account"])
+def test_optional_output_that_is_null_is_left_out(generate, tmp_path, capsys, name):
+    assert generate(with_value(name, None)) == 0
+
+    variable = OPTIONAL_OUTPUTS[name]
+    assert variable not in dotenv_values(tmp_path / ".env")
+    assert f"{variable} laissé de côté : pas d'output {name}" in capsys.readouterr().out
+
+
 def test_what_the_user_wrote_stays_in_place(generate, tmp_path, capsys):
     current = (
         "# à moi\r\n\r\nMON_JETON='a b#c'\r\n"
@@ -201,7 +219,11 @@ REFUSED = {
     "control character": (with_value("bq_dev_dataset_id", "a\x00"), ["bq_dev_dataset_id"]),
     "optional one wrong": (with_value("region", "E U"), ["region", "E U"]),
     "project id wrong": (with_value("project_id", "Mon Projet"), ["project_id"]),
-    "raw wrong": (with_value("bq_raw_dataset_id", None), ["bq_raw_dataset_id", "null"]),
+    "raw wrong": (with_value("bq_raw_dataset_id", 3), ["bq_raw_dataset_id", "chaîne"]),
+    "account wrong": (
+        with_value("impersonated_service_account", "ada@example.com"),
+        ["impersonated_service_account", "ada@example.com", "compte de service"],
+    ),
     "dev and prod equal": (
         with_value("bq_prod_dataset_id", "projet_dev"),
         ["bq_dev_dataset_id", "bq_prod_dataset_id", "projet_dev"],
