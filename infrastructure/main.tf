@@ -4,80 +4,78 @@ provider "google" {
 }
 
 locals {
-  environments = toset(["raw", "dev", "prod"])
-  prefix       = replace(var.project_id, "-", "_")
+  prefix = replace(var.project_id, "-", "_")
 
-  milliseconds_per_day = 24 * 60 * 60 * 1000
+  # Name of each dataset after the prefix -> what it belongs to: raw, dev or prod.
+  datasets = merge(
+    { raw = "raw", dev = "dev", prod = "prod" },
+    [for environment, suffixes in var.extra_datasets : { for suffix in suffixes : "${environment}_${suffix}" => environment }]...
+  )
+
+  account_ids = {
+    # As when there was one account, so that the states and the keys made then stay valid.
+    dev  = var.service_account_id
+    prod = "${var.service_account_id}-prod"
+  }
+  # Written out, and not `account.email`, so that a plan says who gets which right.
+  emails   = { for environment, account in google_service_account.pipeline : environment => "${account.account_id}@${account.project}.iam.gserviceaccount.com" }
+  accounts = { for environment, email in local.emails : environment => "projects/${var.project_id}/serviceAccounts/${email}" }
+  members  = { for environment, email in local.emails : environment => "serviceAccount:${email}" }
 }
 
-resource "google_project_service" "bigquery" {
+resource "google_project_service" "api" {
   for_each = toset([
     "bigquery.googleapis.com",
     "bigquerystorage.googleapis.com",
+    "cloudresourcemanager.googleapis.com",
     "iam.googleapis.com",
+    "iamcredentials.googleapis.com",
+    "sts.googleapis.com",
   ])
 
   service            = each.key
   disable_on_destroy = false
 }
 
-resource "google_bigquery_dataset" "dataset" {
-  for_each = local.environments
+resource "google_bigquery_dataset" "dev" {
+  for_each = { for name, environment in local.datasets : name => environment if environment == "dev" }
 
   dataset_id  = "${local.prefix}_${each.key}"
   description = "dbt pipeline, ${each.key}"
   location    = var.region
 
-  default_table_expiration_ms = each.key == "dev" ? var.dev_table_expiration_days * local.milliseconds_per_day : null
-  delete_contents_on_destroy  = each.key == "dev"
+  default_table_expiration_ms = var.dev_table_expiration_days * 24 * 60 * 60 * 1000
+  delete_contents_on_destroy  = true
 
   labels = {
-    environment = each.key
+    environment = each.value
     managed_by  = "terraform"
     project     = "pipeline-dbt"
   }
 
-  depends_on = [google_project_service.bigquery]
+  depends_on = [google_project_service.api]
 }
 
-resource "google_service_account" "pipeline" {
-  account_id   = var.service_account_id
-  display_name = "dbt pipeline"
+resource "google_bigquery_dataset" "guarded" {
+  for_each = { for name, environment in local.datasets : name => environment if environment != "dev" }
 
-  depends_on = [google_project_service.bigquery]
-}
+  dataset_id  = "${local.prefix}_${each.key}"
+  description = "dbt pipeline, ${each.key}"
+  location    = var.region
 
-resource "google_project_iam_member" "job_user" {
-  project = var.project_id
-  role    = "roles/bigquery.jobUser"
-  member  = google_service_account.pipeline.member
-}
+  delete_contents_on_destroy = false
 
-# On raw too: load_sample_data.py fills it with the same account.
-resource "google_bigquery_dataset_iam_member" "data_editor" {
-  for_each = google_bigquery_dataset.dataset
-
-  dataset_id = each.value.dataset_id
-  role       = "roles/bigquery.dataEditor"
-  member     = google_service_account.pipeline.member
-}
-
-resource "google_service_account_key" "pipeline" {
-  count = var.create_key ? 1 : 0
-
-  service_account_id = google_service_account.pipeline.name
-
-  # A rotation that fails half-way leaves the old key alive.
-  lifecycle {
-    create_before_destroy = true
+  labels = {
+    environment = each.value
+    managed_by  = "terraform"
+    project     = "pipeline-dbt"
   }
-}
 
-resource "local_sensitive_file" "key" {
-  count = var.create_key ? 1 : 0
+  # A plan that would delete one, or replace it (another region, another project), fails. It takes a
+  # literal: hence two resources.
+  lifecycle {
+    prevent_destroy = true
+  }
 
-  filename             = "${path.module}/../.secrets/sa_key.json"
-  content              = base64decode(google_service_account_key.pipeline[0].private_key)
-  file_permission      = "0600"
-  directory_permission = "0700"
+  depends_on = [google_project_service.api]
 }
