@@ -24,8 +24,8 @@ run: .venv/installed ## La pipeline sur le BigQuery de .env
 doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 	@$(BIN)/python utilities/doctor.py
 
-# The state holds the key, and Terraform writes it for everyone to read.
-infra: .need-terraform ## Crée les datasets et le compte de service sur GCP
+# The state holds the keys, and Terraform writes it for everyone to read.
+infra: .need-terraform ## Crée les datasets et les comptes de service sur GCP
 	@find infrastructure -name '*.tfstate*' -type f -exec chmod go= {} +
 	umask 077; $(TERRAFORM) -chdir=infrastructure init
 	umask 077; $(TERRAFORM) -chdir=infrastructure apply
@@ -60,7 +60,7 @@ bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le m
 	@$(UV) pip install --quiet --compile-bytecode --python .venv-dagster -r benchmarks/peers/requirements-dagster.txt
 
 lint: .venv/installed ## ruff, mypy, sqlfluff, forme des fichiers Terraform
-	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff)
+	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -81,7 +81,7 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 
 .PHONY: .need-terraform
 .need-terraform:
-	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu 1.6 (tofu) ou Terraform 1.5, ou plus récent." >&2; exit 1; }
+	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu (tofu) ou Terraform, 1.8 ou plus récent." >&2; exit 1; }
 
 # What an interrupted installation leaves half there, uv takes for installed. So this file is
 # away while one lasts: without it, the environment is made again from nothing.

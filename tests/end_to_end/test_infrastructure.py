@@ -1,70 +1,27 @@
-"""The Terraform files: what they promise to the rest of the project, and what make infra leaves."""
+"""The Terraform files: their own tests, what make infra leaves, what becomes of older states."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-import hcl2
 import pytest
+from dotenv import dotenv_values
 
-from generate_env import OUTPUTS
 from pipeline_settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "infrastructure"
 # Runs the real Terraform with the two providers replaced; it is not part of the project.
 WITH_STUB = PROJECT_ROOT.parent / "shared" / "terraform-stub" / "with-stub"
+# The real providers, where `terraform init` has downloaded them: enough for tests that mock them.
+PROVIDERS = FOLDER / ".terraform" / "providers"
+OLDER = Path(__file__).with_name("infrastructure_of_one_account.tf")
 
-
-def read(name):
-    """Return a file as python-hcl2 reads it, its labels without their quotes."""
-    with (FOLDER / name).open() as file:
-        blocks = hcl2.load(file)
-    return {
-        kind: {label.strip('"'): body for entry in entries for label, body in entry.items()}
-        for kind, entries in blocks.items()
-        if kind in ("output", "variable", "resource")
-    }
-
-
-def test_outputs_cover_what_generate_env_reads():
-    outputs = read("outputs.tf")["output"]
-
-    assert set(outputs) == set(OUTPUTS) | {"service_account_email"}
-
-
-def test_outputs_are_described_and_none_is_sensitive():
-    outputs = read("outputs.tf")["output"]
-
-    assert all(body.get("description") for body in outputs.values())
-    assert not any(body.get("sensitive") for body in outputs.values())
-
-
-def test_variables_are_typed_described_and_in_order():
-    variables = read("variables.tf")["variable"]
-
-    assert list(variables) == sorted(variables)
-    assert all(body.get("description") and body.get("type") for body in variables.values())
-
-
-def test_service_account_has_no_other_role_on_the_project():
-    text = (FOLDER / "main.tf").read_text()
-
-    assert text.count("google_project_iam_member") == 1
-    assert 'role    = "roles/bigquery.jobUser"' in text
-
-
-def test_only_dev_is_deleted_with_its_contents_and_expires():
-    text = (FOLDER / "main.tf").read_text()
-
-    assert 'delete_contents_on_destroy  = each.key == "dev"' in text
-    assert 'default_table_expiration_ms = each.key == "dev" ?' in text
-
-
-def test_key_is_written_for_its_owner_only_and_is_no_output():
-    assert 'file_permission      = "0600"' in (FOLDER / "main.tf").read_text()
-    assert "key" not in (FOLDER / "outputs.tf").read_text()
+DEV = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
+PROD = "pipeline-dbt-prod@mon-projet.iam.gserviceaccount.com"
 
 
 @pytest.mark.parametrize(
@@ -72,6 +29,7 @@ def test_key_is_written_for_its_owner_only_and_is_no_output():
     [
         ".env",
         ".secrets/sa_key.json",
+        ".secrets/sa_key_prod.json",
         ".local/prefect/prefect.db",
         "infrastructure/terraform-outputs.json",
         "infrastructure/terraform.tfstate",
@@ -95,22 +53,26 @@ class Infrastructure:
 
     def __init__(self, root: Path) -> None:
         self.root = root / "project"
-        shutil.copytree(
-            FOLDER,
-            self.root / "infrastructure",
-            ignore=lambda _, names: [name for name in names if not name.endswith(".tf")],
-        )
+        self.folder = self.root / "infrastructure"
+        of_this_machine = (".terraform*", "*.tfstate*", "*.tfvars", "backend.tf")
+        shutil.copytree(FOLDER, self.folder, ignore=shutil.ignore_patterns(*of_this_machine))
         shutil.copy(PROJECT_ROOT / "Makefile", self.root)
-        (self.root / "infrastructure" / "terraform.tfvars").write_text('project_id = "mon-projet"')
+        self.set_variables()
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")} | {
             "HOME": str(root),
             "CHECKPOINT_DISABLE": "1",
             "TERRAFORM_STUB_HOME": str(PROJECT_ROOT / ".local" / "terraform-stub"),
         }
 
-    def run(self, command: str) -> str:
-        """Run a line of shell and say yes to Terraform; return what it printed."""
-        process = subprocess.run(
+    def set_variables(self, **values: object) -> None:
+        """Write terraform.tfvars."""
+        values = {"project_id": "mon-projet"} | values
+        lines = [f"{name} = {json.dumps(value)}\n" for name, value in values.items()]
+        (self.folder / "terraform.tfvars").write_text("".join(lines))
+
+    def try_to_run(self, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell and say yes to Terraform."""
+        return subprocess.run(
             [WITH_STUB, "sh", "-c", command],
             cwd=self.root,
             env=self.environment,
@@ -119,12 +81,26 @@ class Infrastructure:
             text=True,
             umask=0o022,
         )
+
+    def run(self, command: str) -> str:
+        """Run a line of shell that has to succeed; return what it printed."""
+        process = self.try_to_run(command)
         assert process.returncode == 0, process.stdout + process.stderr
         return process.stdout
 
+    def plan(self) -> dict:
+        """Return what `make infra` would do."""
+        self.run("terraform -chdir=infrastructure plan -out=x.tfplan")
+        return json.loads(self.run("terraform -chdir=infrastructure show -json x.tfplan"))
+
+    def resources(self) -> list[dict]:
+        """Return what there is, by the state."""
+        state = json.loads(self.run("terraform -chdir=infrastructure show -json"))
+        return state["values"]["root_module"]["resources"]
+
     def state_modes(self) -> dict[str, str]:
         """Return the permissions of the state and its backup."""
-        states = (self.root / "infrastructure").glob("*.tfstate*")
+        states = self.folder.glob("*.tfstate*")
         return {path.name: oct(path.stat().st_mode & 0o777) for path in states}
 
     def key_id(self) -> str:
@@ -132,16 +108,197 @@ class Infrastructure:
         return json.loads((self.root / ".secrets" / "sa_key.json").read_text())["private_key_id"]
 
 
+def need_terraform():
+    """Skip the test without Terraform."""
+    if not shutil.which("terraform"):
+        pytest.skip("terraform is not here")
+
+
 @pytest.fixture
 def infrastructure(tmp_path):
-    """The infrastructure of a project, made once."""
+    """The files of a project, on which nothing was run."""
+    need_terraform()
     if not WITH_STUB.exists():
         pytest.skip(f"no Google here, and no stand-in for its provider ({WITH_STUB})")
-    if not (shutil.which("tofu") or shutil.which("terraform")):
-        pytest.skip("neither tofu nor terraform is here")
-    infrastructure = Infrastructure(tmp_path)
+    return Infrastructure(tmp_path)
+
+
+@pytest.fixture
+def with_key(infrastructure):
+    """The infrastructure of a project that asks for the key of dev, made once."""
+    infrastructure.set_variables(create_key=True)
     infrastructure.run("make infra")
     return infrastructure
+
+
+def test_tests_of_terraform_pass(tmp_path):
+    need_terraform()
+    project = Infrastructure(tmp_path)
+    if WITH_STUB.exists():
+        command, init = [WITH_STUB, "terraform"], ["init", "-backend=false"]
+    elif PROVIDERS.exists():
+        command, init = ["terraform"], ["init", "-backend=false", f"-plugin-dir={PROVIDERS}"]
+    else:
+        pytest.skip(
+            f"neither the providers ({PROVIDERS}: `terraform -chdir=infrastructure init "
+            f"-backend=false` downloads them) nor a stand-in for them ({WITH_STUB}) is here"
+        )
+    # Nothing but the files: the variables of a user would be those of the tests.
+    (project.folder / "terraform.tfvars").unlink()
+    options = {"cwd": project.folder, "env": project.environment, "capture_output": True}
+    subprocess.run([*command, *init], check=True, **options)
+
+    result = subprocess.run([*command, "test", "-no-color"], text=True, **options)
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Success!" in result.stdout
+
+
+def test_variables_and_outputs_are_described_and_no_output_is_sensitive(infrastructure):
+    infrastructure.run("terraform -chdir=infrastructure init")
+
+    configuration = infrastructure.plan()["configuration"]["root_module"]
+
+    described = configuration["variables"] | configuration["outputs"]
+    assert all(body.get("description") for body in described.values())
+    assert not any(body.get("sensitive") for body in configuration["outputs"].values())
+
+
+def test_example_of_variables_shows_them_all_and_lets_the_sample_data_in(infrastructure):
+    shutil.copy(FOLDER / "terraform.tfvars.example", infrastructure.folder / "terraform.tfvars")
+    infrastructure.run("terraform -chdir=infrastructure init")
+
+    plan = infrastructure.plan()
+
+    example = (FOLDER / "terraform.tfvars.example").read_text()
+    shown = re.findall(r"(?m)^(?:# )?(\w+) +=", example)
+    assert sorted(shown) == sorted(plan["configuration"]["root_module"]["variables"])
+    created = {change["address"] for change in plan["resource_changes"]}
+    assert 'google_bigquery_dataset_iam_member.data_editor["raw"]' in created
+
+
+def test_road_without_a_key_goes_from_make_infra_to_env(infrastructure):
+    infrastructure.set_variables(impersonators=["user:ada@example.com"])
+
+    infrastructure.run("make infra")
+    infrastructure.run("make outputs")
+    generated = subprocess.run(
+        [
+            *(sys.executable, PROJECT_ROOT / "utilities" / "generate_env.py"),
+            *("--outputs-json", infrastructure.folder / "terraform-outputs.json"),
+            *("--output", infrastructure.root / ".env"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+
+    assert generated.returncode == 0, generated.stderr
+    assert "laissé de côté" not in generated.stdout
+    assert dotenv_values(infrastructure.root / ".env") == {
+        "PREFECT_GCP_CREDENTIALS_BLOCK": "sa-key",
+        "DBT_TARGET": "dev",
+        "DBT_BIGQUERY_DATASET_DEV": "mon_projet_dev",
+        "DBT_BIGQUERY_DATASET_PROD": "mon_projet_prod",
+        "DBT_PROFILE_NAME": "projet_m2_bi",
+        "DBT_BIGQUERY_DATASET_RAW": "mon_projet_raw",
+        "GCP_PROJECT_ID": "mon-projet",
+        "GCP_REGION": "EU",
+        "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": DEV,
+    }
+    assert not (infrastructure.root / ".secrets").exists()
+
+
+def test_rights_are_these_and_no_other(infrastructure):
+    infrastructure.set_variables(
+        load_sample_data=True,
+        impersonators=["group:equipe@example.com"],
+        github_repository="octocat/hello-world",
+        extra_datasets={"dev": ["marketing"], "prod": ["marketing"]},
+    )
+    infrastructure.run("make infra")
+
+    # Whatever its type: a right given by another kind of resource counts too.
+    rights = {
+        (
+            right["member"].split(":", 1)[1],
+            right["role"].removeprefix("roles/"),
+            (right.get("dataset_id") or right.get("service_account_id") or "project").split("/")[
+                -1
+            ],
+        )
+        for resource in infrastructure.resources()
+        if "role" in (right := resource["values"]) or "iam" in resource["type"].split("_")[-2:]
+    }
+
+    pool = "//iam.googleapis.com/google_iam_workload_identity_pool.name/attribute.repository"
+    assert rights == {
+        (DEV, "bigquery.jobUser", "project"),
+        (DEV, "bigquery.dataViewer", "mon_projet_raw"),
+        (DEV, "bigquery.dataEditor", "mon_projet_raw"),
+        (DEV, "bigquery.dataEditor", "mon_projet_dev"),
+        (DEV, "bigquery.dataEditor", "mon_projet_dev_marketing"),
+        (PROD, "bigquery.jobUser", "project"),
+        (PROD, "bigquery.dataViewer", "mon_projet_raw"),
+        (PROD, "bigquery.dataEditor", "mon_projet_prod"),
+        (PROD, "bigquery.dataEditor", "mon_projet_prod_marketing"),
+        ("equipe@example.com", "iam.serviceAccountTokenCreator", DEV),
+        (f"{pool}/octocat/hello-world", "iam.workloadIdentityUser", PROD),
+    }
+
+
+def test_accounts_are_those_of_the_outputs(infrastructure):
+    infrastructure.run("make infra")
+
+    outputs = json.loads(infrastructure.run("terraform -chdir=infrastructure output -json"))
+
+    accounts = {
+        resource["index"]: resource["values"]["email"]
+        for resource in infrastructure.resources()
+        if resource["type"] == "google_service_account"
+    }
+    assert accounts == {"dev": DEV, "prod": PROD}
+    assert outputs["dev_service_account_email"]["value"] == DEV
+    assert outputs["prod_service_account_email"]["value"] == PROD
+
+
+def test_prod_and_raw_are_neither_deleted_nor_replaced(infrastructure):
+    infrastructure.set_variables(extra_datasets={"prod": ["marketing"]})
+    infrastructure.run("make infra")
+
+    for values, options in [
+        ({"region": "US"}, ""),
+        ({"project_id": "autre-projet"}, ""),
+        ({"extra_datasets": {}}, ""),
+        ({}, "-destroy"),
+    ]:
+        infrastructure.set_variables(**({"extra_datasets": {"prod": ["marketing"]}} | values))
+        result = infrastructure.try_to_run(f"terraform -chdir=infrastructure plan {options}")
+
+        assert result.returncode != 0, values
+        assert "Instance cannot be destroyed" in result.stderr
+
+
+def test_state_of_one_account_is_taken_over(infrastructure):
+    files = {path: path.read_text() for path in infrastructure.folder.glob("*.tf")}
+    for path in files:
+        if path.name != "versions.tf":
+            path.unlink()
+    shutil.copy(OLDER, infrastructure.folder / "main.tf")
+    infrastructure.run("make infra")
+    key = infrastructure.key_id()
+    for path, text in files.items():
+        path.write_text(text)
+    infrastructure.set_variables(create_key=True)
+
+    changes = infrastructure.plan()["resource_changes"]
+    infrastructure.run("make infra")
+
+    lost = {x["address"] for x in changes if "delete" in x["change"]["actions"]}
+    # The rights of the account on what is not dev: no dataset, no account, no key.
+    rights = "google_bigquery_dataset_iam_member.data_editor"
+    assert lost == {f'{rights}["prod"]', f'{rights}["raw"]'}
+    assert infrastructure.key_id() == key
+    assert "No changes" in infrastructure.run("terraform -chdir=infrastructure plan -no-color")
 
 
 def rotation():
@@ -150,31 +307,29 @@ def rotation():
     return next(line for line in lines if "-replace=" in line).split("  #")[0]
 
 
-def test_state_which_holds_the_key_is_for_its_owner_only(infrastructure):
-    infrastructure.run(rotation())
+def test_state_which_holds_the_key_is_for_its_owner_only(with_key):
+    with_key.run(rotation())
 
-    modes = infrastructure.state_modes()
+    modes = with_key.state_modes()
     assert modes == {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
 
 
-def test_state_that_others_could_read_is_closed(infrastructure):
-    infrastructure.run("chmod 644 infrastructure/terraform.tfstate")
-    infrastructure.run(
-        "cp infrastructure/terraform.tfstate infrastructure/terraform.tfstate.backup"
-    )
+def test_state_that_others_could_read_is_closed(with_key):
+    with_key.run("chmod 644 infrastructure/terraform.tfstate")
+    with_key.run("cp infrastructure/terraform.tfstate infrastructure/terraform.tfstate.backup")
 
-    infrastructure.run("make infra")
+    with_key.run("make infra")
 
-    modes = infrastructure.state_modes()
+    modes = with_key.state_modes()
     assert modes == {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
 
 
-def test_key_is_replaced_and_the_old_one_destroyed_last(infrastructure):
-    old = infrastructure.key_id()
+def test_key_is_replaced_and_the_old_one_destroyed_last(with_key):
+    old = with_key.key_id()
 
-    output = infrastructure.run(rotation())
+    output = with_key.run(rotation())
 
-    assert infrastructure.key_id() != old
+    assert with_key.key_id() != old
     created = output.index("google_service_account_key.pipeline[0]: Creation complete")
     destroyed = output.index("google_service_account_key.pipeline[0] (deposed")
     assert created < destroyed
