@@ -92,13 +92,33 @@ def load_credentials(block_name: str) -> GcpCredentials:
         ) from None
 
 
+def google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Credentials:
+    """Return who Google takes us for: the one place that chooses how to authenticate.
+
+    That is the key of the block or, when it has none, the default credentials of this
+    machine (`gcloud auth application-default login`, an attached account, federation); and
+    on top of either, the account that the settings say to act as.
+    """
+    from google.auth import impersonated_credentials
+    from google.auth.credentials import Scoped
+
+    credentials = block.get_credentials_from_service_account()
+    if isinstance(credentials, Scoped):
+        credentials = credentials.with_scopes(SCOPES)
+    if not settings.impersonate_service_account:
+        return credentials
+    return impersonated_credentials.Credentials(
+        source_credentials=credentials,
+        target_principal=settings.impersonate_service_account,
+        target_scopes=SCOPES,
+    )
+
+
 def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
     """Return the connection of the settings' target, with the credentials of the block.
 
     Raises ConfigurationError when neither the settings nor the block name a project.
     """
-    from google.auth.credentials import Scoped
-
     import_libraries()
     from prefect_dbt.cli import DbtCliProfile
     from prefect_dbt.cli.configs import TargetConfigs
@@ -123,10 +143,7 @@ def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtCo
     profile = DbtCliProfile(
         name=settings.profile_name, target=settings.target, target_configs=target_configs
     )
-    credentials = block.get_credentials_from_service_account()
-    if isinstance(credentials, Scoped):
-        credentials = credentials.with_scopes(SCOPES)
-    return DbtConnection(project, profile, credentials)
+    return DbtConnection(project, profile, google_credentials(block, settings))
 
 
 def _bigquery_keys(settings: PipelineSettings) -> dict[str, Any]:

@@ -71,21 +71,21 @@ def _explain_google(error: BaseException) -> PipelineError | None:
     if isinstance(error, DefaultCredentialsError):
         return ConfigurationError(
             "Le block GcpCredentials ne contient pas de clé, et cette machine n'a pas "
-            "d'identifiants Google par défaut : enregistrez une clé avec "
-            "`.venv/bin/python utilities/create_gcp_block.py`, ou lancez "
-            "`gcloud auth application-default login`."
+            "d'identifiants Google par défaut : lancez `gcloud auth application-default login`, "
+            "ou enregistrez une clé avec `.venv/bin/python utilities/create_gcp_block.py`."
         )
     if isinstance(error, RefreshError):
-        return ConfigurationError(
-            "Google refuse la clé du compte de service : elle est révoquée, ou son compte est "
-            "désactivé. Enregistrez-en une autre avec "
-            "`.venv/bin/python utilities/create_gcp_block.py`."
-        )
+        return ConfigurationError(_explain_refusal(str(error)))
     unreachable = (RetryError, ServerError, TransportError, requests.RequestException)
     if isinstance(error, unreachable):
         return InfrastructureError(
             f"BigQuery injoignable ou en panne ({_first_line(error)}) : vérifiez le réseau, puis "
             "relancez."
+        )
+    if isinstance(error, GoogleAPICallError) and "quota project" in str(error):
+        return ConfigurationError(
+            "Vos identifiants Google par défaut ne nomment aucun projet à qui compter les "
+            "requêtes : lancez `gcloud auth application-default set-quota-project PROJET`."
         )
     if isinstance(error, GoogleAPICallError):
         return ConfigurationError(
@@ -93,6 +93,27 @@ def _explain_google(error: BaseException) -> PipelineError | None:
             "(`make infra`) et que le compte de service y a accès."
         )
     return None
+
+
+def _explain_refusal(text: str) -> str:
+    """Return why Google gives no token, from what google-auth says of it."""
+    if "impersonated" in text:
+        return (
+            "Google refuse d'agir au nom de DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT : ajoutez-"
+            "vous à impersonators dans infrastructure/terraform.tfvars et lancez `make infra` "
+            "(comptez quelques minutes), ou corrigez ce réglage."
+        )
+    # A service account signs a JWT; a person has a refresh token.
+    if "JWT" in text or "account not found" in text:
+        return (
+            "Google refuse la clé du compte de service : elle est révoquée, ou son compte est "
+            "désactivé. Enregistrez-en une autre avec "
+            "`.venv/bin/python utilities/create_gcp_block.py`."
+        )
+    return (
+        "Google refuse les identifiants par défaut de cette machine : ils ont expiré ou sont "
+        "révoqués. Lancez `gcloud auth application-default login`."
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -177,9 +177,9 @@ class PipelineSettings(BaseModel):
         return self.dataset_prod if self.target == "prod" else self.dataset_dev
 
     @property
-    def datasets(self) -> tuple[str, str, str]:
-        """The datasets that have to exist: raw, dev and prod."""
-        return self.dataset_raw, self.dataset_dev, self.dataset_prod
+    def datasets(self) -> tuple[str, str]:
+        """The datasets of the target: where dbt reads the sources, and where it writes."""
+        return self.dataset_raw, self.dataset
 
     @property
     def target_is_a_default(self) -> bool:

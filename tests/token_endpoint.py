@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from local_bigquery import throwaway_key
@@ -12,14 +13,14 @@ from local_bigquery import throwaway_key
 
 @contextmanager
 def token_endpoint(
-    lifetime: float = 3600, delay: float = 0, refusal: str = ""
+    lifetime: float = 3600, delay: float = 0, refusal: str = "", refused: str = "/token"
 ) -> Iterator[tuple[dict[str, str], list[str]]]:
     """Yield the key of an account of Google's own universe, and the tokens given for it so far.
 
     Args:
         lifetime: seconds that each token lives.
         delay: seconds before each answer.
-        refusal: why none is given.
+        refusal: why none is given at addresses that start with `refused`.
     """
     tokens: list[str] = []
 
@@ -27,11 +28,22 @@ def token_endpoint(
         def do_POST(self) -> None:
             time.sleep(delay)
             tokens.append(f"token-{len(tokens)}")
-            answer = {"access_token": tokens[-1], "expires_in": lifetime, "token_type": "Bearer"}
-            if refusal:
+            expiry = datetime.now(UTC) + timedelta(seconds=lifetime)
+            answer = {
+                # OAuth's answer to a key or to a refresh token, STS's to another identity.
+                "access_token": tokens[-1],
+                "expires_in": lifetime,
+                "token_type": "Bearer",
+                "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+                # IAM's to who wants to act as an account.
+                "accessToken": tokens[-1],
+                "expireTime": f"{expiry:%Y-%m-%dT%H:%M:%SZ}",
+            }
+            refuses = bool(refusal) and self.path.startswith(refused)
+            if refuses:
                 answer = {"error": "invalid_grant", "error_description": refusal}
             body = json.dumps(answer).encode()
-            self.send_response(400 if refusal else 200)
+            self.send_response(400 if refuses else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dbt_connection import google_credentials
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PipelineSettings
 
@@ -12,19 +13,19 @@ if TYPE_CHECKING:
     from prefect_gcp import GcpCredentials
 
 
-def bigquery_client(credentials: GcpCredentials, settings: PipelineSettings) -> Client:
+def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client:
     """Return a BigQuery client of the project, region and endpoint that dbt uses."""
     from google.api_core.client_options import ClientOptions
     from google.cloud.bigquery import Client
 
-    google_credentials = credentials.get_credentials_from_service_account()
+    credentials = google_credentials(block, settings)
     return Client(
-        project=settings.project_id or credentials.project,
-        credentials=google_credentials,
+        project=settings.project_id or block.project,
+        credentials=credentials,
         location=settings.region,
         client_options=ClientOptions(
             api_endpoint=settings.endpoint,
-            universe_domain=google_credentials.universe_domain,
+            universe_domain=credentials.universe_domain,
         ),
     )
 

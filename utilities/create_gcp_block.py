@@ -1,6 +1,7 @@
-"""Saves a service account key as the GcpCredentials block that the pipeline loads.
+"""Saves the GcpCredentials block that the pipeline loads: a key, or none.
 
-Rotating the key is running it again: nothing else has to change.
+A block without a key stands for the default credentials of the machine that loads it.
+Rotating a key is running this again: nothing else has to change.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def read_key(path: Path) -> dict[str, Any]:
         info = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigurationError(
-            f"Fichier {path} introuvable : lancez `make infra`, ou téléchargez une clé du compte "
-            "de service dans la console Google Cloud."
+            f"Fichier {path} introuvable : passez-vous de clé avec --adc, ou mettez `create_key = "
+            "true` dans infrastructure/terraform.tfvars et relancez `make infra`."
         ) from None
     except OSError as error:
         raise ConfigurationError(f"Fichier {path} illisible ({error.strerror}).") from None
@@ -78,13 +79,18 @@ def warn_if_others_can_read(path: Path) -> None:
         )
 
 
-def save_block(info: dict[str, Any], name: str) -> str:
-    """Save the key under this name; return what was done: created or replaced, in French."""
+def save_block(info: dict[str, Any] | None, name: str) -> str:
+    """Save the key, or none, under this name; return what was done, in French.
+
+    Raises google-auth's DefaultCredentialsError without a key where this machine has no
+    default credentials.
+    """
     from prefect import get_client
     from prefect.exceptions import ObjectNotFound
     from prefect.types import SecretDict
 
-    block = credentials_block_class()(service_account_info=SecretDict(info))
+    key = {"service_account_info": SecretDict(info)} if info else {}
+    block = credentials_block_class()(**key)
     with get_client(sync_client=True) as client:
         try:
             client.read_block_document_by_name(
@@ -116,8 +122,14 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = french_parser(
         "create_gcp_block.py",
-        "Enregistre la clé d'un compte de service dans un block GcpCredentials de Prefect. Pour "
-        "changer de clé, relancez-le.",
+        "Enregistre un block GcpCredentials dans Prefect : la clé d'un compte de service, ou rien "
+        "avec --adc. Pour changer de clé, relancez-le.",
+    )
+    parser.add_argument(
+        "--adc",
+        action="store_true",
+        help="aucune clé : la pipeline prendra les identifiants Google par défaut de la machine "
+        "où elle tourne (`gcloud auth application-default login`, compte attaché, fédération)",
     )
     parser.add_argument(
         "--key-file",
@@ -147,8 +159,10 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.check:
         ensure_prefect_server(while_it_boots=credentials_block_class)
         return check_block(arguments.block_name)
-    info = read_key(arguments.key_file)
-    warn_if_others_can_read(arguments.key_file)
+    info = None
+    if not arguments.adc:
+        info = read_key(arguments.key_file)
+        warn_if_others_can_read(arguments.key_file)
     where = where_prefect_is()
     ensure_prefect_server(while_it_boots=credentials_block_class)
     done = save_block(info, arguments.block_name)

@@ -95,9 +95,11 @@ def _name_files(changes: list[str]) -> str:
 def deployment_variables() -> dict[str, str]:
     """Return every setting that has a value, for production.
 
-    Raises ConfigurationError with all that is missing or wrong.
+    But the account that this laptop acts as, which is dev's. Raises ConfigurationError with
+    all that is missing or wrong.
     """
-    return PipelineSettings.from_mapping(load_environment() | {"DBT_TARGET": "prod"}).to_mapping()
+    production = {"DBT_TARGET": "prod", "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": ""}
+    return PipelineSettings.from_mapping(load_environment() | production).to_mapping()
 
 
 def check_cron(cron: str) -> None:

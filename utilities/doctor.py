@@ -22,7 +22,8 @@ try:
 
     from bigquery_access import bigquery_client, dataset_location
     from command_line import french_parser
-    from dbt_connection import credentials_block_class, load_credentials
+    from dbt_connection import credentials_block_class, google_credentials, load_credentials
+    from google_tokens import fresh_token
     from local_server import ensure_prefect_server
     from pipeline_errors import ConfigurationError, explain
     from pipeline_settings import (
@@ -147,20 +148,23 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
 
 
 def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | None:
-    """The block is there and its key parses; return a BigQuery client, None if not."""
+    """The block is there and Google gives a token for it; return a client, None if not."""
     from google.auth.exceptions import GoogleAuthError
 
-    remedy = "`.venv/bin/python utilities/create_gcp_block.py` enregistre la clé"
     if prefect_is_new():
-        diagnosis.missing("Block : Prefect n'en a encore aucun", remedy)
+        diagnosis.missing(
+            "Block : Prefect n'en a encore aucun",
+            "`.venv/bin/python utilities/create_gcp_block.py`, avec --adc si vous êtes sans clé",
+        )
         return None
     try:
-        credentials = load_credentials(settings.credentials_block)
+        block = load_credentials(settings.credentials_block)
+        fresh_token(google_credentials(block, settings))
     except (ConfigurationError, GoogleAuthError) as error:
-        diagnosis.missing(f"Block : {explain(error)}", remedy)
+        diagnosis.missing(f"Block : {explain(error)}")
         return None
     diagnosis.ready(f"Block {settings.credentials_block}")
-    return bigquery_client(credentials, settings)
+    return bigquery_client(block, settings)
 
 
 def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
