@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all lint format lock clean infra outputs doctor ui docs bench bench-peers
+.PHONY: help demo run test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -59,12 +59,16 @@ bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le m
 	@$(UV) venv --quiet --allow-existing --python $(BIN)/python .venv-dagster
 	@$(UV) pip install --quiet --compile-bytecode --python .venv-dagster -r benchmarks/peers/requirements-dagster.txt
 
-lint: .venv/installed ## ruff, mypy, sqlfluff, forme des fichiers Terraform
+check: .venv/installed ## Le SQL du projet dbt, lu par l'analyseur de BigQuery, hors ligne
+	@$(BIN)/python utilities/check_sql.py
+
+lint: .venv/installed ## ruff, mypy, sqlfluff, make check, forme des fichiers Terraform
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint dbt/models dbt/data-tests
+	@$(BIN)/python utilities/check_sql.py
 
 format: .venv/installed ## Remet le code et le SQL en forme
 	@$(BIN)/ruff format .

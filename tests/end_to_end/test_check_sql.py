@@ -1,0 +1,211 @@
+"""make check: what Google's own analyser says of a dbt project, offline."""
+
+import os
+import re
+import shutil
+
+import pytest
+import yaml
+from project import ONE_MODEL, copy_project
+
+from load_sample_data import TABLES, table_schema
+from pipeline_settings import PROJECT_ROOT
+
+# Valid for DuckDB, hence for the local BigQuery; not for BigQuery. The line is the wrong one's.
+ACCEPTED_LOCALLY = {
+    "month_later": (
+        "select\n    timestamp_add(timestamp '2013-01-01', interval 1 month) as later",
+        2,
+        "TIMESTAMP_ADD does not support the MONTH date part",
+    ),
+    "lateral_alias": (
+        "select\n    1 as distance,\n    distance * 2 as return_distance",
+        3,
+        "Unrecognized name: distance",
+    ),
+    "number_as_text": (
+        "with\n\nflights as (select 1 as id)\n\nselect id\nfrom flights\nwhere\n    id = '1'",
+        8,
+        "No matching signature for operator =",
+    ),
+}
+
+# Another team's project: every kind of node, a macro that asks for columns, an ephemeral model.
+CAFE = {
+    "dbt_project.yml": "name: cafe\nversion: '1.0'\nprofile: their_own\n",
+    "seeds/menu_seed.csv": "id,name,price\n1,café,1.5\n2,thé,2.0\n",
+    "macros/star.sql": """\
+{% macro star(relation) %}
+{%- for column in adapter.get_columns_in_relation(relation) %}
+    {{ column.name }},
+{%- endfor %}
+{% endmacro %}
+""",
+    "models/schema.yml": """\
+sources:
+  - name: till
+    tables:
+      - name: sales
+        columns:
+          - {name: id, data_type: INTEGER}
+          - {name: amount, data_type: float}
+          - {name: lines, data_type: "array<struct<menu_id int64, quantity int64>>"}
+          - {name: sold_at, data_type: timestamp}
+      - name: weather
+models:
+  - name: menu
+    columns:
+      - name: id
+        data_tests: [not_null, unique]
+""",
+    "models/menu.sql": "select\n    {{ star(ref('menu_seed')) }}\n    current_timestamp() as at_\n"
+    "from {{ ref('menu_seed') }}\n",
+    "models/sold.sql": "{{ config(materialized='ephemeral') }}\n"
+    "select id, line.quantity, sold_at\nfrom {{ source('till', 'sales') }}\n"
+    "cross join unnest(lines) as line\n",
+    "models/daily.sql": """\
+{{ config(materialized='incremental', unique_key='id') }}
+
+select id, quantity, sold_at
+from {{ ref('sold') }}
+{% if is_incremental() %}
+where sold_at > (
+    select max(sold_on)
+    from {{ this }}
+)
+{% endif %}
+""",
+    "models/history.sql": "select id, dbt_valid_from from {{ ref('menu_history') }}\n",
+    "models/rain.sql": "select rain.millimetres from {{ source('till', 'weather') }} as rain\n",
+    "models/wet.sql": "select millimetres from {{ ref('rain') }}\n",
+    "models/with_udf.sql": "select `projet.outils.propre`(name) as name from {{ ref('menu') }}\n",
+    "models/asks.sql": "{% set rows = run_query('select 1 as n') %}\n"
+    "select {{ rows.columns[0][0] if execute else 0 }} as n\n",
+    "models/forest.py": "def model(dbt, session):\n    return dbt.ref('menu')\n",
+    "models/hooked.sql": "{{ config(post_hook='drop table x') }}\nselect 1 as a\n",
+    "models/pruned.sql": "{{ config(materialized='table', require_partition_filter=true) }}\n"
+    "select 1 as a\n",
+    "snapshots/menu_history.sql": "{% snapshot menu_history %}\n"
+    "{{ config(unique_key='id', strategy='check', check_cols='all') }}\n"
+    "select id, name from {{ ref('menu') }}\n{% endsnapshot %}\n",
+    "tests/dear.sql": "select id\nfrom {{ ref('menu') }}\nwhere price > 'dix'\n",
+}
+
+
+@pytest.fixture(scope="session")
+def compiled_module(tmp_path_factory):
+    """The folder in which the runs of these tests keep the analyser that the first compiles."""
+    return tmp_path_factory.mktemp("googlesql")
+
+
+def check(root, cache, dbt_files, *arguments):
+    """Check a copy of the project, without any server; `cache` holds the compiled analyser."""
+    project = copy_project(root, dict(os.environ), dbt_files)
+    (project.root / ".local" / "check").mkdir(parents=True)
+    (project.root / ".local" / "check" / "googlesql").symlink_to(cache)
+    return project.run("utilities/check_sql.py", *arguments)
+
+
+def test_project_passes_and_every_statement_is_judged(tmp_path, compiled_module):
+    run = check(tmp_path, compiled_module, {})
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "0 refusée" in run.stdout
+    # 7 models and 62 tests, 1 snapshot, the incremental branch of fct_flights…
+    assert int(re.search(r"(\d+) requêtes lues", run.stdout)[1]) >= 71
+    assert "grammaire seule" not in run.stdout
+    assert re.findall(r"Pas jugé \((.*?),", run.stdout) == ["tests unitaires"]
+
+
+def test_what_the_local_bigquery_accepts_and_google_does_not_is_refused(
+    tmp_path, compiled_module, bigquery
+):
+    for sql, _, _ in ACCEPTED_LOCALLY.values():
+        assert list(bigquery.query_and_wait(sql))
+    models = {f"models/{name}.sql": sql for name, (sql, _, _) in ACCEPTED_LOCALLY.items()}
+
+    run = check(tmp_path, compiled_module, models)
+
+    assert run.returncode == 1, run.stdout + run.stderr
+    assert "3 refusées" in run.stdout
+    for name, (_, line, words) in ACCEPTED_LOCALLY.items():
+        place = f"dbt/models/{name}.sql, ligne {line} (modèle {name}) :\n    {words}"
+        assert place in run.stdout
+
+
+@pytest.fixture(scope="module")
+def cafe_report(tmp_path_factory, compiled_module):
+    """What is said of another team's project, whose files stay as they are."""
+    root = tmp_path_factory.mktemp("cafe-check")
+    for path, text in CAFE.items():
+        (root / "cafe" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "cafe" / path).write_text(text)
+    before = sorted((root / "cafe").rglob("*"))
+    run = check(root, compiled_module, ONE_MODEL, "--project-dir", str(root / "cafe"))
+    assert sorted((root / "cafe").rglob("*")) == before
+    return run
+
+
+def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
+    assert cafe_report.returncode == 1, cafe_report.stdout + cafe_report.stderr
+    place = "cafe/models/daily.sql, ligne 7 (modèle daily, en incrémental) :"
+    assert f"{place}\n    Unrecognized name: sold_on; Did you mean sold_at?" in cafe_report.stdout
+
+
+def test_error_in_a_test_is_found_and_nothing_else_is(cafe_report):
+    assert "cafe/tests/dear.sql, ligne 3 (test dear)" in cafe_report.stdout
+    assert "2 refusées" in cafe_report.stdout, cafe_report.stdout
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "(grammaire seule : source till.weather sans `data_type` à chaque colonne) : rain, wet",
+        "(modèle Python) : forest",
+        "(hors de portée : Function not found: `projet.outils.propre`) : with_udf",
+        "(interroge BigQuery pendant sa compilation) : asks",
+        "(scripts : hooks et sql_header) : hooked",
+        "(filtre de partition exigé de ceux qui lisent) : pruned",
+    ],
+)
+def test_what_cannot_be_judged_is_listed(cafe_report, line):
+    assert f"! Pas jugé {line}\n" in cafe_report.stdout
+
+
+def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_module):
+    run = check(
+        tmp_path, compiled_module, {"models/lost.sql": "select * from {{ ref('nowhere') }}"}
+    )
+
+    assert run.returncode == 2
+    assert "nowhere" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.slow
+def test_damaged_cache_is_made_again(tmp_path, compiled_module):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(compiled_module, damaged)
+    modules = [path for path in (damaged / "modules").rglob("*") if path.is_file()]
+    for path in modules:
+        path.write_bytes(b"damaged")
+
+    run = check(tmp_path, damaged, ONE_MODEL)
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert max(path.stat().st_size for path in modules) > 1_000_000
+
+
+def test_sources_declare_what_the_sample_data_loads():
+    text = (PROJECT_ROOT / "dbt/models/staging/_sources.yml").read_text()
+    tables = yaml.safe_load(text)["sources"][0]["tables"]
+    declared = {
+        table["name"]: {column["name"]: column["data_type"] for column in table["columns"]}
+        for table in tables
+    }
+    types = {"STRING": "string", "INTEGER": "int64", "FLOAT": "float64", "TIMESTAMP": "timestamp"}
+
+    assert declared == {
+        name: {field.name: types[field.field_type] for field in table_schema(table)}
+        for name, table in TABLES.items()
+    }

@@ -1,0 +1,68 @@
+"""Which line of a model's file a line of its SQL comes from."""
+
+import pytest
+
+from dbt_offline import _line_in_yaml, mark_lines, marked_line, similar_line
+from googlesql import POSITION
+
+TEMPLATE = """\
+{{ config(
+    materialized='table'
+) }}
+select
+    {% for x in [1, 2] -%}
+    {{ x }} as a{{ x }},
+    {% endfor %}
+    nope
+from t"""
+
+
+def render(template):
+    """Return what the template gives, as dbt's own Jinja would."""
+    from dbt.clients.jinja import get_rendered
+
+    return get_rendered(template, {"config": lambda **_: ""})
+
+
+@pytest.mark.parametrize(
+    ("text", "raw_line"),
+    [("select", 4), ("1 as a1", 6), ("2 as a2", 6), ("nope", 8), ("from t", 9)],
+)
+def test_place_in_the_sql_leads_to_the_line_of_the_template(text, raw_line):
+    sql = render(TEMPLATE)
+    before = sql[: sql.index(text)]
+    line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
+
+    found = marked_line(render(mark_lines(TEMPLATE)), line, column)
+
+    assert found == raw_line
+
+
+def test_marks_are_comments_that_leave_the_sql_as_it_was():
+    from dbt_offline import MARK
+
+    assert MARK.sub("", render(mark_lines(TEMPLATE))) == render(TEMPLATE)
+
+
+def test_without_marks_the_line_that_looks_like_it_is_taken():
+    raw_code = "select\n    {{ many() }}\n    nope\nfrom t"
+
+    assert similar_line(raw_code, "select\n    a,\n    b,\n    nope\nfrom t", 4) == 3
+
+
+def test_generic_test_leads_to_its_column_of_its_model():
+    text = """\
+models:
+  - name: other
+    columns:
+      - name: id
+  - name: orders
+    columns:
+      - name: id
+"""
+
+    assert _line_in_yaml(text, ["orders", "id"]) == 7
+
+
+def test_place_of_an_error_is_read_from_its_end():
+    assert POSITION.search("Type not found: [at 1:1] x [at 3:14]").groups() == ("3", "14")

@@ -1,0 +1,247 @@
+"""A dbt project parsed and rendered without BigQuery."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from difflib import SequenceMatcher
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+from dbt.adapters.bigquery.connections import BigQueryConnectionManager
+from dbt.adapters.factory import get_adapter
+from dbt.cli.exceptions import ExceptionExit
+from dbt.cli.main import cli
+from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
+from dbt.context.providers import generate_runtime_model_context
+from dbt.plugins.manager import PluginManager
+
+from pipeline_errors import ConfigurationError
+
+# Comments, so that whoever reads SQL in a macro is not disturbed by them.
+MARK = re.compile(r"/\*line:(\d+)\*/")
+
+# What a table needs to have a name; none of these is asked anything.
+PLACES = {
+    "GCP_PROJECT_ID": "projet",
+    "DBT_BIGQUERY_DATASET_DEV": "dev",
+    "DBT_BIGQUERY_DATASET_PROD": "prod",
+    # Otherwise dbt 1.12 writes in ~/.dbt when it last gave a hint.
+    "DBT_ENGINE_HINTS_ENABLED": "false",
+}
+
+
+# A line and a column, from 1.
+Place = tuple[int, int]
+
+
+class NeedsBigQueryError(Exception):
+    """A macro asks BigQuery something while it compiles."""
+
+
+class DbtProject:
+    """A dbt project, each node of which can be rendered without BigQuery.
+
+    `columns_of` stands for BigQuery when a macro asks for the columns of a table: it returns
+    those of a relation (project, dataset and name, quoted) as names and types, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        arguments: list[str],
+        work: Path,
+        columns_of: Callable[[str], dict[str, str] | None],
+    ) -> None:
+        self.folder = folder.resolve()
+        self.config, self.manifest = _parse(self.folder, arguments, work)
+        self.asked_bigquery = False
+        self._answer_for_bigquery(columns_of)
+
+    def nodes(self) -> Iterator[Any]:
+        """Yield the nodes of the project, each after those it reads."""
+        nodes = self.manifest.nodes
+        graph = {
+            name: [parent for parent in node.depends_on_nodes if parent in nodes]
+            for name, node in nodes.items()
+        }
+        for name in TopologicalSorter(graph).static_order():
+            yield nodes[name]
+
+    def seed_columns(self, seed: Any) -> dict[str, str]:
+        """Return the columns of a seed and their types, as `dbt seed` would make them."""
+        table = self._context(seed)["load_agate_table"]()
+        adapter = get_adapter(self.config)
+        types = seed.config.column_types
+        return {
+            name: types.get(name) or adapter.convert_type(table, index)
+            for index, name in enumerate(table.column_names)
+        }
+
+    def render(self, node: Any, *, incremental: bool, raw_code: str | None = None) -> str:
+        """Return the SQL of a node, in which an ephemeral model is a table of its name.
+
+        Raises NeedsBigQueryError, or what dbt raises when the node does not compile.
+        """
+        context = self._context(node)
+        context["is_incremental"] = lambda: incremental
+        if hasattr(node, "test_metadata"):
+            add_rendered_test_kwargs(context, node)
+        self.asked_bigquery = False
+        try:
+            return str(get_rendered(raw_code or node.raw_code, context, node))
+        except Exception:
+            # dbt wraps it in its own.
+            if self.asked_bigquery:
+                raise NeedsBigQueryError from None
+            raise
+
+    def file(self, node: Any) -> Path:
+        """Return the file that a node is written in."""
+        folder = self.folder
+        if node.package_name != self.config.project_name:
+            folder = Path(self.config.load_dependencies()[node.package_name].project_root)
+        return folder / node.original_file_path
+
+    def line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> tuple[int, bool]:
+        """Return the line of the node's file that a place in its SQL comes from, and if it is sure.
+
+        What a macro writes comes from the line that calls it.
+        """
+        text = self.file(node).read_text(encoding="utf-8")
+        start = text.find(node.raw_code)
+        if start < 0:
+            # Written in YAML: a generic test, a snapshot.
+            return _line_in_yaml(text, self._names(node)), False
+        first_line = text.count("\n", 0, start)
+        with suppress(Exception):
+            marked = self.render(node, incremental=incremental, raw_code=mark_lines(node.raw_code))
+            # A macro may have taken a mark for text that it compares or cuts.
+            if MARK.sub("", marked) == sql:
+                return first_line + marked_line(marked, *place), True
+        return first_line + similar_line(node.raw_code, sql, place[0]), False
+
+    def _names(self, node: Any) -> list[str]:
+        """Return the names under which a node stands in its YAML file, from the outermost."""
+        if not hasattr(node, "test_metadata"):
+            return [node.name]
+        tested = self.manifest.nodes.get(node.attached_node)
+        names = (
+            [tested.name] if tested else [parent.split(".")[-1] for parent in node.depends_on_nodes]
+        )
+        return [*names[:1], *([node.column_name] if node.column_name else [])]
+
+    def _context(self, node: Any) -> dict[str, Any]:
+        return generate_runtime_model_context(node, self.config, self.manifest)
+
+    def _answer_for_bigquery(self, columns_of: Callable[[str], dict[str, str] | None]) -> None:
+        adapter: Any = get_adapter(self.config)
+        adapter.set_macro_resolver(self.manifest)
+
+        def refuse(*_: object, **__: object) -> None:
+            self.asked_bigquery = True
+            raise NeedsBigQueryError
+
+        def get_columns(relation: Any) -> list[Any]:
+            columns = columns_of(str(relation))
+            if columns is None:
+                refuse()
+            return [adapter.Column(name, kind) for name, kind in (columns or {}).items()]
+
+        def get_relation(database: str, schema: str, identifier: str) -> Any:
+            relation = adapter.Relation.create(database, schema, identifier, type="table")
+            return None if columns_of(str(relation)) is None else relation
+
+        adapter.get_columns_in_relation = get_columns
+        adapter.get_relation = get_relation
+        BigQueryConnectionManager.open = refuse
+        # Never released: that would open it.
+        adapter.acquire_connection("check")
+
+
+def _parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
+    """Return the configuration and the manifest of a dbt project; nothing in it changes.
+
+    Raises ConfigurationError with dbt's words.
+    """
+    for name, value in PLACES.items():
+        os.environ.setdefault(name, value)
+    target = os.environ.get("DBT_TARGET") or "dev"
+    output = {
+        **{"type": "bigquery", "method": "oauth", "threads": 1},
+        "project": os.environ["GCP_PROJECT_ID"],
+        "dataset": os.environ.get(f"DBT_BIGQUERY_DATASET_{target.upper()}", target),
+    }
+    with tempfile.TemporaryDirectory(prefix="check-") as profiles:
+        (Path(profiles) / "profiles.yml").write_text(
+            json.dumps({"check": {"target": target, "outputs": {target: output}}})
+        )
+        command = [
+            *("--log-level", "none", "--no-send-anonymous-usage-stats", "--log-level-file", "none"),
+            *("parse", "--project-dir", str(folder), "--profiles-dir", profiles),
+            *("--profile", "check", "--target", target),
+            *("--target-path", str(work / "target"), "--log-path", str(work / "logs")),
+            *arguments,
+        ]
+        context = cli.make_context("dbt", list(command))
+        context.obj = {"manifest": None, "callbacks": [], "dbt_runner_command_args": command}
+        # In search of plugins dbt imports all that is called dbt_…: with ours, Prefect too.
+        PluginManager.get_prefixed_modules = staticmethod(dict)
+        try:
+            cli.invoke(context)
+        except ExceptionExit as error:
+            raise ConfigurationError(f"Projet dbt : {error.exception}") from None
+        except click.ClickException as error:
+            raise ConfigurationError(f"Projet dbt : {error.format_message()}") from None
+    return context.obj["runtime_config"], context.obj["manifest"]
+
+
+def mark_lines(raw_code: str) -> str:
+    """Return a template that says, in comments, which line its text and values come from."""
+    pieces = []
+    for first, kind, text in jinja2.Environment().lex(raw_code):  # noqa: S701
+        if kind == "data":
+            lines = enumerate(text.split("\n"), first)
+            pieces.append("\n".join(f"/*line:{number}*/{line}" for number, line in lines))
+        elif kind == "variable_begin":
+            pieces.append(f"/*line:{first}*/{text}")
+        else:
+            pieces.append(text)
+    return "".join(pieces)
+
+
+def marked_line(marked: str, line: int, column: int) -> int:
+    """Return the line of the template that a place in what it rendered to comes from."""
+    sql_lines = MARK.sub("", marked).split("\n")
+    place = sum(len(text) + 1 for text in sql_lines[: line - 1]) + column - 1
+    found, marks = 1, 0
+    for mark in MARK.finditer(marked):
+        if mark.start() - marks > place:
+            break
+        found, marks = int(mark[1]), marks + len(mark[0])
+    return found
+
+
+def similar_line(raw_code: str, sql: str, line: int) -> int:
+    """Return the line of the template that looks most like a line of what it rendered to."""
+    raw_lines, sql_lines = raw_code.split("\n"), sql.split("\n")
+    blocks = SequenceMatcher(None, raw_lines, sql_lines, autojunk=False).get_matching_blocks()
+    block = max(block for block in blocks if block.b < line or block is blocks[0])
+    return min(max(block.a + line - block.b, 1), len(raw_lines))
+
+
+def _line_in_yaml(text: str, names: list[str]) -> int:
+    """Return the line of the last name, when each stands after the one before it."""
+    position = 0
+    for name in names:
+        entry = re.compile(rf"^[ -]*name: *['\"]?{re.escape(name)}['\"]? *$", re.MULTILINE)
+        found = entry.search(text, position)
+        position = found.end() if found else position
+    return text.count("\n", 0, position) + 1
