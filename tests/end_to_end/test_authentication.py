@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,11 +27,16 @@ def service_account(key, _folder):
 
 
 def authorized_user(_key, _folder):
-    return {"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"}
+    return {
+        "type": "authorized_user",
+        "client_id": "c",
+        "client_secret": "secret-of-gcloud",
+        "refresh_token": "secret-of-a-person",
+    }
 
 
 def external_account(key, folder):
-    (folder / "identity").write_text("of GitHub, for example")
+    (folder / "identity").write_text("secret-of-github")
     return {
         "type": "external_account",
         "audience": "//iam.googleapis.com/projects/1/locations/global/workloadIdentityPools/p",
@@ -41,17 +47,17 @@ def external_account(key, folder):
 
 
 @pytest.fixture
-def run(make_project, tmp_path, local_environment):
-    """Return a function that runs the pipeline with these default credentials and no key."""
+def run(make_project, tmp_path):
+    """Return a function that runs tools with these default credentials, and no key in the block."""
 
-    def run(credentials, refusal="", refused="/token", **variables):
+    def run(credentials, *tools, refusal="", refused="/token", **variables):
         project = make_project(ONE_MODEL)
-        (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
         adc = tmp_path / "adc.json"
+        (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
         with token_endpoint(refusal=refusal, refused=refused) as (key, tokens):
             adc.write_text(json.dumps(credentials(key, tmp_path)))
             del project.environment["GOOGLE_CLOUD_UNIVERSE_DOMAIN"]
-            project.environment |= {
+            project.environment |= variables | {
                 "GOOGLE_APPLICATION_CREDENTIALS": str(adc),
                 "PYTHONPATH": str(tmp_path),
                 "TOKEN_URI": key["token_uri"],
@@ -59,35 +65,48 @@ def run(make_project, tmp_path, local_environment):
             }
             with in_environment(project.environment):
                 assert create_gcp_block.main(["--adc", "--block-name", "adc"]) == 0
-            process = project.run_pipeline(**variables)
-        return process, project, tokens
+            processes = [project.run(tool) for tool in tools]
+        return SimpleNamespace(
+            processes=processes, root=project.root, tokens=tokens, key=key["private_key"]
+        )
 
     return run
 
 
-@pytest.mark.parametrize("credentials", [service_account, authorized_user, external_account])
-def test_block_without_a_key_takes_the_default_credentials(credentials, run):
-    process, _, tokens = run(credentials)
+@pytest.fixture
+def written(local_environment):
+    """Return a function that gives all that a run has written: output, project, Prefect's base."""
 
+    def written(run):
+        folders = (run.root, Path(local_environment["PREFECT_HOME"]))
+        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        texts = [path.read_bytes().decode(errors="replace") for path in files]
+        return texts + [process.stdout + process.stderr for process in run.processes]
+
+    return written
+
+
+@pytest.mark.parametrize(
+    ("credentials", "variables", "asked"),
+    [
+        (service_account, {}, 1),
+        (authorized_user, {}, 1),
+        (external_account, {}, 1),
+        # One token for the person, one for the account.
+        (authorized_user, {"DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": ACCOUNT}, 2),
+    ],
+    ids=["key in a file", "person", "federation", "person who acts as an account"],
+)
+def test_block_without_a_key_takes_the_default_credentials_and_leaves_no_secret(
+    credentials, variables, asked, run, written
+):
+    done = run(credentials, "prefect/pipeline.py", **variables)
+
+    (process,) = done.processes
     assert process.returncode == 0, process.stderr
-    assert len(tokens) == 1
-
-
-def test_account_is_acted_as_on_top_of_the_default_credentials(run):
-    process, _, tokens = run(authorized_user, DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=ACCOUNT)
-
-    assert process.returncode == 0, process.stderr
-    # One for the person, one for the account.
-    assert len(tokens) == 2
-
-
-def test_no_secret_of_the_default_credentials_is_on_disk_or_in_a_log(run, local_environment):
-    process, project, _ = run(authorized_user)
-
-    folders = (project.root.parent, Path(local_environment["PREFECT_HOME"]))
-    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-    texts = [path.read_bytes().decode(errors="replace") for path in files]
-    assert not [text for text in [process.stdout, process.stderr, *texts] if "token-0" in text]
+    assert len(done.tokens) == asked
+    secrets = ["token-0", "token-1", "secret-of-", done.key.splitlines()[1]]
+    assert not [secret for text in written(done) for secret in secrets if secret in text]
 
 
 @pytest.mark.parametrize(
@@ -111,8 +130,10 @@ def test_no_secret_of_the_default_credentials_is_on_disk_or_in_a_log(run, local_
     ids=["expired", "may not act as the account"],
 )
 def test_refusal_is_named_with_the_command_to_type(credentials, variables, words, run):
-    process, _, _ = run(credentials, **variables)
+    done = run(credentials, "prefect/pipeline.py", "utilities/doctor.py", **variables)
 
-    assert process.returncode == 2
-    assert all(word in process.stderr for word in words), process.stderr
-    assert "Traceback" not in process.stderr
+    pipeline, doctor = done.processes
+    assert (pipeline.returncode, doctor.returncode) == (2, 1)
+    for said in (pipeline.stderr, doctor.stdout):
+        assert all(word in said for word in words), said
+        assert "Traceback" not in said

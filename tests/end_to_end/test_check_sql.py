@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 import yaml
-from project import ONE_MODEL, copy_project
 
 from load_sample_data import TABLES, table_schema
 from pipeline_settings import PROJECT_ROOT
+from project import ONE_MODEL, copy_project
 
 # Valid for DuckDB, hence for the local BigQuery; not for BigQuery. The line is the wrong one's.
 ACCEPTED_LOCALLY = {

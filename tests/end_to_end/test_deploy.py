@@ -191,6 +191,14 @@ def test_settings_come_from_the_env_file_too(checkout):
     assert "GCP_REGION=EU" in checkout.recorded()[0]
 
 
+def test_account_that_this_laptop_acts_as_is_not_that_of_production(checkout):
+    account = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
+
+    checkout.deploy("--yes", DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=account)
+
+    assert checkout.recorded()[0] == DEPLOY
+
+
 def test_failed_deploy_does_not_schedule(checkout):
     run = checkout.deploy("--yes", FAILING="deploy")
 
