@@ -109,6 +109,12 @@ def held(server, dbt_project):
         yield client, process, dbt
 
 
+def test_dbt_is_a_fork_of_the_server_and_imports_nothing_again(held):
+    _, server, dbt = held
+
+    assert dbt.cmdline() == server.cmdline()
+
+
 def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
     """That of pyarrow's memory takes care of forks itself."""
     _, server, _ = held
