@@ -65,7 +65,7 @@ def run(make_project, tmp_path):
             }
             with in_environment(project.environment):
                 assert create_gcp_block.main(["--adc", "--block-name", "adc"]) == 0
-            processes = [project.run(tool) for tool in tools]
+            processes = [project.run(*tool.split()) for tool in tools]
         return SimpleNamespace(
             processes=processes, root=project.root, tokens=tokens, key=key["private_key"]
         )
@@ -130,10 +130,11 @@ def test_block_without_a_key_takes_the_default_credentials_and_leaves_no_secret(
     ids=["expired", "may not act as the account"],
 )
 def test_refusal_is_named_with_the_command_to_type(credentials, variables, words, run):
-    done = run(credentials, "prefect/pipeline.py", "utilities/doctor.py", **variables)
+    check = "utilities/create_gcp_block.py --check --block-name adc"
+    done = run(credentials, "prefect/pipeline.py", "utilities/doctor.py", check, **variables)
 
-    pipeline, doctor = done.processes
-    assert (pipeline.returncode, doctor.returncode) == (2, 1)
-    for said in (pipeline.stderr, doctor.stdout):
+    pipeline, doctor, check = done.processes
+    assert (pipeline.returncode, doctor.returncode, check.returncode) == (2, 1, 2)
+    for said in (pipeline.stderr, doctor.stdout, check.stderr):
         assert all(word in said for word in words), said
         assert "Traceback" not in said
