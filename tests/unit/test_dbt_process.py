@@ -12,6 +12,13 @@ import dbt_process
 gc.enable()
 
 
+@pytest.fixture
+def environment(monkeypatch):
+    """A copy of the environment, for dbt_process.py to forget in."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return os.environ
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -20,31 +27,31 @@ gc.enable()
         *("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"),
     ],
 )
-def test_flag_of_dbt_and_what_opens_prefect_are_forgotten(name, monkeypatch):
-    monkeypatch.setenv(name, "1")
+def test_flag_of_dbt_and_what_opens_prefect_are_forgotten(name, environment):
+    environment[name] = "1"
 
     dbt_process.forget_what_the_shell_says()
 
-    assert name not in os.environ
+    assert name not in environment
 
 
 @pytest.mark.parametrize("name", ["DBT_MY_COUNTRY", "DBT_ENV_SECRET_TOKEN", "PATH"])
-def test_variable_of_the_project_is_kept(name, monkeypatch):
-    monkeypatch.setenv(name, "x")
+def test_variable_of_the_project_is_kept(name, environment):
+    environment[name] = "x"
 
     dbt_process.forget_what_the_shell_says()
 
-    assert os.environ[name] == "x"
+    assert environment[name] == "x"
 
 
-def test_variable_that_the_pipeline_sets_is_kept(monkeypatch):
-    monkeypatch.setenv("DBT_TARGET", "dev")
-    monkeypatch.setenv(dbt_process.OURS, "DBT_TARGET DBT_PROFILE")
+def test_variable_that_the_pipeline_sets_is_kept(environment):
+    environment["DBT_TARGET"] = "dev"
+    environment[dbt_process.OURS] = "DBT_TARGET DBT_PROFILE"
 
     dbt_process.forget_what_the_shell_says()
 
-    assert os.environ["DBT_TARGET"] == "dev"
-    assert dbt_process.OURS not in os.environ
+    assert environment["DBT_TARGET"] == "dev"
+    assert dbt_process.OURS not in environment
 
 
 @pytest.mark.parametrize("module", [dbt_process.clients, dbt_process.python_submissions])
