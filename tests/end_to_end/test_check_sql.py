@@ -11,6 +11,8 @@ from load_sample_data import TABLES, table_schema
 from pipeline_settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
 
+pytestmark = pytest.mark.slow
+
 # Valid for DuckDB, hence for the local BigQuery; not for BigQuery. The line is the wrong one's.
 ACCEPTED_LOCALLY = {
     "month_later": (
@@ -182,7 +184,6 @@ def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_m
     assert "Traceback" not in run.stderr
 
 
-@pytest.mark.slow
 def test_damaged_cache_is_made_again(tmp_path, compiled_module):
     damaged = tmp_path / "damaged"
     shutil.copytree(compiled_module, damaged)

@@ -26,6 +26,8 @@ from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
 from pipeline_settings import PipelineSettings
 from project import ONE_MODEL, copy_project
 
+pytestmark = pytest.mark.slow
+
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 # Each way to configure a run writes into a dataset of its own.
 DEV, PROD = "deployed_dev", "deployed_prod"
@@ -216,7 +218,6 @@ def test_runs_started_together_do_not_overlap(runs):
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
-@pytest.mark.slow
 def test_schedule_fires_the_deployment(deployment):
     deployment.prefect(
         "deployment", "schedule", "create", DEPLOYMENT, "--interval", "15", "--replace", "-y"

@@ -13,6 +13,8 @@ from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
 from pipeline_settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
 
+pytestmark = pytest.mark.slow
+
 README = (PROJECT_ROOT / "README.md").read_text()
 
 

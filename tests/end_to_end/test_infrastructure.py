@@ -131,6 +131,7 @@ def with_key(infrastructure):
     return infrastructure
 
 
+@pytest.mark.slow
 def test_tests_of_terraform_pass(tmp_path):
     need_terraform()
     project = Infrastructure(tmp_path)

@@ -246,9 +246,8 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize(
-    "service", [pytest.param("L'API Prefect", marks=pytest.mark.slow), "BigQuery"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("service", ["L'API Prefect", "BigQuery"])
 def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
     service, project, proxy, without_prefect_server
 ):
