@@ -149,16 +149,13 @@ def test_signal_to_the_client_reaches_dbt(number, held):
 
 
 def test_server_ends_with_the_process_that_started_it():
+    # Not by PYTHONPATH: the server would have it too, and dbt take our files for its plugins.
     code = (
-        "import os, psutil, warm_dbt; warm_dbt.DbtServer();"
+        f"import os, psutil, sys; sys.path.insert(0, {str(PROJECT_ROOT / 'prefect')!r});"
+        "import warm_dbt; warm_dbt.DbtServer();"
         "print(psutil.Process().children()[0].pid, flush=True); os.abort()"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(PROJECT_ROOT / "prefect")},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     pid = int(run.stdout)
 
     alive = [psutil.Process(pid)] if psutil.pid_exists(pid) else []
