@@ -114,6 +114,20 @@ def google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Cre
     )
 
 
+def project_of(block: GcpCredentials, settings: PipelineSettings) -> str:
+    """Return the project that is asked and billed: of the settings, or of the block.
+
+    Raises ConfigurationError when neither names one.
+    """
+    project = settings.project_id or block.project
+    if not project:
+        raise ConfigurationError(
+            f"Projet BigQuery inconnu : le block « {settings.credentials_block} » n'en nomme "
+            "aucun, définissez GCP_PROJECT_ID."
+        )
+    return project
+
+
 def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
     """Return the connection of the settings' target, with the credentials of the block.
 
@@ -123,12 +137,7 @@ def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtCo
     from prefect_dbt.cli import DbtCliProfile
     from prefect_dbt.cli.configs import TargetConfigs
 
-    project = settings.project_id or block.project
-    if not project:
-        raise ConfigurationError(
-            f"Projet BigQuery inconnu : le block « {settings.credentials_block} » n'en nomme "
-            "aucun, définissez GCP_PROJECT_ID."
-        )
+    project = project_of(block, settings)
     target_configs = TargetConfigs(
         type="bigquery",
         schema=settings.dataset,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_connection import google_credentials
+from dbt_connection import google_credentials, project_of
+from google_tokens import fresh_token
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PipelineSettings
 
@@ -14,13 +15,18 @@ if TYPE_CHECKING:
 
 
 def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client:
-    """Return a BigQuery client of the project, region and endpoint that dbt uses."""
+    """Return a BigQuery client of the project, region and endpoint that dbt uses.
+
+    Asks Google for a token first: what it refuses of the credentials is no fault of a dataset.
+    Raises google-auth's RefreshError or TransportError, ConfigurationError without a project.
+    """
     from google.api_core.client_options import ClientOptions
     from google.cloud.bigquery import Client
 
     credentials = google_credentials(block, settings)
+    fresh_token(credentials)
     return Client(
-        project=settings.project_id or block.project,
+        project=project_of(block, settings),
         credentials=credentials,
         location=settings.region,
         client_options=ClientOptions(

@@ -17,8 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from bigquery_access import bigquery_client, dataset_location
 from command_line import french_parser, say_errors
-from dbt_connection import credentials_block_class, google_credentials, load_credentials
-from google_tokens import fresh_token
+from dbt_connection import credentials_block_class, load_credentials
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings
@@ -106,10 +105,8 @@ def save_block(info: dict[str, Any] | None, name: str) -> str:
 
 def check_block(name: str) -> int:
     """Load the block, look for the datasets with it, say what was found; return the exit code."""
-    settings, block = load_settings(), load_credentials(name)
-    # What Google refuses of the credentials is not a fault of a dataset.
-    fresh_token(google_credentials(block, settings))
-    client = bigquery_client(block, settings)
+    settings = load_settings()
+    client = bigquery_client(load_credentials(name), settings)
     exit_code = 0
     for dataset in settings.datasets:
         try:

@@ -22,8 +22,7 @@ try:
 
     from bigquery_access import bigquery_client, dataset_location
     from command_line import french_parser
-    from dbt_connection import credentials_block_class, google_credentials, load_credentials
-    from google_tokens import fresh_token
+    from dbt_connection import credentials_block_class, load_credentials
     from local_server import ensure_prefect_server
     from pipeline_errors import ConfigurationError, explain
     from pipeline_settings import (
@@ -158,13 +157,12 @@ def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | No
         )
         return None
     try:
-        block = load_credentials(settings.credentials_block)
-        fresh_token(google_credentials(block, settings))
+        client = bigquery_client(load_credentials(settings.credentials_block), settings)
     except (ConfigurationError, GoogleAuthError) as error:
         diagnosis.missing(f"Block : {explain(error)}")
         return None
     diagnosis.ready(f"Block {settings.credentials_block}")
-    return bigquery_client(block, settings)
+    return client
 
 
 def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
