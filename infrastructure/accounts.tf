@@ -44,6 +44,15 @@ resource "google_bigquery_dataset_iam_member" "data_editor" {
   member     = local.members[each.value]
 }
 
+# What `--changed-since` and `clone` read from dev.
+resource "google_bigquery_dataset_iam_member" "prod_viewer" {
+  for_each = { for name, environment in local.datasets : name => environment if environment == "prod" && var.dev_reads_prod }
+
+  dataset_id = google_bigquery_dataset.guarded[each.key].dataset_id
+  role       = "roles/bigquery.dataViewer"
+  member     = local.members["dev"]
+}
+
 resource "google_service_account_iam_member" "impersonator" {
   for_each = var.impersonators
 

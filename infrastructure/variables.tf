@@ -16,6 +16,12 @@ variable "create_prod_key" {
   default     = false
 }
 
+variable "dev_reads_prod" {
+  description = "Whether the dev account may read the prod datasets, for `--changed-since` and `clone`."
+  type        = bool
+  default     = false
+}
+
 variable "dev_table_expiration_days" {
   description = "Days after which a table of a dev dataset expires, so that dev costs nothing once forgotten."
   type        = number

@@ -2,7 +2,8 @@
 
 The only module that touches dbt's processes, and the files that dbt leaves in `target/`:
 `run_results.json`, `sources.json` and, for what failed, `manifest.json`. It writes none of
-them. Everything that this project uses of DbtCoreOperation is behind `DbtRunner._run_dbt`.
+them, and keeps copies in DBT_ARTIFACTS_DIR. Everything that this project uses of
+DbtCoreOperation is behind `DbtRunner._run_dbt`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from typing import Any
 import yaml
 from prefect.logging import get_run_logger
 
+from artifacts_dir import ArtifactsDir
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
+from dbt_options import DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
-from pipeline_errors import InfrastructureError
+from pipeline_errors import ConfigurationError, InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 from warm_dbt import start_dbt_server
 
@@ -38,8 +41,10 @@ DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
 # -I and -S leave out all that would make it slow to start.
 DBT_CLIENT = (sys.executable, "-I", "-S", str(PROJECT_ROOT / "prefect" / "dbt_client.py"))
 
-JSON_LOGS = ("--log-format", "json")
+JSON_LOGS = "--log-format=json"
 SOURCE_FRESHNESS = "source freshness"
+RUN_RESULTS = "run_results.json"
+MANIFEST = "manifest.json"
 
 LOG_LEVELS = {
     "debug": logging.DEBUG,
@@ -47,6 +52,9 @@ LOG_LEVELS = {
     "warn": logging.WARNING,
     "error": logging.ERROR,
 }
+
+# What dbt_process.py says when no command of the run takes an option.
+REFUSED_OPTION = "RefusedOption"
 
 # How long dbt has to cancel its BigQuery jobs before it is ended.
 INTERRUPT_SECONDS = 8
@@ -74,7 +82,9 @@ class _DbtLogReader(logging.Filter):
         if record.msg.startswith("Traceback"):
             # dbt's own crash: its message was logged just before.
             return False
-        if record.levelno >= logging.ERROR:
+        # Of a catalog, a warning has the reason and the error no more than a count.
+        failed = record.levelno >= logging.ERROR and name != "WriteCatalogFailure"
+        if failed or name == "CatalogGenerationError":
             self.errors.append(record.msg)
         return bool(record.msg)
 
@@ -84,32 +94,67 @@ class DbtRunner:
     """Runs dbt commands, one at a time, with one connection; `open_dbt` makes it.
 
     Attributes:
+        commands: all those of the run: an option is for those of them that take it.
         target_dir: where dbt writes, a folder of its own for each target.
         lock: descriptor of the lock on that folder, which every dbt process inherits.
+        project_dir: the dbt project.
+        state_dir: the folder whose manifest says what has changed, and where to read the rest.
     """
 
     connection: DbtConnection
     settings: PipelineSettings
+    commands: list[str]
     target_dir: Path
     lock: int
+    project_dir: Path = DBT_PROJECT_DIR
+    state_dir: Path | None = None
     _last: DbtResult | None = None
 
-    def run(self, arguments: list[str], *, resume: bool = False) -> DbtResult:
+    def run(self, command: str, options: DbtOptions, *, resume: bool = False) -> DbtResult:
         """Run a dbt command and return what it did.
 
         With `resume`, the last command has met a passing fault: `dbt retry` redoes what
         failed or was skipped, and the result is that of the whole. A command that dbt
         cannot take up again, or that had done nothing, starts from the beginning.
+
+        Raises ConfigurationError when there is nothing to retry, when no command of the run
+        takes one of the options, or when DBT_ARTIFACTS_DIR cannot be used.
         """
-        command = " ".join(word for word in arguments if not word.startswith("-"))
         earlier = self._last if resume and command != SOURCE_FRESHNESS else None
         if earlier and earlier.nodes:
             self._last = earlier.followed_by(self._run_dbt(command, ["retry"]))
+        elif command == "retry":
+            # Not --state, which says what has changed: here it would say what to retry.
+            self._last = self._run_dbt(command, [*self._earlier_results(), "retry"], options)
         else:
-            self._last = self._run_dbt(command, arguments)
+            state = ("--defer", "--favor-state", f"--state={self.state_dir}")
+            flags = state if self.state_dir else ()
+            self._last = self._run_dbt(command, [*flags, *command.split()], options)
         return self._last
 
-    def _run_dbt(self, command: str, arguments: list[str]) -> DbtResult:
+    def _earlier_results(self) -> list[str]:
+        """Return the flags with which `dbt retry` finds the results of the last command."""
+        if not self.settings.artifacts_dir:
+            found, flags = (self.target_dir / RUN_RESULTS).exists(), []
+            where = (
+                f"{self.target_dir}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), "
+                "définissez DBT_ARTIFACTS_DIR"
+            )
+        else:
+            where = self.settings.artifacts_dir
+            kept = self.target_dir / "kept"
+            name = f"{self.settings.target}/{RUN_RESULTS}"
+            found, flags = self.artifacts.fetch(name, kept / RUN_RESULTS), [f"--state={kept}"]
+        if not found:
+            raise ConfigurationError(
+                "dbt retry n'a rien à reprendre : aucune exécution de la cible "
+                f"{self.settings.target} n'a laissé de résultats dans {where}."
+            )
+        return flags
+
+    def _run_dbt(
+        self, command: str, arguments: list[str], options: DbtOptions | None = None
+    ) -> DbtResult:
         """Run `dbt` with these arguments, in the folder of the dbt project.
 
         Its lines go to the logger of the Prefect run as they come. The profile lives in a
@@ -119,6 +164,7 @@ class DbtRunner:
         # build_connection() has imported it already, its deprecation warning silenced.
         from prefect_dbt.cli import DbtCoreOperation
 
+        asked = options.words() if options else []
         results = _ResultsFile(self.target_dir, command)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
@@ -128,14 +174,14 @@ class DbtRunner:
             server = sockets.enter_context(start_dbt_server().connect())
             tokens = sockets.enter_context(serve_tokens(self.connection.credentials))
             descriptors = [server.fileno(), self.lock, tokens.fileno()]
-            words = [*DBT_CLIENT, *map(str, descriptors), *JSON_LOGS, *arguments]
+            words = [*DBT_CLIENT, *map(str, descriptors), *asked, "--", JSON_LOGS, *arguments]
             with DbtCoreOperation(
                 # With `exec`, the process is the client itself: its exit code, its signals.
                 commands=["exec " + shlex.join(words)],
                 dbt_cli_profile=self.connection.profile,
                 overwrite_profiles=True,
                 profiles_dir=Path(profiles_dir),
-                working_dir=DBT_PROJECT_DIR,
+                working_dir=self.project_dir,
                 env=self._environment(),
                 log_prefix=None,
             ) as operation:
@@ -149,15 +195,45 @@ class DbtRunner:
                 except BaseException:
                     _interrupt(process.pid)
                     raise
+            if REFUSED_OPTION in log.events:
+                raise ConfigurationError(log.errors[-1])
             nodes, seconds = results.read()
-            return DbtResult(
+            result = DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
                 log.errors,
-                _selection_is_empty(arguments, log.events),
+                # What changed may be nothing.
+                self.state_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
                 seconds,
             )
+            self._keep_artifacts(result)
+            return result
+
+    def _keep_artifacts(self, result: DbtResult) -> None:
+        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
+        if not self.settings.artifacts_dir or not result.nodes:
+            return
+        kept = [RUN_RESULTS] if result.command != SOURCE_FRESHNESS else []
+        if result.succeeded and result.command in ("run", "build"):
+            kept.append(MANIFEST)
+        try:
+            for name in kept:
+                self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{name}")
+        except ConfigurationError as error:
+            # What dbt did stands, and is what the run has to say.
+            get_run_logger().warning(error)
+
+    @property
+    def artifacts(self) -> ArtifactsDir:
+        """What DBT_ARTIFACTS_DIR keeps; ConfigurationError when it is not set."""
+        address = self.settings.artifacts_dir
+        if not address:
+            raise ConfigurationError(
+                "DBT_ARTIFACTS_DIR n'est pas défini : c'est là que la pipeline garderait les "
+                "résultats de dbt, un dossier ou gs://bucket/préfixe."
+            )
+        return ArtifactsDir(address, self.connection.credentials, self.connection.project)
 
     def _environment(self) -> dict[str, str]:
         """Return the environment in which dbt finds itself, its project and our settings.
@@ -165,7 +241,7 @@ class DbtRunner:
         What else the user's shell tells dbt, `dbt_process.py` forgets.
         """
         ours = {
-            "DBT_PROJECT_DIR": str(DBT_PROJECT_DIR),
+            "DBT_PROJECT_DIR": str(self.project_dir),
             "DBT_TARGET_PATH": str(self.target_dir),
             "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
             "DBT_PROFILE": self.settings.profile_name,
@@ -179,11 +255,16 @@ class DbtRunner:
             "PYTHON_DOTENV_DISABLED": "1",
             TOKEN_VARIABLE: self.connection.credentials.token,
         }
-        return ours | {"PIPELINE_VARIABLES": " ".join(ours)}
+        return ours | {
+            "PIPELINE_VARIABLES": " ".join(ours),
+            "PIPELINE_COMMANDS": json.dumps(self.commands),
+        }
 
 
 @contextmanager
-def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[DbtRunner]:
+def open_dbt(
+    connection: DbtConnection, settings: PipelineSettings, commands: list[str]
+) -> Iterator[DbtRunner]:
     """Yield a runner that has `dbt/target/<target>` for itself.
 
     Waits for whoever has it: another pipeline, or a dbt whose pipeline was killed and that
@@ -207,15 +288,15 @@ def open_dbt(connection: DbtConnection, settings: PipelineSettings) -> Iterator[
                 "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.", target_dir
             )
             wait_for_lock(lock)
-        yield DbtRunner(connection, settings, target_dir, lock.fileno())
+        yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
 
 
 class _ResultsFile:
     """The file in which a dbt command leaves its results, as it was before the command."""
 
     def __init__(self, target_dir: Path, command: str) -> None:
-        name = "sources.json" if command == SOURCE_FRESHNESS else "run_results.json"
-        self.path, self.manifest = target_dir / name, target_dir / "manifest.json"
+        name = "sources.json" if command == SOURCE_FRESHNESS else RUN_RESULTS
+        self.path, self.manifest = target_dir / name, target_dir / MANIFEST
         self.before = self._written_at()
 
     def _written_at(self) -> int | None:
@@ -290,15 +371,14 @@ def _interrupt(pid: int) -> None:
             time.sleep(0.1)
 
 
-def _selection_is_empty(arguments: list[str], events: set[str]) -> bool:
+def _selection_is_empty(command: str, options: list[str], events: set[str]) -> bool:
     """Return whether the selection of the command names no node at all.
 
     A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
     """
-    selects = any(word.startswith(("--select=", "--exclude=")) for word in arguments)
-    return selects and (
-        "NoNodesForSelectionCriteria" in events
-        or ("NothingToDo" in events and arguments[0] != "test")
+    selections = ("--select=", "--exclude=", "--selector=")
+    return any(word.startswith(selections) for word in options) and (
+        "NoNodesForSelectionCriteria" in events or ("NothingToDo" in events and command != "test")
     )
 
 
@@ -315,17 +395,17 @@ def _dbt_log_reader() -> Iterator[_DbtLogReader]:
         logger.removeFilter(reader)
 
 
-def packages_are_missing() -> bool:
-    """Whether `dbt/` declares packages that `dbt deps` has not installed, or not since a change.
+def packages_are_missing(project_dir: Path) -> bool:
+    """Whether a project declares packages that `dbt deps` has not installed, or not since a change.
 
     What is declared is in the lock, what is in the lock is installed, and no file is newer
     than the folder of what is installed: a version changes in place.
     """
-    declarations = [DBT_PROJECT_DIR / name for name in ("packages.yml", "dependencies.yml")]
+    declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
     declared = [package for path in declarations for package in _packages(path)]
     if not declared:
         return False
-    lock, installed = DBT_PROJECT_DIR / "package-lock.yml", DBT_PROJECT_DIR / "dbt_packages"
+    lock, installed = project_dir / "package-lock.yml", project_dir / "dbt_packages"
     locked = _packages(lock)
     if not installed.exists() or not _origins(declared) <= _origins(locked):
         return True

@@ -47,7 +47,8 @@ def summary(results: Iterable[DbtResult], target: str) -> str:
         node.relation: node
         for result in results
         for node in result.nodes
-        if node.relation and node.status == "success"
+        # What was only compiled has no answer of BigQuery.
+        if node.relation and node.status == "success" and node.response
     }
     if not built:
         return ""

@@ -5,11 +5,11 @@ The same file runs on a laptop (`python prefect/pipeline.py`) and as a deploymen
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import gc
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -17,11 +17,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from command_line import french_parser, refuse_unreadable_env_file, say_errors
+from command_line import refuse_unreadable_env_file, say_errors
 from warm_dbt import start_dbt_server
 
 if __name__ == "__main__":
@@ -42,13 +41,16 @@ from prefect.tasks import exponential_backoff
 from pydantic import Field
 
 from dbt_artifact import render_markdown
-from dbt_command import DbtRunner, open_dbt, packages_are_missing
+from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
+from dbt_options import DbtOptions
 from dbt_report import failure_message, summary
+from dbt_state import with_state_of_prod
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
+from pipeline_arguments import parse_arguments
 from pipeline_errors import DbtError, PassingFaultError, PipelineError, explain
-from pipeline_settings import PipelineSettings, Target, load_settings, misspelt_variables
+from pipeline_settings import PipelineSettings, load_settings, misspelt_variables
 from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -64,7 +66,20 @@ ENDING_SECONDS = 12
 
 GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 
-Command = Literal["run", "test", "seed", "snapshot", "source freshness", "build", "deps"]
+Command = Literal[
+    "run",
+    "test",
+    "seed",
+    "snapshot",
+    "source freshness",
+    "build",
+    "deps",
+    "retry",
+    "clone",
+    "compile",
+    "docs generate",
+]
+Operation = Annotated[str, Field(pattern=r"^run-operation \w+(\.\w+)?$")]
 
 # One or more words of dbt's selection syntax.
 Nodes = Annotated[str, Field(pattern=r"\S")]
@@ -74,27 +89,6 @@ TARGET_WARNING = (
     "production : `prefect variable set dbt_target prod`, ou DBT_TARGET=prod dans "
     "l'environnement du déploiement."
 )
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What dbt takes up: the options that several of its commands share."""
-
-    select: str | None = None
-    exclude: str | None = None
-    full_refresh: bool = False
-
-    def arguments(self, command: Command) -> list[str]:
-        """Return the words of the dbt command, with the options that it takes."""
-        words = command.split()
-        if command == "deps":
-            return words
-        # With `=`, a value that starts with a dash stays a value.
-        words += [f"--select={self.select}"] if self.select else []
-        words += [f"--exclude={self.exclude}"] if self.exclude else []
-        if self.full_refresh and command in ("run", "seed", "build"):
-            words.append("--full-refresh")
-        return words
 
 
 def show(text: str) -> None:
@@ -144,12 +138,15 @@ def is_not_an_echo(record: logging.LogRecord) -> bool:
     retry_jitter_factor=RETRY_JITTER,
     retry_condition_fn=hit_a_passing_fault,
 )
-def run_dbt_command(arguments: list[str], dbt: DbtRunner, warnings: list[str]) -> Any:
+def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings: list[str]) -> Any:
     """Return the DbtResult of the command, or a Failed state that says what failed."""
     attempt, attempts = runtime.task_run.run_count, dbt.settings.retries + 1
-    result = dbt.run(arguments, resume=attempt > 1)
+    try:
+        result = dbt.run(command, options, resume=attempt > 1)
+    except PipelineError as error:
+        return Failed(message=str(error), data=error)
     create_markdown_artifact(
-        key=f"dbt-{result.command.replace(' ', '-')}-{dbt.settings.target}",
+        key=re.sub("[^a-z0-9]+", "-", f"dbt-{command}-{dbt.settings.target}".lower()),
         markdown=render_markdown(result, dbt.settings, warnings),
     )
     if result.succeeded:
@@ -198,8 +195,15 @@ def dbt_full_pipeline(
     target: Literal["dev", "prod"] | None = None,
     select: Nodes | None = None,
     exclude: Nodes | None = None,
+    selector: Nodes | None = None,
+    changed_since: Nodes | None = None,
     full_refresh: bool = False,
-    commands: Annotated[list[Command], Field(min_length=1)] = ["run", "test"],  # noqa: B006
+    empty: bool = False,
+    vars: dict[str, Any] | None = None,
+    event_time_start: str | None = None,
+    event_time_end: str | None = None,
+    threads: int | None = None,
+    commands: Annotated[list[Command | Operation], Field(min_length=1)] = ["run", "test"],  # noqa: B006
 ) -> State[Any]:
     """Load the configuration, then run the dbt commands until one fails.
 
@@ -210,29 +214,57 @@ def dbt_full_pipeline(
         target: Cible : dev ou prod. Par défaut, celle des réglages (DBT_TARGET).
         select: Nœuds à traiter, comme --select de dbt. Par défaut, tous.
         exclude: Nœuds à laisser de côté, comme --exclude de dbt.
+        selector: Sélection de selectors.yml, comme --selector de dbt.
+        changed_since: Ne traiter que ce qui diffère de ce commit, et ce qui en dépend ; lire le reste en prod. DBT_ARTIFACTS_DIR : que ce qui diffère de la dernière exécution de prod.
         full_refresh: Reconstruire les tables incrémentales en entier.
+        empty: Construire sans lire de données, comme --empty de dbt.
+        vars: Variables du projet dbt, comme --vars de dbt.
+        event_time_start: Début des lots (UTC, AAAA-MM-JJ), comme --event-time-start de dbt.
+        event_time_end: Fin des lots, exclue (UTC, AAAA-MM-JJ), comme --event-time-end de dbt.
+        threads: Nœuds traités en même temps. Par défaut, DBT_THREADS.
         commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
-    """
+    """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server()
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
-    selection = Selection(select, exclude, full_refresh)
     with stop_when_cancelled() as cancelled:
         try:
+            options = DbtOptions(
+                select,
+                exclude,
+                selector,
+                full_refresh,
+                empty,
+                vars,
+                event_time_start,
+                event_time_end,
+                threads,
+            )
             settings = load_settings(target)
             show_banner(settings)
-            connection = build_connection(load_credentials(settings.credentials_block), settings)
+            block = load_credentials(settings.credentials_block)
+            connection = build_connection(block, settings)
             show(f"Projet GCP       : {connection.project}")
             # What Google refuses is said here, before dbt and in our words.
             fresh_token(connection.credentials)
             warnings = find_warnings(settings)
-            if packages_are_missing() and "deps" not in commands:
+            if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in commands:
                 commands = ["deps", *commands]
+            if changed_since:
+                options = options.of_what_changed()
             services = {
                 "L'API Prefect": PREFECT_API_URL.value(),
                 "BigQuery": settings.endpoint or GOOGLE_ENDPOINT,
             }
-            with say_what_stops_answering(services), open_dbt(connection, settings) as dbt:
-                return run_commands(commands, selection, dbt, warnings)
+            with (
+                say_what_stops_answering(services),
+                open_dbt(connection, settings, commands) as dbt,
+            ):
+                if changed_since or "clone" in commands:
+                    dbt = with_state_of_prod(dbt, block, changed_since, options)
+                state = run_commands(options, dbt, warnings)
+                if changed_since and state.is_completed() and not state.data:
+                    return Completed(message=f"Rien n'a changé depuis {changed_since}.")
+                return state
         except TerminationSignal:
             if cancelled.is_set():
                 return Cancelled(message="Annulée depuis l'interface de Prefect.")
@@ -244,61 +276,26 @@ def dbt_full_pipeline(
             return Failed(message=str(known), data=known)
 
 
-def run_commands(
-    commands: list[Command], selection: Selection, dbt: DbtRunner, warnings: list[str]
-) -> State[Any]:
-    """Run the dbt commands until one fails, and show what was built."""
+def run_commands(options: DbtOptions, dbt: DbtRunner, warnings: list[str]) -> State[Any]:
+    """Run the dbt commands until one fails, and show what was built.
+
+    The data of the Completed state is how many nodes dbt took up.
+    """
     results = []
-    for command in commands:
+    for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
             name=f"dbt {command}",
             retries=dbt.settings.retries,
             retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
         )
-        state = dbt_task(selection.arguments(command), dbt, warnings, return_state=True)
+        state = dbt_task(command, options, dbt, warnings, return_state=True)
         if not state.is_completed():
             return Failed(message=state.message, data=get_state_exception(state))
         results.append(state.result())
     if built := summary(results, dbt.settings.target):
         show(built)
-    return Completed(message=f"{', '.join(f'dbt {command}' for command in commands)} : réussi.")
-
-
-def parse_arguments(argv: list[str] | None) -> dict[str, Any]:
-    """Return the parameters of the flow that the command line gives."""
-    properties = dbt_full_pipeline.parameters.properties
-    helps = {name: text["description"].strip() for name, text in properties.items()}
-    parser = french_parser(
-        "pipeline.py",
-        "Lance dbt run puis dbt test sur BigQuery.",
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("--target", choices=get_args(Target), help=helps["target"])
-    for name in ("select", "exclude"):
-        # Several add up, as in dbt.
-        parser.add_argument(
-            f"--{name}", action="append", type=nodes, metavar="NŒUDS", help=helps[name]
-        )
-    parser.add_argument("--full-refresh", action="store_true", help=helps["full_refresh"])
-    parser.add_argument(
-        "--commands",
-        nargs="+",
-        choices=get_args(Command),
-        metavar="COMMANDE",
-        help=f"{helps['commands']} Possibles : {', '.join(get_args(Command))}.",
-    )
-    parameters = vars(parser.parse_args(argv))
-    return {
-        name: " ".join(value) if name in ("select", "exclude") else value
-        for name, value in parameters.items()
-    }
-
-
-def nodes(text: str) -> str:
-    """Return the words of a selection; argparse's error when there is none."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("la valeur est vide : ôtez l'option pour tout prendre")
-    return text
+    message = f"{', '.join(f'dbt {command}' for command in dbt.commands)} : réussi."
+    return Completed(message=message, data=sum(len(result.nodes) for result in results))
 
 
 def end_soon_after_a_signal() -> None:
@@ -337,7 +334,7 @@ def exit_code(state: State[Any]) -> int:
 @say_errors
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
-    parameters = parse_arguments(argv)
+    parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
     signal.signal(signal.SIGTERM, terminate)
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)

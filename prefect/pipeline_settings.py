@@ -76,6 +76,17 @@ def _check_profile_name(value: str) -> str:
     return value
 
 
+def _check_artifacts_dir(value: str) -> str:
+    """Return a bucket address unchanged, a folder from the root; ValueError for anything else."""
+    if value.startswith("gs://"):
+        if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/.*)?", value):
+            raise ValueError("ce n'est pas une adresse gs://bucket/préfixe")
+        return value
+    if "://" in value:
+        raise ValueError("il faut un dossier, ou gs://bucket/préfixe")
+    return str(PROJECT_ROOT / Path(value).expanduser())
+
+
 BlockName = Annotated[str, AfterValidator(check_block_name)]
 DatasetName = Annotated[str, AfterValidator(_check_dataset_name)]
 ServiceAccount = Annotated[str, AfterValidator(_check_service_account)]
@@ -154,6 +165,11 @@ class PipelineSettings(BaseModel):
         le=10,
         alias="DBT_RETRIES",
         description="Nouveaux essais après une panne passagère de BigQuery. Facultatif.",
+    )
+    artifacts_dir: Annotated[str, AfterValidator(_check_artifacts_dir)] | None = Field(
+        None,
+        alias="DBT_ARTIFACTS_DIR",
+        description="Où garder les résultats de dbt : un dossier, gs://bucket/préfixe. Facultatif.",
     )
     api_endpoint: HttpUrl | None = Field(
         None,

@@ -54,6 +54,11 @@ run "nothing_more_is_given_unless_asked" {
   }
 
   assert {
+    condition     = length(google_bigquery_dataset_iam_member.prod_viewer) == 0
+    error_message = "Dev does not read prod by default."
+  }
+
+  assert {
     condition     = length(google_project_iam_member.dataset_creator) == 0
     error_message = "Nobody creates datasets by default."
   }
@@ -214,5 +219,30 @@ run "key_of_prod_is_for_its_owner_only" {
   assert {
     condition     = output.prod_key_file == ".secrets/sa_key_prod.json" && output.dev_key_file == null
     error_message = "The outputs say which key is where."
+  }
+}
+
+run "dev_reads_prod_when_asked_and_writes_it_no_more_than_before" {
+  command = plan
+
+  variables {
+    dev_reads_prod = true
+    extra_datasets = { dev = ["marketing"], prod = ["marketing"] }
+  }
+
+  assert {
+    condition = toset([for right in google_bigquery_dataset_iam_member.prod_viewer : "${right.role} ${right.dataset_id} ${right.member}"]) == toset([
+      "roles/bigquery.dataViewer mon_projet_prod serviceAccount:pipeline-dbt@mon-projet.iam.gserviceaccount.com",
+      "roles/bigquery.dataViewer mon_projet_prod_marketing serviceAccount:pipeline-dbt@mon-projet.iam.gserviceaccount.com",
+    ])
+    error_message = "The dev account reads every prod dataset."
+  }
+
+  assert {
+    condition = alltrue([
+      for right in google_bigquery_dataset_iam_member.data_editor :
+      !strcontains(right.dataset_id, "prod") || strcontains(right.member, "pipeline-dbt-prod@")
+    ])
+    error_message = "Prod is written by the prod account only."
   }
 }

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import dbt_command
+from dbt_command import packages_are_missing
 
 
 @pytest.fixture
-def dbt_dir(tmp_path, monkeypatch):
+def dbt_dir(tmp_path):
     """A dbt project whose one package is installed."""
-    monkeypatch.setattr(dbt_command, "DBT_PROJECT_DIR", tmp_path)
     declare(tmp_path, "packages:\n  - package: a/utils\n    version: 1.0.0\n", moment=1)
     write(
         tmp_path / "package-lock.yml",
@@ -60,4 +59,4 @@ def remove_installed(folder: Path) -> None:
 def test_packages_are_installed_when_they_are_not_those_declared(change, missing, dbt_dir):
     change(dbt_dir)
 
-    assert dbt_command.packages_are_missing() is missing
+    assert packages_are_missing(dbt_dir) is missing

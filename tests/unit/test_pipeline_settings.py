@@ -4,7 +4,12 @@ import pytest
 
 import pipeline_settings
 from pipeline_errors import ConfigurationError
-from pipeline_settings import PipelineSettings, load_environment, misspelt_variables
+from pipeline_settings import (
+    PROJECT_ROOT,
+    PipelineSettings,
+    load_environment,
+    misspelt_variables,
+)
 
 DATASETS = {"DBT_BIGQUERY_DATASET_DEV": "p_dev", "DBT_BIGQUERY_DATASET_PROD": "p_prod"}
 
@@ -45,6 +50,8 @@ def test_empty_value_counts_as_not_set():
         ("DBT_PROFILE_NAME", "a b", "profil"),
         ("GCP_PROJECT_ID", "Mon Projet", "projet GCP"),
         ("GCP_REGION", "EU; drop", "région"),
+        ("DBT_ARTIFACTS_DIR", "s3://bucket/x", "gs://bucket/préfixe"),
+        ("DBT_ARTIFACTS_DIR", "gs://", "gs://bucket/préfixe"),
         ("DBT_THREADS", "quatre", "nombre entier"),
         ("DBT_THREADS", "0", "supérieur à 0"),
         ("DBT_BIGQUERY_MAXIMUM_BYTES_BILLED", "-1", "supérieur à 0"),
@@ -58,6 +65,20 @@ def test_refused_value_is_named_with_its_reason(variable, value, reason):
     assert variable in str(error.value)
     assert value in str(error.value)
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "folder"),
+    [
+        ("resultats", str(PROJECT_ROOT / "resultats")),
+        ("/mnt/resultats", "/mnt/resultats"),
+        ("gs://bucket/dbt", "gs://bucket/dbt"),
+    ],
+)
+def test_folder_of_the_results_is_from_the_root_wherever_the_pipeline_is_run(given, folder):
+    settings = PipelineSettings.from_mapping(DATASETS | {"DBT_ARTIFACTS_DIR": given})
+
+    assert settings.artifacts_dir == folder
 
 
 def test_every_problem_is_said_at_once():

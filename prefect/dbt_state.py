@@ -1,0 +1,69 @@
+"""What prod is made of: what a run compares its project with, and where it reads the rest."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prefect.logging import get_run_logger
+
+from dbt_command import DBT_PROJECT_DIR, MANIFEST, DbtRunner, packages_are_missing
+from dbt_connection import build_connection
+from dbt_options import DbtOptions
+from dbt_report import failure_message
+from git_commit import files_of_commit
+from pipeline_errors import ConfigurationError, DbtError
+from pipeline_settings import PROJECT_ROOT
+
+if TYPE_CHECKING:
+    from prefect_gcp import GcpCredentials
+
+# In the place of a commit: the last run of prod that DBT_ARTIFACTS_DIR keeps.
+LAST_RUN = "DBT_ARTIFACTS_DIR"
+
+
+def with_state_of_prod(
+    dbt: DbtRunner, block: GcpCredentials, reference: str | None, options: DbtOptions
+) -> DbtRunner:
+    """Return the runner, with the manifest of prod as its state.
+
+    Args:
+        dbt: the runner of the target.
+        block: the credentials that the profile of prod is made with; prod is not asked anything.
+        reference: the commit that is parsed with prod's names, or LAST_RUN; None for
+            the last run if it is kept, for the project as it stands otherwise.
+        options: those of the run; the variables may be needed to parse.
+
+    Raises ConfigurationError when there is no such commit, or no manifest kept, and DbtError
+    when it cannot be parsed.
+    """
+    state_dir = dbt.target_dir / "state"
+    settings = dbt.settings.model_copy(update={"target": "prod"})
+    # The tokens stay those of the run.
+    connection = replace(dbt.connection, profile=build_connection(block, settings).profile)
+    parser = replace(dbt, connection=connection, settings=settings, target_dir=state_dir)
+    if reference == LAST_RUN or (reference is None and dbt.settings.artifacts_dir):
+        if not dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST):
+            raise ConfigurationError(
+                f"DBT_ARTIFACTS_DIR ({dbt.artifacts.address}) ne garde encore aucune exécution de "
+                "prod : lancez-en une avec ce réglage, ou donnez un commit à --changed-since."
+            )
+    elif reference is None:
+        _parse(parser, options)
+    else:
+        with files_of_commit(PROJECT_ROOT, reference) as files:
+            project_dir = files / DBT_PROJECT_DIR.relative_to(PROJECT_ROOT)
+            if not (project_dir / "dbt_project.yml").exists():
+                raise ConfigurationError(f"Le commit {reference} n'a pas de projet dbt dans dbt/.")
+            get_run_logger().info("Projet dbt du commit %s :", reference)
+            _parse(replace(parser, project_dir=project_dir), options)
+    return replace(dbt, state_dir=state_dir)
+
+
+def _parse(dbt: DbtRunner, options: DbtOptions) -> None:
+    """Have dbt write the manifest of a project; DbtError when it cannot."""
+    commands = ["deps", "parse"] if packages_are_missing(dbt.project_dir) else ["parse"]
+    for command in commands:
+        result = replace(dbt, commands=commands).run(command, DbtOptions(vars=options.vars))
+        if not result.succeeded:
+            raise DbtError(f"État de prod : {failure_message(result)}")

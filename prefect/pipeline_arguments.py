@@ -1,0 +1,108 @@
+"""The command line of the pipeline: the parameters of the flow, under the names dbt gives them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from command_line import french_parser
+from dbt_state import LAST_RUN
+
+# The dbt commands of which one word is not enough.
+TWO_WORDS = ("docs", "run-operation", "source")
+
+ON_A_TERMINAL = "elle n'écrit que sur un terminal : voyez « dbt sans Prefect » dans le README"
+# What else dbt's users type, and why a run does not do it.
+NOT_IN_A_RUN = {
+    "clean": "elle effacerait le dossier où l'exécution écrit : lancez `make clean`",
+    "debug": "`make doctor` dit ce qui est prêt et ce qui manque",
+    "docs serve": "`make docs` construit la documentation et la montre",
+    "init": "le projet dbt est déjà là, dans dbt/",
+    "list": ON_A_TERMINAL,
+    "ls": ON_A_TERMINAL,
+    "parse": "chaque commande commence par là",
+    "show": ON_A_TERMINAL,
+}
+
+
+def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str, Any]:
+    """Return the parameters of the flow that the command line gives.
+
+    Args:
+        form: the JSON schema of each parameter, that of Prefect's form, by its name.
+        argv: the words of the command line; None for those of this process.
+    """
+    parser = french_parser(
+        "pipeline.py",
+        "Lance dbt run puis dbt test sur BigQuery.",
+        argument_default=argparse.SUPPRESS,
+    )
+
+    def add(name: str, more: str = "", **how: Any) -> None:
+        text = form[name]["description"].strip() + more
+        parser.add_argument("--" + name.replace("_", "-"), help=text, **how)
+
+    known: list[str] = form["commands"]["items"]["anyOf"][0]["enum"]
+    add("target", choices=("dev", "prod"))
+    # Several add up, as in dbt.
+    add("select", nargs="+", action="extend", type=_text, metavar="NŒUDS")
+    add("exclude", nargs="+", action="extend", type=_text, metavar="NŒUDS")
+    add("selector", type=_text, metavar="NOM")
+    add("changed_since", nargs="?", const=LAST_RUN, type=_text, metavar="COMMIT")
+    add("full_refresh", action="store_true")
+    add("empty", action="store_true")
+    add("vars", type=_variables, metavar="YAML")
+    add("event_time_start", metavar="DATE")
+    add("event_time_end", metavar="DATE")
+    add("threads", type=int, metavar="NOMBRE")
+    possible = f" Possibles : {', '.join(known)}, run-operation MACRO."
+    add("commands", possible, nargs="+", metavar="COMMANDE")
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.error(
+            f"option inconnue : {' '.join(unknown)}. Celles de dbt que la pipeline prend sont dans "
+            "--help ; les autres se règlent sous flags: dans dbt/dbt_project.yml"
+        )
+    given = vars(arguments)
+    for name in given.keys() & {"select", "exclude"}:
+        given[name] = " ".join(given[name])
+    if "commands" in given:
+        given["commands"] = _commands(given["commands"])
+        for command in given["commands"]:
+            if command not in known and not command.startswith("run-operation "):
+                choices = f"les valeurs possibles sont {', '.join(known)}, run-operation MACRO"
+                reason = NOT_IN_A_RUN.get(command, choices)
+                parser.error(f"--commands : « {command} » est refusé, {reason}")
+    return given
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("la valeur est vide : ôtez l'option pour tout prendre")
+    return text
+
+
+def _variables(text: str) -> dict[str, Any]:
+    """Return the variables that YAML, or JSON, gives; a date is its text, as in Prefect's form."""
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError:
+        given = None
+    if not isinstance(given, dict):
+        raise argparse.ArgumentTypeError("il faut du YAML ou du JSON, par exemple 'nom: valeur'")
+    variables: dict[str, Any] = json.loads(json.dumps(given, default=str))
+    return variables
+
+
+def _commands(words: list[str]) -> list[str]:
+    """Return the dbt commands that these words make, one argument each or several."""
+    commands, left = [], " ".join(words).split()
+    while left:
+        length = 2 if left[0] in TWO_WORDS else 1
+        commands.append(" ".join(left[:length]))
+        left = left[length:]
+    return commands

@@ -1,0 +1,121 @@
+"""`--changed-since`: only what differs from prod is built, the rest is read there."""
+
+import subprocess
+
+import pytest
+
+from project import Project, connect, copy_project
+
+# Three chains of ten models, each reading the one before it.
+CHAINS, LENGTH = "abc", 10
+MODELS = {
+    f"models/{chain}{i}.sql": f"select id from {{{{ ref('{chain}{i - 1}') }}}}"
+    if i
+    else "select 1 as id"
+    for chain in CHAINS
+    for i in range(LENGTH)
+}
+
+
+def git(project: Project, *words: str) -> str:
+    """Run git in the project, as nobody in particular."""
+    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    run = subprocess.run(
+        ["git", *names, *words], cwd=project.root, capture_output=True, text=True, check=True
+    )
+    return run.stdout
+
+
+def built(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the names of what a run built in dev."""
+    _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
+    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, local_environment):
+    """A repository whose one commit is in prod, and kept in DBT_ARTIFACTS_DIR; dev is empty."""
+    project = copy_project(tmp_path_factory.mktemp("changed"), local_environment, MODELS)
+    project.environment["DBT_ARTIFACTS_DIR"] = str(project.root.parent / "kept")
+    git(project, "init", "--quiet")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "one")
+    run = project.run_pipeline("--target", "prod", "--commands", "run")
+    assert run.returncode == 0, run.stderr
+    return project
+
+
+@pytest.fixture(scope="module")
+def unchanged(project):
+    """A run for which nothing has changed, of the tests too."""
+    return project.run_pipeline("--changed-since", "HEAD", DBT_ARTIFACTS_DIR="")
+
+
+def test_nothing_changed_is_a_success_that_says_so(unchanged):
+    assert unchanged.returncode == 0, unchanged.stderr
+    assert "Rien n'a changé depuis HEAD." in unchanged.stderr
+    assert not built(unchanged)
+
+
+@pytest.fixture(scope="module")
+def changed(project, unchanged):
+    """A run after a change that is in no commit: the eighth model of a chain."""
+    (project.root / "dbt" / "models" / "b7.sql").write_text(
+        "select id + 1 as id from {{ ref('b6') }}"
+    )
+    return project.run_pipeline(
+        "--changed-since", "HEAD", "--commands", "run", DBT_ARTIFACTS_DIR=""
+    )
+
+
+def test_one_changed_model_of_thirty_is_built_with_what_hangs_on_it(changed):
+    assert changed.returncode == 0, changed.stderr
+    assert built(changed) == ["b7", "b8", "b9"]
+
+
+def test_the_rest_is_read_from_prod(changed, project):
+    client = connect(project.environment)
+    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+
+    (row,) = client.query_and_wait(f"select id from {dev}.b9")
+
+    assert row.id == 2
+    assert sorted(table.table_id for table in client.list_tables(dev)) == ["b7", "b8", "b9"]
+
+
+def test_repository_is_left_as_it_was(changed, project):
+    assert git(project, "status", "--porcelain", "--ignored=no").split() == [
+        "M",
+        "dbt/models/b7.sql",
+    ]
+    assert git(project, "worktree", "list").count("\n") == 1
+    assert not list((project.root.parent / "tmp").glob("commit-*"))
+
+
+def test_last_run_of_prod_stands_for_a_commit(changed, project):
+    run = project.run_pipeline(*("--changed-since", "--select", "b8", "--commands", "run"))
+
+    assert run.returncode == 0, run.stderr
+    assert built(run) == ["b8"]
+
+
+def test_clone_brings_prod_to_dev(changed, project):
+    run = project.run_pipeline("--commands", "clone", "--select", "a9", DBT_ARTIFACTS_DIR="")
+
+    assert run.returncode == 0, run.stderr
+    assert built(run) == ["a9"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--changed-since", "nowhere"], "« nowhere » n'est pas un commit de ce dépôt"),
+        (["--changed-since"], "DBT_ARTIFACTS_DIR n'est pas défini"),
+    ],
+)
+def test_state_that_is_not_there_is_said(arguments, message, project):
+    run = project.run_pipeline(*arguments, DBT_ARTIFACTS_DIR="")
+
+    assert run.returncode == 2
+    assert message in run.stderr.split("Finished in state")[-1]
+    assert "Traceback" not in run.stderr

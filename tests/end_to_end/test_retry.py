@@ -1,0 +1,116 @@
+"""`retry` across runs: only what failed is redone, wherever the results were kept."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from local_server import LocalServer, free_port
+from project import copy_project
+
+# `half` fails until the test mends it.
+MODELS = {
+    "models/one.sql": "select 1 as id",
+    "models/half.sql": "select id from {{ ref('one') }} where nowhere",
+    "models/after.sql": "select id from {{ ref('half') }}",
+    "models/one.yml": "models: [{name: after, columns: [{name: id, data_tests: [not_null]}]}]",
+}
+BUCKET = "resultats"
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A Google Cloud Storage on this machine, with one bucket; yields its URL."""
+    port = free_port()
+    with (tmp_path_factory.mktemp("storage") / "log").open("w+b") as log:
+        server = LocalServer(
+            "Le stockage local",
+            [
+                *(sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory"),
+                *("--host", "127.0.0.1", "--port", str(port), "--default-bucket", BUCKET),
+            ],
+            dict(os.environ),
+            port=port,
+            health_path="/",
+            log=log,
+            remedy="",
+        )
+        server.start()
+        server.wait_until_ready()
+        yield server.url
+        server.stop()
+
+
+@pytest.fixture(params=["the folder of the project", "another folder", "a bucket"])
+def kept(request, tmp_path):
+    """The variables that say where results are kept, and whether they outlive `target/`."""
+    if request.param == "a bucket":
+        url = request.getfixturevalue("storage")
+        address = f"gs://{BUCKET}/{tmp_path.name}"
+        return {"DBT_ARTIFACTS_DIR": address, "STORAGE_EMULATOR_HOST": url}
+    folder = tmp_path / "l'archive"
+    return {"DBT_ARTIFACTS_DIR": str(folder)} if request.param == "another folder" else {}
+
+
+def built(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the names of what a run built."""
+    _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
+    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
+
+
+def test_retry_redoes_only_what_failed_then_the_tests(make_project, kept):
+    project = make_project(MODELS)
+    failed = project.run_pipeline(**kept)
+    (project.root / "dbt" / "models" / "half.sql").write_text("select id from {{ ref('one') }}")
+    if kept:
+        # As in a new container.
+        for path in (project.root / "dbt" / "target" / "dev").glob("*.json"):
+            path.unlink()
+
+    run = project.run_pipeline("--commands", "retry", "test", **kept)
+
+    assert failed.returncode == 1
+    assert run.returncode == 0, run.stderr
+    assert built(run) == ["half", "after"]
+    assert "PASS not_null_after_id" in run.stderr
+
+
+def test_manifest_is_kept_when_the_run_succeeds_and_results_always(tmp_path, local_environment):
+    project = copy_project(tmp_path, local_environment, MODELS)
+    folder = tmp_path / "kept"
+
+    failed = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
+    after_failure = sorted(path.name for path in folder.rglob("*.*"))
+    project.run_pipeline("--commands", "run", "--select", "one", DBT_ARTIFACTS_DIR=str(folder))
+
+    assert failed.returncode == 1
+    assert after_failure == ["run_results.json"]
+    assert sorted(path.name for path in folder.rglob("*.*")) == [
+        "manifest.json",
+        "run_results.json",
+    ]
+    results = json.loads((folder / "dev" / "run_results.json").read_text())["results"]
+    assert [result["unique_id"].split(".")[-1] for result in results] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("", "n'a laissé de résultats dans {tmp}/project/dbt/target/dev."),
+        ("gs://resultats/x", "n'a laissé de résultats dans gs://resultats/x."),
+    ],
+)
+def test_nothing_to_retry_is_said(address, message, tmp_path, local_environment, storage):
+    project = copy_project(tmp_path, local_environment, MODELS)
+
+    run = project.run_pipeline(
+        *("--commands", "retry"),
+        DBT_ARTIFACTS_DIR=address.format(tmp=tmp_path),
+        STORAGE_EMULATOR_HOST=storage,
+    )
+
+    assert run.returncode == 2
+    assert message.format(tmp=tmp_path) in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr

@@ -1,0 +1,57 @@
+"""The options of a run, in dbt's words."""
+
+import pytest
+
+from dbt_options import DbtOptions
+from pipeline_errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (DbtOptions(), []),
+        (DbtOptions("a+ b", "c"), ["--select=a+ b", "--exclude=c"]),
+        (DbtOptions("--help"), ["--select=--help"]),
+        (DbtOptions(selector="nightly"), ["--selector=nightly"]),
+        (DbtOptions(full_refresh=True, empty=True), ["--full-refresh", "--empty"]),
+        (DbtOptions(vars={"a": "é '", "b": [1]}), ['--vars={"a": "\\u00e9 \'", "b": [1]}']),
+        (DbtOptions(vars={}), []),
+        (DbtOptions(threads=2), ["--threads=2"]),
+        (
+            DbtOptions(event_time_start="2013-01-01", event_time_end="2013-01-02T03:04:05"),
+            ["--event-time-start=2013-01-01", "--event-time-end=2013-01-02T03:04:05"],
+        ),
+    ],
+)
+def test_each_option_is_one_word(options, words):
+    assert options.words() == words
+
+
+@pytest.mark.parametrize(
+    ("select", "changed"),
+    [
+        (None, "state:modified+"),
+        ("a", "a,state:modified+"),
+        ("a+ tag:b,c", "a+,state:modified+ tag:b,c,state:modified+"),
+    ],
+)
+def test_what_changed_is_looked_for_in_what_is_selected(select, changed):
+    assert DbtOptions(select, "x").of_what_changed() == DbtOptions(changed, "x")
+
+
+def test_selector_leaves_no_room_for_what_changed():
+    with pytest.raises(ConfigurationError, match="--selector et --changed-since"):
+        DbtOptions(selector="nightly").of_what_changed()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"event_time_start": "2013-02-31"},
+        {"event_time_end": "hier"},
+        {"threads": 0},
+    ],
+)
+def test_value_that_dbt_would_refuse_is_refused_by_its_option(wrong):
+    with pytest.raises(ConfigurationError, match="--" + next(iter(wrong)).replace("_", "-")):
+        DbtOptions(**wrong)
