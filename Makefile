@@ -8,9 +8,11 @@ TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --python-version 3.11 --custom-compile-command "make lock"
 
+SQL := dbt/models $(wildcard dbt/data-tests)
+
 # The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
 DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
-	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_TARGET_PATH=target/docs PYTHON_DOTENV_DISABLED=1
+	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_PROFILE=projet_m2_bi DBT_TARGET_PATH=target/docs PYTHON_DOTENV_DISABLED=1
 
 help: ## Cette aide
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,13 +69,13 @@ lint: .venv/installed ## ruff, mypy, sqlfluff, make check, forme des fichiers Te
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/sqlfluff lint dbt/models dbt/data-tests
+	@$(BIN)/sqlfluff lint $(SQL)
 	@$(BIN)/python utilities/check_sql.py
 
 format: .venv/installed ## Remet le code et le SQL en forme
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix-only .
-	@$(BIN)/sqlfluff fix dbt/models dbt/data-tests
+	@$(BIN)/sqlfluff fix $(SQL)
 
 lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt
 	@$(COMPILE) requirements.in --output-file requirements.txt

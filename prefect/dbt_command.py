@@ -306,8 +306,12 @@ class _ResultsFile:
         """Return the results, and the seconds they took; none if the command left no new file."""
         document = _read_json(self.path) if self._written_at() != self.before else {}
         results: list[dict[str, Any]] = document.get("results", [])
-        failed = any(result["status"] in FAILED_STATUSES for result in results)
-        manifest = _read_json(self.manifest) if failed else {}
+        # The manifest is big: it is read for what failed, and for seeds, whose table it names.
+        needed = any(
+            result["status"] in FAILED_STATUSES or result["unique_id"].startswith("seed.")
+            for result in results
+        )
+        manifest = _read_json(self.manifest) if needed else {}
         known = {
             unique_id: node
             for kind in ("nodes", "unit_tests", "sources")
@@ -326,13 +330,17 @@ def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
         if timing.get(key)
     ]
     compiled_path = node.get("compiled_path")
+    # A test has one in the manifest, where its failures would be stored.
+    relation = result.get("relation_name")
+    if result["unique_id"].startswith("seed."):
+        relation = node.get("relation_name")
     return NodeResult(
         result["unique_id"],
         str(result["status"]),
         result.get("message") or result.get("error") or "",
         result.get("execution_time", 0.0),
         (min(moments), max(moments)) if moments else None,
-        ".".join((result.get("relation_name") or "").replace("`", "").split(".")[-2:]),
+        ".".join((relation or "").replace("`", "").split(".")[-2:]),
         result.get("adapter_response") or {},
         node.get("original_file_path", "?"),
         os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",

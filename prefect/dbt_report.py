@@ -46,9 +46,9 @@ def summary(results: Iterable[DbtResult], target: str) -> str:
     built = {
         node.relation: node
         for result in results
+        if result.command not in ("compile", "docs generate")
         for node in result.nodes
-        # What was only compiled has no answer of BigQuery.
-        if node.relation and node.status == "success" and node.response
+        if node.relation and node.status == "success"
     }
     if not built:
         return ""

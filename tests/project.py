@@ -19,6 +19,12 @@ from dbt_connection import load_credentials
 from local_bigquery import on_prefect_server
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
+DBT_PROJECT = """
+name: project
+profile: project
+test-paths: [data-tests]
+flags: {send_anonymous_usage_stats: false}
+"""
 ONE_MODEL = {"models/one.sql": "select 1 as id"}
 
 
@@ -49,7 +55,7 @@ class Project:
 def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, str]) -> Project:
     """Copy the project to `root`, with a HOME and a temporary folder of its own.
 
-    With `dbt_files` (path in dbt/ -> text), its models and tests are these and no others.
+    With `dbt_files` (path in dbt/ -> text), its dbt project is these and nothing else.
     """
     project = root / "project"
     for folder in ("prefect", "utilities", "dbt"):
@@ -67,9 +73,9 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
     ):
         shutil.copy(PROJECT_ROOT / name, project)
     if dbt_files:
-        for folder in ("models", "data-tests", "snapshots"):
-            shutil.rmtree(project / "dbt" / folder)
-        for path, text in dbt_files.items():
+        # Whatever project a team has put there.
+        shutil.rmtree(project / "dbt")
+        for path, text in ({"dbt_project.yml": DBT_PROJECT} | dbt_files).items():
             (project / "dbt" / path).parent.mkdir(exist_ok=True)
             (project / "dbt" / path).write_text(text)
     home, temporary = root / "home", root / "tmp"

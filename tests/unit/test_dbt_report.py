@@ -144,9 +144,7 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
 
 
 def test_long_summary_is_cut_and_the_rest_counted():
-    lines = summary(
-        [result(*(built(f"dev.t{i}", code="MERGE") for i in range(80)))], "dev"
-    ).splitlines()
+    lines = summary([result(*(built(f"dev.t{i}") for i in range(80)))], "dev").splitlines()
 
     assert len(lines) == 52
     assert lines[-1] == "  … et 30 de plus"
@@ -154,3 +152,8 @@ def test_long_summary_is_cut_and_the_rest_counted():
 
 def test_nothing_built_says_nothing():
     assert summary([result(NodeResult("test.p.t", "pass"))], "dev") == ""
+
+
+@pytest.mark.parametrize("command", ["compile", "docs generate"])
+def test_what_was_only_compiled_is_not_built(command):
+    assert summary([result(built("dev.orders"), command=command)], "dev") == ""

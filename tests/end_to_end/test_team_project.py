@@ -1,0 +1,116 @@
+"""A dbt project that is not ours, put in the place of the example as the README says.
+
+`tests/team_project` has the shape of what teams bring: names of its own, a local package,
+seeds that a variable switches on, custom schemas, a snapshot, a `generate_schema_name`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from pipeline_settings import PROJECT_ROOT
+from project import connect, copy_project
+
+# What the team's README would say too: the raw data is loaded once.
+FIRST_RUN = ("--commands", "seed", "run", "snapshot", "test", "--vars", "load_source_data: true")
+
+
+def shell_block(title: str) -> str:
+    """Return the first block of commands under a title of the README."""
+    readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition(f"### {title}\n")[2]
+    return re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
+
+
+def git(folder, *words):
+    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    subprocess.run(["git", *names, *words], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, local_environment):
+    """Our project, in whose dbt/ the README's commands have put the team's."""
+    root = tmp_path_factory.mktemp("team")
+    project = copy_project(root, local_environment, {})
+    shutil.copytree(PROJECT_ROOT / "tests" / "team_project", root / "mon-projet-dbt")
+    for folder in (project.root, root / "mon-projet-dbt"):
+        git(folder, "init", "--quiet")
+        git(folder, "add", "--all")
+        git(folder, "commit", "--quiet", "--message", "one")
+    subprocess.run(
+        ["bash", "-euc", shell_block("Votre projet dbt")],
+        cwd=project.root,
+        check=True,
+        env=dict(os.environ),
+    )
+    return project
+
+
+@pytest.fixture(scope="module")
+def first_run(project):
+    """The first run, with the seeds."""
+    return project.run_pipeline(*FIRST_RUN)
+
+
+def test_nothing_of_the_example_is_left_but_the_profile(project):
+    theirs = {path.name for path in (PROJECT_ROOT / "tests" / "team_project").iterdir()}
+
+    assert {path.name for path in (project.root / "dbt").iterdir()} - {"target", "logs"} >= theirs
+    assert not (project.root / "dbt" / "models" / "staging" / "stg_flights.sql").exists()
+    assert "projet_m2_bi" in (project.root / "dbt" / "profiles.yml").read_text()
+
+
+def test_first_run_is_green_with_packages_seeds_snapshot_and_tests(first_run):
+    assert first_run.returncode == 0, first_run.stderr
+    assert "Task run 'dbt deps-" in first_run.stderr
+    assert "PASS customers::customer_without_an_order_has_spent_nothing" in first_run.stderr
+    assert "PASS no_negative_order" in first_run.stderr
+
+
+def test_relations_are_where_the_project_s_own_macro_puts_them(first_run, project):
+    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+
+    summary = first_run.stdout.partition("Construit (cible dev) :\n")[2]
+
+    assert [line.split()[0] for line in summary.splitlines()] == [
+        *(f"{dev}_raw.raw_customers", f"{dev}_raw.raw_orders"),
+        *(f"{dev}.stg_customers", f"{dev}.stg_orders", f"{dev}.customers"),
+        f"{dev}.orders_snapshot",
+    ]
+
+
+def test_figures_are_those_of_the_seeds(first_run, project):
+    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    rows = connect(project.environment).query_and_wait(
+        "select customer_name, order_count, lifetime_spend "
+        f"from {dev}.customers order by customer_id"
+    )
+
+    assert [(row[0], row[1], float(row[2])) for row in rows] == [
+        ("Ada", 2, 18.5),
+        ("Blaise", 1, 3.5),
+        ("Émilie", 0, 0.0),
+    ]
+
+
+def test_next_run_is_the_plain_pipeline(first_run, project):
+    run = project.run_pipeline()
+
+    assert run.returncode == 0, run.stderr
+    assert "Task run 'dbt deps-" not in run.stderr
+
+
+def test_custom_schema_of_prod_is_one_of_prod(first_run, project):
+    prod = project.environment["DBT_BIGQUERY_DATASET_PROD"]
+
+    run = project.run_pipeline("--target", "prod", *FIRST_RUN)
+
+    assert run.returncode == 0, run.stderr
+    assert f"{prod}_marts.customers" in run.stdout
+
+
+def test_doctor_takes_the_project_as_it_is(first_run, project):
+    assert "✓ Projet dbt" in project.run("utilities/doctor.py").stdout

@@ -1,0 +1,1 @@
+select customer_name from {{ ref('customers') }} order by lifetime_spend desc limit 1

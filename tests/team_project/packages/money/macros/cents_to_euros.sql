@@ -1,0 +1,3 @@
+{% macro cents_to_euros(column_name) -%}
+    round(cast({{ column_name }} as numeric) / 100, 2)
+{%- endmacro %}
