@@ -49,7 +49,7 @@ from dbt_state import with_state_of_prod
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
 from pipeline_arguments import parse_arguments
-from pipeline_errors import DbtError, PassingFaultError, PipelineError, explain
+from pipeline_errors import ConfigurationError, DbtError, PassingFaultError, PipelineError, explain
 from pipeline_settings import PipelineSettings, load_settings, misspelt_variables
 from service_watch import say_what_stops_answering
 
@@ -78,8 +78,8 @@ Command = Literal[
     "clone",
     "compile",
     "docs generate",
+    "run-operation",
 ]
-Operation = Annotated[str, Field(pattern=r"^run-operation \w+(\.\w+)?$")]
 
 # One or more words of dbt's selection syntax.
 Nodes = Annotated[str, Field(pattern=r"\S")]
@@ -203,7 +203,8 @@ def dbt_full_pipeline(
     event_time_start: str | None = None,
     event_time_end: str | None = None,
     threads: int | None = None,
-    commands: Annotated[list[Command | Operation], Field(min_length=1)] = ["run", "test"],  # noqa: B006
+    commands: Annotated[list[Command], Field(min_length=1)] = ["run", "test"],  # noqa: B006
+    macro: Annotated[str, Field(pattern=r"^\w+(\.\w+)?$")] | None = None,
 ) -> State[Any]:
     """Load the configuration, then run the dbt commands until one fails.
 
@@ -223,11 +224,14 @@ def dbt_full_pipeline(
         event_time_end: Fin des lots, exclue (UTC, AAAA-MM-JJ), comme --event-time-end de dbt.
         threads: Nœuds traités en même temps. Par défaut, DBT_THREADS.
         commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
+        macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server()
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     with stop_when_cancelled() as cancelled:
         try:
+            if "run-operation" in commands and not macro:
+                raise ConfigurationError("run-operation : il manque la macro à lancer.")
             options = DbtOptions(
                 select,
                 exclude,
@@ -247,8 +251,12 @@ def dbt_full_pipeline(
             # What Google refuses is said here, before dbt and in our words.
             fresh_token(connection.credentials)
             warnings = find_warnings(settings)
+            words: list[str] = [
+                f"{command} {macro}" if command == "run-operation" else command
+                for command in commands
+            ]
             if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in commands:
-                commands = ["deps", *commands]
+                words.insert(0, "deps")
             if changed_since:
                 options = options.of_what_changed()
             services = {
@@ -257,7 +265,7 @@ def dbt_full_pipeline(
             }
             with (
                 say_what_stops_answering(services),
-                open_dbt(connection, settings, commands) as dbt,
+                open_dbt(connection, settings, words) as dbt,
             ):
                 if changed_since or "clone" in commands:
                     dbt = with_state_of_prod(dbt, block, changed_since, options)

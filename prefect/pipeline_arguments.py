@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -12,8 +14,8 @@ import yaml
 from command_line import french_parser
 from dbt_state import LAST_RUN
 
-# The dbt commands of which one word is not enough.
-TWO_WORDS = ("docs", "run-operation", "source")
+# The dbt commands that are two words.
+TWO_WORDS = ("docs", "source")
 
 ON_A_TERMINAL = "elle n'écrit que sur un terminal : voyez « dbt sans Prefect » dans le README"
 # What else dbt's users type, and why a run does not do it.
@@ -46,7 +48,7 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
         text = form[name]["description"].strip() + more
         parser.add_argument("--" + name.replace("_", "-"), help=text, **how)
 
-    known: list[str] = form["commands"]["items"]["anyOf"][0]["enum"]
+    known: list[str] = form["commands"]["items"]["enum"]
     add("target", choices=("dev", "prod"))
     # Several add up, as in dbt.
     add("select", nargs="+", action="extend", type=_text, metavar="NŒUDS")
@@ -59,8 +61,8 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
     add("event_time_start", metavar="DATE")
     add("event_time_end", metavar="DATE")
     add("threads", type=int, metavar="NOMBRE")
-    possible = f" Possibles : {', '.join(known)}, run-operation MACRO."
-    add("commands", possible, nargs="+", metavar="COMMANDE")
+    possible = ", ".join(known).replace("run-operation", "run-operation MACRO")
+    add("commands", f" Possibles : {possible}.", nargs="+", metavar="COMMANDE")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(
@@ -71,12 +73,16 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
     for name in given.keys() & {"select", "exclude"}:
         given[name] = " ".join(given[name])
     if "commands" in given:
-        given["commands"] = _commands(given["commands"])
+        given["commands"], macros = _commands(given["commands"])
         for command in given["commands"]:
-            if command not in known and not command.startswith("run-operation "):
-                choices = f"les valeurs possibles sont {', '.join(known)}, run-operation MACRO"
-                reason = NOT_IN_A_RUN.get(command, choices)
+            if command not in known:
+                reason = NOT_IN_A_RUN.get(command, f"les valeurs possibles sont {possible}")
                 parser.error(f"--commands : « {command} » est refusé, {reason}")
+        if len(macros) > 1:
+            parser.error("--commands : run-operation, une fois par exécution")
+        for given["macro"] in macros:
+            if not re.fullmatch(form["macro"]["anyOf"][0]["pattern"], given["macro"]):
+                parser.error(f"--commands : « {given['macro']} » n'est pas un nom de macro")
     return given
 
 
@@ -98,11 +104,13 @@ def _variables(text: str) -> dict[str, Any]:
     return variables
 
 
-def _commands(words: list[str]) -> list[str]:
-    """Return the dbt commands that these words make, one argument each or several."""
-    commands, left = [], " ".join(words).split()
-    while left:
-        length = 2 if left[0] in TWO_WORDS else 1
-        commands.append(" ".join(left[:length]))
-        left = left[length:]
-    return commands
+def _commands(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return the dbt commands that these words make, one argument each or several, and macros."""
+    commands: list[str] = []
+    macros: list[str] = []
+    left = iter(" ".join(words).split())
+    for word in left:
+        if word == "run-operation":
+            macros += islice(left, 1)
+        commands.append(" ".join([word, *(islice(left, 1) if word in TWO_WORDS else [])]))
+    return commands, macros
