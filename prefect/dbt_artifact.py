@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bigquery_prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from dbt_report import SHOWN_FAILURES, describe, failure_message
 from dbt_result import DbtResult, NodeResult
 from pipeline_settings import PipelineSettings
-
-# Price of a query on demand, in the US multi-region; other regions cost more.
-# Source: cloud.google.com/bigquery/pricing, the price since 5 July 2023.
-ON_DEMAND_USD_PER_TIB = 6.25
-BYTES_PER_TIB = 2**40
 
 STATUSES = {
     "success": "réussi",
@@ -24,6 +20,8 @@ STATUSES = {
     "skipped": "sauté",
     "no-op": "sans objet",
 }
+
+PRICING = "https://cloud.google.com/bigquery/pricing"
 
 # The longest nodes are shown, the rest is counted.
 SHOWN_NODES = 50
@@ -57,15 +55,35 @@ def _overview(result: DbtResult, settings: PipelineSettings) -> str:
     if result.nodes:
         counts = Counter(_status(node) for node in result.nodes)
         states = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        billed = sum(_number(node, "bytes_billed") for node in result.nodes)
-        cost = billed / BYTES_PER_TIB * ON_DEMAND_USD_PER_TIB
-        lines += [
-            f"{len(result.nodes)} nœuds : {states}.",
-            f"Facturé : {_size(billed)}, soit {_decimal(cost, 4)} USD à la demande "
-            f"({_decimal(ON_DEMAND_USD_PER_TIB, 2)} USD par Tio), d'après la requête "
-            "principale des nœuds.",
-        ]
+        lines += [f"{len(result.nodes)} nœuds : {states}.", _cost(result)]
     return "\n\n".join(lines)
+
+
+def _cost(result: DbtResult) -> str:
+    """Return what BigQuery billed, and what that costs on demand where the data is."""
+    billed, how = result.bytes_billed, "toutes requêtes comprises"
+    if billed is None:
+        billed = sum(_number(node, "bytes_billed") for node in result.nodes)
+        how = (
+            "d'après la requête principale des nœuds, faute de pouvoir lister les autres "
+            "(bigquery.jobs.list)"
+        )
+    least = "au moins " if result.bytes_billed is None else ""
+    locations = {
+        str(node.response["location"]) for node in result.nodes if node.response.get("location")
+    }
+    location = min(locations, default="")
+    price = ON_DEMAND_USD_PER_TIB.get(location)
+    if price is None:
+        cost = (
+            f"le prix à la demande en {location or 'cette région'} est sur [{PRICING}]({PRICING})"
+        )
+    else:
+        cost = (
+            f"soit {least}{_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
+            f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
+        )
+    return f"Facturé : {least}{_size(billed)}, {cost}, {how}."
 
 
 def _failures(result: DbtResult) -> str:

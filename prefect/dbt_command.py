@@ -27,13 +27,14 @@ import yaml
 from prefect.logging import get_run_logger
 
 from artifacts_dir import ArtifactsDir
+from bigquery_jobs import bytes_billed
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
 from dbt_options import DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
 from pipeline_errors import ConfigurationError, InfrastructureError
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from pipeline_settings import GOOGLE_ENDPOINT, PROJECT_ROOT, PipelineSettings
 from warm_dbt import start_dbt_server
 
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
@@ -165,6 +166,7 @@ class DbtRunner:
         from prefect_dbt.cli import DbtCoreOperation
 
         asked = options.words() if options else []
+        started_at = time.time()
         results = _ResultsFile(self.target_dir, command)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
@@ -197,7 +199,7 @@ class DbtRunner:
                     raise
             if REFUSED_OPTION in log.events:
                 raise ConfigurationError(log.errors[-1])
-            nodes, seconds = results.read()
+            nodes, seconds, invocation_id = results.read()
             result = DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
@@ -206,9 +208,24 @@ class DbtRunner:
                 self.state_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
                 seconds,
+                self._bytes_billed(nodes, invocation_id, started_at),
             )
             self._keep_artifacts(result)
             return result
+
+    def _bytes_billed(
+        self, nodes: list[NodeResult], invocation_id: str, started_at: float
+    ) -> int | None:
+        """Return what BigQuery billed for a command, without asking when it was not asked."""
+        if not any(node.response.get("job_id") for node in nodes):
+            return 0
+        return bytes_billed(
+            self.settings.endpoint or GOOGLE_ENDPOINT,
+            self.connection.project,
+            self.connection.credentials,
+            invocation_id,
+            started_at,
+        )
 
     def _keep_artifacts(self, result: DbtResult) -> None:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
@@ -302,8 +319,11 @@ class _ResultsFile:
     def _written_at(self) -> int | None:
         return self.path.stat().st_mtime_ns if self.path.exists() else None
 
-    def read(self) -> tuple[list[NodeResult], float]:
-        """Return the results, and the seconds they took; none if the command left no new file."""
+    def read(self) -> tuple[list[NodeResult], float, str]:
+        """Return the results, the seconds they took and dbt's identifier of the command.
+
+        No results if the command left no new file.
+        """
         document = _read_json(self.path) if self._written_at() != self.before else {}
         results: list[dict[str, Any]] = document.get("results", [])
         # The manifest is big: it is read for what failed, and for seeds, whose table it names.
@@ -318,7 +338,8 @@ class _ResultsFile:
             for unique_id, node in manifest.get(kind, {}).items()
         }
         nodes = [_node_result(result, known.get(result["unique_id"], {})) for result in results]
-        return nodes, document.get("elapsed_time", 0.0)
+        invocation_id = document.get("metadata", {}).get("invocation_id", "")
+        return nodes, document.get("elapsed_time", 0.0), invocation_id
 
 
 def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:

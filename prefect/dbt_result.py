@@ -119,6 +119,7 @@ class DbtResult:
         nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
             before the first.
         seconds: how long dbt worked on the nodes.
+        bytes_billed: of all its queries; None when they cannot be listed.
     """
 
     command: str
@@ -127,6 +128,7 @@ class DbtResult:
     selection_is_empty: bool = False
     nodes: list[NodeResult] = field(default_factory=list)
     seconds: float = 0.0
+    bytes_billed: int | None = None
 
     @property
     def selected_nothing(self) -> bool:
@@ -155,9 +157,13 @@ class DbtResult:
     def followed_by(self, retry: DbtResult) -> DbtResult:
         """Return the result of this command and of the `dbt retry` that redid some of its nodes."""
         redone = {node.unique_id: node for node in retry.nodes}
+        billed = None
+        if self.bytes_billed is not None and retry.bytes_billed is not None:
+            billed = self.bytes_billed + retry.bytes_billed
         return replace(
             retry,
             command=self.command,
             nodes=[redone.get(node.unique_id, node) for node in self.nodes],
             seconds=self.seconds + retry.seconds,
+            bytes_billed=billed,
         )

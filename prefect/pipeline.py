@@ -50,7 +50,7 @@ from google_tokens import fresh_token
 from local_server import ensure_prefect_server
 from pipeline_arguments import parse_arguments
 from pipeline_errors import ConfigurationError, DbtError, PassingFaultError, PipelineError, explain
-from pipeline_settings import PipelineSettings, load_settings, misspelt_variables
+from pipeline_settings import GOOGLE_ENDPOINT, PipelineSettings, load_settings, misspelt_variables
 from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -63,8 +63,6 @@ CANCELLATION_POLL_SECONDS = 3
 DRAIN_SECONDS = 5
 # The first eight are for dbt, to cancel its BigQuery jobs.
 ENDING_SECONDS = 12
-
-GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 
 Command = Literal[
     "run",

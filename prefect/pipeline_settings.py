@@ -32,6 +32,8 @@ from pipeline_errors import ConfigurationError
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ENV_FILE = PROJECT_ROOT / ".env"
 
+GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
+
 Target = Literal["dev", "prod"]
 
 

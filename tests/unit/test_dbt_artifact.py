@@ -1,5 +1,9 @@
 """The Markdown of the artifact, from what a command did."""
 
+from dataclasses import replace
+
+import pytest
+
 from dbt_artifact import render_markdown
 from dbt_result import DbtResult, NodeResult
 from pipeline_settings import PipelineSettings
@@ -25,13 +29,25 @@ def result(*nodes, return_code=0):
     return DbtResult("run", return_code, nodes=list(nodes), seconds=12.34)
 
 
-def test_cost_is_that_of_the_bytes_billed():
-    text = render_markdown(
-        result(node("a", bytes_billed=2**39), node("b", bytes_billed=2**38)), SETTINGS, []
-    )
+@pytest.mark.parametrize(
+    ("location", "known", "cost"),
+    [
+        ("EU", 2**40, "1,0 Tio, soit 6,2500 USD à la demande (6,25 USD par Tio, EU), toutes"),
+        ("europe-west1", 2**40, "1,0 Tio, soit 7,5000 USD à la demande (7,5 USD par Tio, europe-"),
+        # Three quarters of a TiB.
+        ("US", None, "au moins 768,0 Gio, soit au moins 4,6875 USD à la demande (6,25 USD"),
+        ("mars-1", 2**40, "1,0 Tio, le prix à la demande en mars-1 est sur [https://cloud."),
+    ],
+)
+def test_cost_is_that_of_all_the_jobs_at_the_price_of_the_region(location, known, cost):
+    nodes = [
+        node("a", bytes_billed=2**39, location=location),
+        node("b", bytes_billed=2**38, location=location),
+    ]
 
-    # Three quarters of a TiB at 6.25 USD.
-    assert "Facturé : 768,0 Gio, soit 4,6875 USD à la demande (6,25 USD par Tio)" in text
+    text = render_markdown(replace(result(*nodes), bytes_billed=known), SETTINGS, [])
+
+    assert f"Facturé : {cost}" in text
 
 
 def test_row_of_a_node_has_all_its_columns():

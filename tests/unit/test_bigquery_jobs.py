@@ -1,0 +1,77 @@
+"""What a command was billed, from the list of jobs as BigQuery's API gives it."""
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from google.auth.credentials import AnonymousCredentials
+
+from bigquery_jobs import bytes_billed
+
+
+def job(invocation_id, billed):
+    """Return an entry of `jobs.list`, of which a load or a copy has no query."""
+    query = {"query": {"totalBytesBilled": str(billed)}} if billed is not None else {}
+    labels = {"labels": {"dbt_invocation_id": invocation_id}} if invocation_id else {}
+    return {"configuration": labels, "statistics": query}
+
+
+@contextmanager
+def bigquery(pages, status=200):
+    """Yield the address of a server that answers `jobs.list` in these pages, and what it got."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            url = urlsplit(self.path)
+            query = {name: values[0] for name, values in parse_qs(url.query).items()}
+            asked.append((url.path, query))
+            number = int(query.get("pageToken", 0))
+            more = {"nextPageToken": str(number + 1)} if number + 1 < len(pages) else {}
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(json.dumps({"jobs": pages[number]} | more).encode())
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+def billed(url):
+    return bytes_billed(url, "projet", AnonymousCredentials(), "mine", since=1000.0)
+
+
+def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():
+    pages = [
+        [job("mine", 10), job("mine", 20), job("another", 1000), job(None, 1000)],
+        [job("mine", 3), job("mine", None)],
+    ]
+    with bigquery(pages) as (url, asked):
+        assert billed(url) == 33
+
+    assert [path for path, _ in asked] == ["/bigquery/v2/projects/projet/jobs"] * 2
+    assert asked[0][1]["minCreationTime"] == "940000"
+    assert asked[0][1]["projection"] == "full"
+
+
+def test_account_that_may_not_list_jobs_knows_nothing():
+    with bigquery([[]], status=403) as (url, _):
+        assert billed(url) is None
+
+
+def test_api_that_does_not_answer_knows_nothing():
+    with bigquery([[]]) as (url, _):
+        pass
+
+    assert billed(url) is None
+
+
+def test_jobs_without_a_label_tell_nothing():
+    with bigquery([[job(None, 1000), job("another", 1000)]]) as (url, _):
+        assert billed(url) is None
