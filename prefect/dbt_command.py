@@ -372,7 +372,8 @@ def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
 
 def _freshness(result: dict[str, Any]) -> Freshness | None:
     criteria = result.get("criteria") or {}
-    for limit in (criteria.get("error_after") or {}, criteria.get("warn_after") or {}):
+    limits = [criteria.get("error_after") or {}, criteria.get("warn_after") or {}]
+    for limit in reversed(limits) if result["status"] == "warn" else limits:
         if limit.get("count") is not None:
             return Freshness(
                 result["max_loaded_at"],

@@ -36,8 +36,17 @@ def failure_message(result: DbtResult) -> str:
     )
 
 
+def warning_message(results: Iterable[DbtResult]) -> str:
+    """Return what dbt warned of, one line a node; empty if it warned of nothing."""
+    warned = [node for result in results for node in result.nodes if node.warned]
+    lines = [f"  - {describe(node)}" for node in warned[:SHOWN_FAILURES]]
+    if len(warned) > SHOWN_FAILURES:
+        lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")
+    return "\n".join(["Avertissements :", *lines]) if lines else ""
+
+
 def describe(node: NodeResult) -> str:
-    """Return the name of a failed node, its file and the one line that says why."""
+    """Return the name of a node that failed or warned, its file and the one line that says why."""
     return f"{node.name} ({node.file}) : {_reason(node)}"
 
 
@@ -64,7 +73,7 @@ def summary(results: Iterable[DbtResult], target: str) -> str:
 
 
 def _reason(node: NodeResult) -> str:
-    """Return the line that says most of why a node failed."""
+    """Return the line that says most of why a node failed or warned."""
     if node.freshness and not node.message:
         count, period = node.freshness.limit
         return (

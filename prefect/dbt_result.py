@@ -10,6 +10,9 @@ from typing import Any
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
 
+# The state of a run that succeeded, in which dbt warned of something: an automation matches it.
+WITH_WARNINGS = "Réussie avec avertissements"
+
 KINDS = {
     "model": "modèle",
     "test": "test",
@@ -100,6 +103,11 @@ class NodeResult:
     def failed(self) -> bool:
         """Whether the node failed; one that was skipped after another did not."""
         return self.status in FAILED_STATUSES
+
+    @property
+    def warned(self) -> bool:
+        """Whether the node found what it was told to warn of, and no worse."""
+        return self.status == "warn"
 
     @property
     def hit_a_passing_fault(self) -> bool:

@@ -44,7 +44,8 @@ from dbt_artifact import render_markdown
 from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt, packages_are_missing
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_options import DbtOptions
-from dbt_report import failure_message, summary
+from dbt_report import failure_message, summary, warning_message
+from dbt_result import WITH_WARNINGS
 from dbt_state import with_state_of_prod
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
@@ -267,10 +268,7 @@ def dbt_full_pipeline(
             ):
                 if changed_since or "clone" in commands:
                     dbt = with_state_of_prod(dbt, block, changed_since, options)
-                state = run_commands(options, dbt, warnings)
-                if changed_since and state.is_completed() and not state.data:
-                    return Completed(message=f"Rien n'a changé depuis {changed_since}.")
-                return state
+                return run_commands(options, dbt, warnings, changed_since)
         except TerminationSignal:
             if cancelled.is_set():
                 return Cancelled(message="Annulée depuis l'interface de Prefect.")
@@ -282,11 +280,10 @@ def dbt_full_pipeline(
             return Failed(message=str(known), data=known)
 
 
-def run_commands(options: DbtOptions, dbt: DbtRunner, warnings: list[str]) -> State[Any]:
-    """Run the dbt commands until one fails, and show what was built.
-
-    The data of the Completed state is how many nodes dbt took up.
-    """
+def run_commands(
+    options: DbtOptions, dbt: DbtRunner, warnings: list[str], changed_since: str | None
+) -> State[Any]:
+    """Run the dbt commands until one fails, and show what was built."""
     results = []
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
@@ -301,7 +298,11 @@ def run_commands(options: DbtOptions, dbt: DbtRunner, warnings: list[str]) -> St
     if built := summary(results, dbt.settings.target):
         show(built)
     message = f"{', '.join(f'dbt {command}' for command in dbt.commands)} : réussi."
-    return Completed(message=message, data=sum(len(result.nodes) for result in results))
+    if changed_since and not any(result.nodes for result in results):
+        message = f"Rien n'a changé depuis {changed_since}."
+    if warned := warning_message(results):
+        return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
+    return Completed(message=message)
 
 
 def end_soon_after_a_signal() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline_errors import InfrastructureError
+from pipeline_errors import ConfigurationError, InfrastructureError
 
 ANSWER_TIMEOUT_SECONDS = 15
 
@@ -21,6 +21,22 @@ def where_prefect_is() -> str:
     if not api_url.startswith(settings.cloud.api_url):
         return f"le serveur Prefect {api_url}"
     return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+
+
+def require_lasting_prefect() -> str:
+    """Return what where_prefect_is() does; ConfigurationError when that is no server of its own.
+
+    A deployment or an automation is of no use in a database that nothing watches.
+    """
+    from prefect.settings import get_current_settings
+
+    if not get_current_settings().api.url:
+        raise ConfigurationError(
+            "Ce shell n'est connecté à aucun Prefect qui reste : lancez `uvx prefect-cloud login`, "
+            "ou démarrez un serveur (`prefect server start`) et donnez son adresse à "
+            "PREFECT_API_URL."
+        )
+    return where_prefect_is()
 
 
 def _cloud_workspace(api_url: str) -> str:

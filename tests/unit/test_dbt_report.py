@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbt_report import failure_message, summary
+from dbt_report import failure_message, summary, warning_message
 from dbt_result import DbtResult, Freshness, NodeResult
 
 
@@ -157,3 +157,19 @@ def test_nothing_built_says_nothing():
 @pytest.mark.parametrize("command", ["compile", "docs generate"])
 def test_what_was_only_compiled_is_not_built(command):
     assert summary([result(built("dev.orders"), command=command)], "dev") == ""
+
+
+def test_what_dbt_warned_of_is_listed_and_nothing_else():
+    old = failed("source.p.raw.flights", freshness=STALE, status="warn")
+    test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")
+    fine = failed("model.p.a", status="success")
+
+    message = warning_message([result(fine, test), result(old)])
+
+    assert message.splitlines()[:2] == [
+        "Avertissements :",
+        "  - not_null_a_id (?) : Got 2 results",
+    ]
+    assert message.splitlines()[2].startswith("  - raw.flights (?) : dernière donnée du 2014-01-01")
+    assert len(message.splitlines()) == 3
+    assert warning_message([result(fine)]) == ""
