@@ -7,6 +7,14 @@ from pipeline_errors import ConfigurationError, InfrastructureError
 ANSWER_TIMEOUT_SECONDS = 15
 
 
+def is_prefect_cloud() -> bool:
+    """Whether this shell is logged in to Prefect Cloud."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    return (settings.api.url or "").startswith(settings.cloud.api_url)
+
+
 def where_prefect_is() -> str:
     """Return, in French, where what this shell asks of Prefect goes.
 
@@ -18,7 +26,7 @@ def where_prefect_is() -> str:
     api_url = settings.api.url
     if not api_url:
         return f"la base locale de Prefect ({settings.home})"
-    if not api_url.startswith(settings.cloud.api_url):
+    if not is_prefect_cloud():
         return f"le serveur Prefect {api_url}"
     return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
 

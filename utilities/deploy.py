@@ -1,31 +1,38 @@
-"""Composes, shows and runs the prefect-cloud commands that deploy the pipeline.
+"""Deploys the pipeline, in production, on the Prefect that the shell is logged in to.
 
-They go together and in this order: a deploy replaces the whole environment and drops the
-schedule.
+Checks what would fail later, shows what goes where, and runs `prefect deploy` with prefect.yaml.
+What has been set on the deployment since (schedule, variables, tags) stays.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
-from prefect_login import where_prefect_is
+from prefect_login import is_prefect_cloud, require_lasting_prefect
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
 DEPLOYMENT = "pipeline-dbt-complet"
-# prefect-cloud names the flow after its function.
-FLOW_AND_DEPLOYMENT = f"dbt_full_pipeline/{DEPLOYMENT}"
-# The one version on which our tests run and that prefect-cloud offers: its default is 3.12.
-PYTHON_VERSION = "3.11"
+# What prefect-cloud's own deploy makes of this file, which names the flow after its function.
+MADE_BY_PREFECT_CLOUD = (f"dbt_full_pipeline/{DEPLOYMENT}", "dbt_full_pipeline/dbt_full_pipeline")
+# The Python of the tests: the pool's own default changes with time.
+MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
 FILES_NAMED = 5
 
 
@@ -44,45 +51,45 @@ def git(*arguments: str) -> str:
     return process.stdout.strip()
 
 
-def pushed_source() -> str:
-    """Return OWNER/REPO/tree/BRANCH, once sure that GitHub has what is here.
+def pushed_source() -> dict[str, str]:
+    """Return the variables of prefect.yaml that say where the code is, once sure that it is there.
 
-    Raises ConfigurationError for uncommitted or unpushed work, a branch name that prefect-cloud
-    mangles, or a remote that is not on GitHub.
+    Raises ConfigurationError for uncommitted or unpushed work.
     """
     branch = git("branch", "--show-current")
     if not branch:
         raise ConfigurationError(
             "HEAD est détachée : placez-vous sur une branche (`git switch main`)."
         )
-    if "/" in branch:
-        raise ConfigurationError(
-            f"prefect-cloud ne sait pas lire une branche dont le nom a une barre ({branch}) : "
-            "renommez-la, ou déployez depuis main."
-        )
     changes = git("status", "--porcelain").splitlines()
     if changes:
         raise ConfigurationError(
             f"Des modifications ne sont pas enregistrées dans git ({_name_files(changes)}) : "
-            "Prefect Cloud lit le code sur GitHub. Lancez `git add` et `git commit`, puis "
-            "`git push` ; ce qui ne doit pas y aller a sa place dans .gitignore."
+            "Prefect clone le dépôt. Lancez `git add` et `git commit`, puis `git push` ; ce qui "
+            "ne doit pas y aller a sa place dans .gitignore."
         )
     pushed = git("ls-remote", "origin", f"refs/heads/{branch}").split("\t")[0]
     if pushed != git("rev-parse", "HEAD"):
         raise ConfigurationError(
-            f"La branche {branch} n'est pas à jour sur GitHub : lancez `git push origin {branch}`."
+            f"La branche {branch} n'est pas à jour dans le dépôt origin : lancez "
+            f"`git push origin {branch}`."
         )
-    url = git("config", "--get", "remote.origin.url")
-    match = re.fullmatch(
-        r"(?:https://(?:[^@/]+@)?|git@|ssh://git@)github\.com[/:]([\w.-]+/[\w.-]+?)(\.git)?/?", url
-    )
-    if not match:
-        # A token may stand before the host.
-        shown = re.sub("//[^@/]+@", "//", url)
-        raise ConfigurationError(
-            f"Le dépôt origin ({shown}) n'est pas sur GitHub : prefect-cloud le veut."
-        )
-    return f"{match[1]}/tree/{branch}"
+    repository = clone_address(git("config", "--get", "remote.origin.url"))
+    return {"GIT_REPOSITORY": repository, "GIT_BRANCH": branch}
+
+
+def clone_address(url: str) -> str:
+    """Return the address from which Prefect clones: no token, and no SSH key on Prefect Cloud."""
+    # A token may stand before the host.
+    url = re.sub(r"^(https?)://[^@/]+@", r"\1://", url)
+    if is_prefect_cloud():
+        url = re.sub(r"^(?:ssh://)?git@([\w.-]+)[:/]", r"https://\1/", url)
+        if not url.startswith("https://"):
+            raise ConfigurationError(
+                f"Prefect Cloud ne peut pas lire le dépôt origin ({url}) : il faut une adresse "
+                "https (`git remote set-url origin https://…`)."
+            )
+    return url
 
 
 def _name_files(changes: list[str]) -> str:
@@ -93,13 +100,17 @@ def _name_files(changes: list[str]) -> str:
 
 
 def deployment_variables() -> dict[str, str]:
-    """Return every setting that has a value, for production.
+    """Return the settings of this shell and of `.env` that have a value, for production.
 
     But the account that this laptop acts as, which is dev's. Raises ConfigurationError with
     all that is missing or wrong.
     """
     production = {"DBT_TARGET": "prod", "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": ""}
-    return PipelineSettings.from_mapping(load_environment() | production).to_mapping()
+    environment = load_environment() | production
+    PipelineSettings.from_mapping(environment)
+    return {
+        name: environment[name] for name in PipelineSettings.variables() if environment.get(name)
+    }
 
 
 def check_cron(cron: str) -> None:
@@ -115,106 +126,184 @@ def check_cron(cron: str) -> None:
         ) from None
 
 
-def cloud_login() -> dict[str, str]:
+def login() -> dict[str, str]:
     """Return the environment variables that log a command in as this shell is.
 
-    prefect-cloud knows nothing of Prefect's active profile: it would follow one of its own, or
-    open a browser and wait. Raises ConfigurationError without a login to Prefect Cloud.
+    Raises ConfigurationError on Prefect Cloud without a key.
     """
     from prefect.settings import get_current_settings
 
-    settings = get_current_settings()
-    api_url, key = settings.api.url or "", settings.api.key
-    if not api_url.startswith(settings.cloud.api_url) or not key:
+    api = get_current_settings().api
+    if is_prefect_cloud() and not api.key:
         raise ConfigurationError(
             "Pas de connexion à Prefect Cloud : lancez `uvx prefect-cloud login`, ou définissez "
             "PREFECT_API_URL et PREFECT_API_KEY."
         )
-    return {"PREFECT_API_URL": api_url, "PREFECT_API_KEY": key.get_secret_value()}
+    secrets = {"PREFECT_API_KEY": api.key, "PREFECT_API_AUTH_STRING": api.auth_string}
+    return {"PREFECT_API_URL": api.url or ""} | {
+        name: secret.get_secret_value() for name, secret in secrets.items() if secret
+    }
 
 
-def find_prefect_cloud() -> list[str]:
-    """Return the command that starts prefect-cloud; ConfigurationError if there is none."""
-    if shutil.which("prefect-cloud"):
-        return ["prefect-cloud"]
-    uvx = shutil.which("uvx", path=str(Path(sys.executable).parent)) or shutil.which("uvx")
-    if uvx:
-        return [uvx, "prefect-cloud"]
-    raise ConfigurationError(
-        "prefect-cloud est introuvable : lancez `pip install uv`, qui donne uvx."
-    )
+def read_config() -> dict[str, Any]:
+    """Return what prefect.yaml holds."""
+    import yaml
+
+    config: dict[str, Any] = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
+    return config
+
+
+def pool_type(client: SyncPrefectClient, name: str) -> str:
+    """Return the type of the work pool; ConfigurationError, with the command, without one."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_work_pool(name).type
+    except ObjectNotFound:
+        wanted = "prefect:managed" if is_prefect_cloud() else "process"
+        raise ConfigurationError(
+            f"Le work pool {name} n'existe pas : lancez "
+            f"`.venv/bin/prefect work-pool create --type {wanted} {name}`."
+        ) from None
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
+    """Return the deployment of this name, FLOW/DEPLOYMENT; None if there is none."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return client.read_deployment_by_name(name)
+    except ObjectNotFound:
+        return None
+
+
+def refuse_a_second_schedule(client: SyncPrefectClient) -> None:
+    """Raise ConfigurationError if a deployment of prefect-cloud would run the pipeline as well."""
+    for name in MADE_BY_PREFECT_CLOUD:
+        found = find_deployment(client, name)
+        if found and any(schedule.active for schedule in found.schedules):
+            raise ConfigurationError(
+                f"Le déploiement {name}, fait par prefect-cloud, a son propre horaire : la "
+                f"pipeline tournerait deux fois. Lancez `uvx prefect-cloud unschedule {name}`."
+            )
 
 
 def compose(
-    program: list[str], source: str, variables: dict[str, str], cron: str
-) -> list[list[str]]:
-    """Return the commands, in order, as lists of arguments."""
-    environment = [word for item in variables.items() for word in ("--env", "=".join(item))]
-    return [
-        [
-            *program,
-            *("deploy", "prefect/pipeline.py:dbt_full_pipeline"),
-            *("--from", source, "--with-requirements", "requirements.txt"),
-            *("--with-python", PYTHON_VERSION),
-            *environment,
-            *("--name", DEPLOYMENT),
-        ],
-        [*program, "schedule", FLOW_AND_DEPLOYMENT, cron],
+    config: dict[str, Any], variables: dict[str, str], cron: str | None, *, first: bool
+) -> dict[str, Any]:
+    """Return prefect.yaml with these settings, and a schedule if it is to be set."""
+    config = copy.deepcopy(config)
+    deployment = config["deployments"][0]
+    deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(variables)
+    if cron:
+        deployment["schedules"] = [deployment["schedules"][0] | {"cron": cron}]
+    elif not first:
+        # `prefect deploy` leaves alone what its file does not name.
+        del deployment["schedules"]
+    return config
+
+
+def run_prefect_deploy(config: dict[str, Any], environment: dict[str, str]) -> int:
+    """Run `prefect deploy` with this content of prefect.yaml; return its exit code."""
+    import yaml
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "prefect.yaml"
+        path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+        command = [sys.executable, "-m", *deploy_command(), "--prefect-file", str(path)]
+        return subprocess.run(
+            command, cwd=PROJECT_ROOT, env={**os.environ, **environment}, check=False
+        ).returncode
+
+
+def deploy_command() -> list[str]:
+    """Return the command of Prefect that deploys."""
+    return ["prefect", "--no-prompt", "deploy", "--name", DEPLOYMENT]
+
+
+def keep_what_was_set(
+    client: SyncPrefectClient, before: DeploymentResponse, job_variables: dict[str, Any]
+) -> None:
+    """Give back to the deployment what was set on it by other means than prefect.yaml.
+
+    Not in the file given to `prefect deploy`: it would put the value of a secret block in the
+    place of its reference.
+    """
+    from prefect.client.schemas.actions import DeploymentUpdate
+
+    settings = set(PipelineSettings.variables())
+    environment = before.job_variables.get("env") or {}
+    own = {name: value for name, value in environment.items() if name not in settings}
+    merged = before.job_variables | job_variables | {"env": own | job_variables["env"]}
+    client.update_deployment(
+        before.id,
+        DeploymentUpdate(job_variables=merged, parameters=before.parameters, tags=before.tags),
+    )
+
+
+def describe_schedule(config: dict[str, Any], before: DeploymentResponse | None) -> str:
+    """Return, in French, when the pipeline will run."""
+    schedules = config["deployments"][0].get("schedules")
+    if schedules:
+        return f"{schedules[0]['cron']} ({schedules[0]['timezone']})"
+    kept = [
+        f"{getattr(found.schedule, 'cron', 'autre')} ({getattr(found.schedule, 'timezone', '')})"
+        + ("" if found.active else ", suspendu")
+        for found in (before.schedules if before else [])
     ]
+    return f"inchangé, {' ; '.join(kept)}" if kept else 'aucun (--cron "0 9 * * *" en donne un)'
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = french_parser(
         "deploy.py",
-        "Déploie la pipeline sur Prefect Cloud, en production. Sans --yes, montre les commandes "
-        "sans les lancer.",
+        "Déploie la pipeline, en production, sur le Prefect auquel ce shell est connecté : "
+        "Prefect Cloud ou un serveur à vous. Sans --yes, montre ce qui serait fait.",
     )
-    parser.add_argument("--yes", action="store_true", help="lancer les commandes")
+    parser.add_argument("--yes", action="store_true", help="déployer")
     parser.add_argument(
-        "--cron", default="0 9 * * *", help='horaire (par défaut : "0 9 * * *", chaque jour à 9 h)'
+        "--cron",
+        help="horaire, à l'heure de Paris (par défaut : celui du déploiement, ou chaque jour à "
+        '9 h, "0 9 * * *", la première fois)',
     )
     return parser.parse_args(argv)
 
 
-def run_all(commands: list[list[str]], login: dict[str, str], cron: str) -> int:
-    """Show and run the commands until one fails; return the exit code of the last one run."""
-    for command in commands:
-        print(shlex.join(command), flush=True)
-        exit_code = subprocess.run(
-            command, cwd=PROJECT_ROOT, env=load_environment() | login, check=False
-        ).returncode
-        if exit_code:
-            print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
-            if command is commands[-1]:
-                again = shlex.join(["utilities/deploy.py", "--yes", "--cron", cron])
-                print(
-                    "La pipeline est déployée, mais sans horaire : rien ne la lancera. Relancez "
-                    f"`.venv/bin/python {again}`.",
-                    file=sys.stderr,
-                )
-            return exit_code
-    return 0
-
-
 @say_errors
 def main(argv: list[str] | None = None) -> int:
-    """Show or run the commands; return the exit code, that of the first which fails."""
-    import tzlocal
+    """Show or run the deployment; return the exit code."""
+    from prefect import get_client
 
     arguments = parse_arguments(argv)
-    check_cron(arguments.cron)
+    if arguments.cron is not None:
+        check_cron(arguments.cron)
     variables = deployment_variables()
-    source = pushed_source()
-    login = cloud_login()
-    commands = compose(find_prefect_cloud(), source, variables, arguments.cron)
-    print(f"Déploiement dans {where_prefect_is()}.")
-    print(f"Horaire lu dans le fuseau de cette machine : {tzlocal.get_localzone_name()}.")
-    if arguments.yes:
-        return run_all(commands, login, arguments.cron)
-    print("\n".join(shlex.join(command) for command in commands))
-    print("Rien n'a été lancé : ajoutez --yes.")
-    return 0
+    source, credentials = pushed_source(), login()
+    where, config = require_lasting_prefect(), read_config()
+    with get_client(sync_client=True) as client:
+        pool = config["deployments"][0]["work_pool"]["name"]
+        kind = pool_type(client, pool)
+        refuse_a_second_schedule(client)
+        before = find_deployment(client, f"{DEPLOYMENT}/{DEPLOYMENT}")
+        config = compose(config, variables, arguments.cron, first=before is None)
+        job_variables = config["deployments"][0]["work_pool"]["job_variables"]
+        if kind == "prefect:managed" and not (before and before.job_variables.get("image")):
+            job_variables.setdefault("image", MANAGED_IMAGE)
+        print(f"Déploiement dans {where}, work pool {pool} ({kind}).")
+        print(f"Code : {source['GIT_REPOSITORY']}, branche {source['GIT_BRANCH']}.")
+        print(f"Horaire : {describe_schedule(config, before)}.")
+        print(f"Réglages : {shlex.join(f'{k}={v}' for k, v in job_variables['env'].items())}")
+        print(f"Commande : {shlex.join(deploy_command())}", flush=True)
+        if not arguments.yes:
+            print("Rien n'a été lancé : ajoutez --yes.")
+            return 0
+        exit_code = run_prefect_deploy(config, credentials | source)
+        if exit_code:
+            print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
+        elif before:
+            keep_what_was_set(client, before, job_variables)
+        return exit_code
 
 
 if __name__ == "__main__":

@@ -1,25 +1,29 @@
-"""The deployment on Prefect Cloud: exact commands, and what is refused before them."""
+"""deploy.py: what it deploys and where, what it leaves as it was, and what it refuses before."""
 
-import json
-import os
 import subprocess
 import sys
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, temporary_settings
 
 import deploy
+from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT
-from stand_in_cloud import KEY, WORKSPACE, StandInCloud, stand_in_cloud
+from project import prefect_client
+from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
 
-# In the place of prefect-cloud: it fails when it is asked for the command FAILING.
-RECORDER = """#!{python}
-import json, os, sys
-login = [os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_API_KEY")]
-with open(os.environ["RECORD"], "a") as file:
-    file.write(json.dumps([sys.argv[1:], login]) + "\\n")
-sys.exit(4 if sys.argv[1] == os.environ.get("FAILING") else 0)
-"""
+FLOW_AND_DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
+BY_PREFECT_CLOUD = "dbt_full_pipeline/pipeline-dbt-complet"
 
 PROFILES = """
 active = "travail"
@@ -37,37 +41,27 @@ PREFECT_API_KEY = "pnu_other"
 class Checkout:
     """A clone of the project's files whose origin is a local repository named as on GitHub."""
 
-    def __init__(self, root: Path, cloud: StandInCloud) -> None:
-        self.root, self.record = root / "project", root / "record"
+    def __init__(self, root: Path, login: dict[str, str]) -> None:
+        self.root = root / "project"
         self.git("init", "--quiet", "--bare", "--initial-branch=main", "origin", cwd=root)
         self.root.mkdir()
         for folder in ("prefect", "utilities"):
             (self.root / folder).mkdir()
             for path in (PROJECT_ROOT / folder).glob("*.py"):
                 (self.root / folder / path.name).write_bytes(path.read_bytes())
+        (self.root / "prefect.yaml").write_bytes((PROJECT_ROOT / "prefect.yaml").read_bytes())
         (self.root / ".gitignore").write_text(".env\n__pycache__/\n")
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("config", "user.email", "a@b")
         self.git("config", "user.name", "a")
-        self.git("remote", "add", "origin", "https://github.com/equipe/projet.git")
-        self.git(
-            "config", f"url.{root / 'origin'}.insteadOf", "https://github.com/equipe/projet.git"
-        )
+        self.set_origin("https://x:ghp_token@github.com/equipe/projet.git")
         self.git("add", ".")
         self.git("commit", "--quiet", "-m", "x")
         self.git("push", "--quiet", "origin", "main")
-        bin_dir = root / "bin"
-        bin_dir.mkdir()
-        (bin_dir / "prefect-cloud").write_text(RECORDER.format(python=sys.executable))
-        (bin_dir / "prefect-cloud").chmod(0o755)
         self.environment = {
-            "PATH": f"{bin_dir}:/usr/local/bin:/usr/bin:/bin",
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(root),
-            "TZ": "Europe/Paris",
-            "RECORD": str(self.record),
-            "PREFECT_CLOUD_API_URL": cloud.url,
-            "PREFECT_API_URL": cloud.workspace_url,
-            "PREFECT_API_KEY": KEY,
+            **login,
             "DBT_BIGQUERY_DATASET_DEV": "p_dev",
             "DBT_BIGQUERY_DATASET_PROD": "p_prod",
             "DBT_TARGET": "dev",
@@ -76,6 +70,12 @@ class Checkout:
 
     def git(self, *arguments, cwd=None):
         subprocess.run(["git", *arguments], cwd=cwd or self.root, check=True, capture_output=True)
+
+    def set_origin(self, url):
+        """Have origin bear this address, and be the local repository."""
+        subprocess.run(["git", "remote", "remove", "origin"], cwd=self.root, capture_output=True)
+        self.git("remote", "add", "origin", url)
+        self.git("config", f"url.{self.root.parent / 'origin'}.insteadOf", url)
 
     def deploy(self, *arguments, **variables):
         return subprocess.run(
@@ -86,81 +86,250 @@ class Checkout:
             text=True,
         )
 
-    def read_record(self):
-        lines = self.record.read_text().splitlines() if self.record.exists() else []
-        return [json.loads(line) for line in lines]
 
-    def recorded(self):
-        return [arguments for arguments, _ in self.read_record()]
+class Server:
+    """The Prefect server behind both: what the tests put and find there."""
 
-    def recorded_logins(self):
-        return [login for _, login in self.read_record()]
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.environment = environment
+
+    def clear(self):
+        with prefect_client(self.environment) as client:
+            for name in (FLOW_AND_DEPLOYMENT, BY_PREFECT_CLOUD):
+                if found := self.find(name):
+                    client.delete_deployment(found.id)
+            with suppress(ObjectNotFound):
+                client.delete_work_pool("pipeline-dbt")
+
+    def make_pool(self, kind):
+        template = MANAGED_TEMPLATE if kind == "prefect:managed" else {}
+        with prefect_client(self.environment) as client:
+            client.create_work_pool(
+                WorkPoolCreate(name="pipeline-dbt", type=kind, base_job_template=template)
+            )
+
+    def find(self, name=FLOW_AND_DEPLOYMENT):
+        with prefect_client(self.environment) as client:
+            return deploy.find_deployment(client, name)
 
 
 @pytest.fixture(scope="module")
-def cloud():
-    with stand_in_cloud() as cloud:
+def cloud(local_environment):
+    with stand_in_cloud(local_environment) as cloud:
         yield cloud
 
 
 @pytest.fixture
-def checkout(tmp_path, cloud):
-    return Checkout(tmp_path, cloud)
+def server(local_environment):
+    """A server without the deployment, and without its work pool."""
+    server = Server(local_environment)
+    server.clear()
+    yield server
+    server.clear()
 
 
-DEPLOY = [
-    "deploy",
-    "prefect/pipeline.py:dbt_full_pipeline",
-    *("--from", "equipe/projet/tree/main", "--with-requirements", "requirements.txt"),
-    *("--with-python", "3.11"),
-    *("--env", "PREFECT_GCP_CREDENTIALS_BLOCK=sa-key"),
-    *("--env", "DBT_TARGET=prod"),
-    *("--env", "DBT_BIGQUERY_DATASET_DEV=p_dev"),
-    *("--env", "DBT_BIGQUERY_DATASET_PROD=p_prod"),
-    *("--env", "DBT_PROFILE_NAME=projet_m2_bi"),
-    *("--env", "DBT_BIGQUERY_DATASET_RAW=raw"),
-    *("--env", "GCP_PROJECT_ID=mon-projet"),
-    *("--env", "DBT_THREADS=8"),
-    *("--env", "DBT_RETRIES=2"),
-    *("--name", "pipeline-dbt-complet"),
-]
+@pytest.fixture
+def on_cloud(tmp_path, cloud):
+    """A shell logged in to Prefect Cloud, in a checkout."""
+    login = {"PREFECT_API_URL": cloud.workspace_url, "PREFECT_API_KEY": KEY}
+    return Checkout(tmp_path, {"PREFECT_CLOUD_API_URL": cloud.url, **login})
 
 
-def test_yes_deploys_then_schedules_with_everything(checkout):
-    run = checkout.deploy("--yes", "--cron", "30 6 * * 1-5")
+@pytest.fixture
+def on_own_server(tmp_path, local_environment):
+    """A shell that uses a Prefect server of its own, in a checkout."""
+    names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
+    return Checkout(tmp_path, {name: local_environment[name] for name in names})
 
-    assert run.returncode == 0, run.stderr
-    assert checkout.recorded() == [
-        DEPLOY,
-        ["schedule", "dbt_full_pipeline/pipeline-dbt-complet", "30 6 * * 1-5"],
+
+SETTINGS = {
+    "DBT_TARGET": "prod",
+    "DBT_BIGQUERY_DATASET_DEV": "p_dev",
+    "DBT_BIGQUERY_DATASET_PROD": "p_prod",
+    "GCP_PROJECT_ID": "mon-projet",
+}
+
+
+def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the_form(
+    on_cloud, server
+):
+    server.make_pool("prefect:managed")
+
+    run = on_cloud.deploy("--yes")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    made = server.find()
+    (schedule,) = made.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 9 * * *", "Europe/Paris")
+    assert made.global_concurrency_limit.limit == 1
+    assert list(made.parameter_openapi_schema["properties"]) == [
+        *("target", "select", "exclude", "full_refresh", "commands")
     ]
+    assert made.work_pool_name == "pipeline-dbt"
+    assert made.job_variables == {"env": SETTINGS, "image": "prefecthq/prefect-client:3-python3.11"}
+    assert made.entrypoint == "prefect/pipeline.py:dbt_full_pipeline"
+    clone = made.pull_steps[0]["prefect.deployments.steps.git_clone"]
+    assert clone["repository"] == "https://github.com/equipe/projet.git"
+    assert clone["branch"] == "main"
+    assert f"Prefect Cloud, workspace {WORKSPACE}, work pool pipeline-dbt (prefect:managed)" in (
+        run.stdout
+    )
 
 
-def test_without_yes_commands_are_shown_and_not_run(checkout):
-    run = checkout.deploy()
+def test_server_of_ones_own_gets_the_same_without_an_image(on_own_server, server):
+    server.make_pool("process")
+
+    run = on_own_server.deploy("--yes")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    made = server.find()
+    assert made.schedules[0].schedule.timezone == "Europe/Paris"
+    assert made.job_variables == {"env": SETTINGS}
+    assert "le serveur Prefect http://127.0.0.1" in run.stdout
+
+
+def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, server):
+    server.make_pool("process")
+    on_own_server.deploy("--yes")
+    reference = "{{ prefect.blocks.secret.mot-de-passe }}"
+    with prefect_client(server.environment) as client:
+        first = server.find()
+        env = {**SETTINGS, "DBT_THREADS": "2", "MY_MODELS_READ_IT": reference}
+        client.update_deployment(
+            first.id,
+            DeploymentUpdate(
+                job_variables={"env": env, "working_dir": "/x"},
+                tags=["équipe"],
+                parameters={"exclude": "tag:lent"},
+            ),
+        )
+        client.update_deployment_schedule(
+            first.id,
+            first.schedules[0].id,
+            active=False,
+            schedule=CronSchedule(cron="30 6 * * 1-5", timezone="America/Montreal"),
+        )
+
+    run = on_own_server.deploy("--yes", DBT_BIGQUERY_DATASET_PROD="p_prod_2")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    second = server.find()
+    (schedule,) = second.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == (
+        *("30 6 * * 1-5", "America/Montreal"),
+        False,
+    )
+    assert second.job_variables == {
+        # A setting that has gone from `.env` goes from the deployment.
+        "env": {
+            **SETTINGS,
+            "DBT_BIGQUERY_DATASET_PROD": "p_prod_2",
+            "MY_MODELS_READ_IT": reference,
+        },
+        "working_dir": "/x",
+    }
+    assert second.tags == ["équipe"]
+    assert second.parameters == {"exclude": "tag:lent"}
+    assert "inchangé, 30 6 * * 1-5 (America/Montreal), suspendu" in run.stdout
+
+
+def test_cron_takes_the_place_of_the_schedule(on_own_server, server):
+    server.make_pool("process")
+    on_own_server.deploy("--yes")
+
+    run = on_own_server.deploy("--yes", "--cron", "30 6 * * 1-5")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    (schedule,) = server.find().schedules
+    assert schedule.schedule.cron == "30 6 * * 1-5"
+    assert schedule.schedule.timezone == "Europe/Paris"
+
+
+def test_without_yes_all_is_shown_and_nothing_done(on_cloud, server):
+    server.make_pool("prefect:managed")
+
+    run = on_cloud.deploy()
 
     assert run.returncode == 0, run.stderr
-    assert "prefect-cloud deploy prefect/pipeline.py:dbt_full_pipeline" in run.stdout
-    assert "prefect-cloud schedule dbt_full_pipeline/pipeline-dbt-complet '0 9 * * *'" in run.stdout
-    assert "Europe/Paris" in run.stdout
-    assert checkout.recorded() == []
+    assert "https://github.com/equipe/projet.git, branche main" in run.stdout
+    assert "0 9 * * * (Europe/Paris)" in run.stdout
+    assert "DBT_BIGQUERY_DATASET_PROD=p_prod" in run.stdout
+    assert "prefect --no-prompt deploy --name pipeline-dbt-complet" in run.stdout
+    assert "ajoutez --yes" in run.stdout
+    assert server.find() is None
 
 
-def test_no_secret_is_shown_or_passed(checkout):
-    run = checkout.deploy("--yes")
+def test_no_secret_is_shown_or_deployed(on_cloud, server):
+    server.make_pool("prefect:managed")
 
-    assert KEY not in run.stdout + run.stderr + str(checkout.recorded())
+    run = on_cloud.deploy("--yes")
+
+    made = server.find().model_dump_json()
+    for secret in (KEY, "ghp_token"):
+        assert secret not in run.stdout + run.stderr + made
 
 
-def test_commands_get_the_login_of_the_active_profile_and_the_workspace_is_said(checkout, cloud):
-    profiles = Path(checkout.environment["HOME"]) / ".prefect" / "profiles.toml"
+def test_login_is_that_of_the_active_profile(on_cloud, server, cloud):
+    server.make_pool("prefect:managed")
+    profiles = Path(on_cloud.environment["HOME"]) / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
     profiles.write_text(PROFILES.format(workspace_url=cloud.workspace_url, key=KEY))
 
-    run = checkout.deploy("--yes", PREFECT_API_URL=None, PREFECT_API_KEY=None)
+    run = on_cloud.deploy("--yes", PREFECT_API_URL=None, PREFECT_API_KEY=None)
 
-    assert checkout.recorded_logins() == [[cloud.workspace_url, KEY]] * 2, run.stderr
-    assert f"Prefect Cloud, workspace {WORKSPACE}" in run.stdout
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert server.find()
+
+
+def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(on_own_server, server):
+    server.make_pool("process")
+    (on_own_server.root / ".env").write_text(
+        "GCP_REGION=EU\nDBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=a@b.iam.gserviceaccount.com\n"
+    )
+
+    run = on_own_server.deploy()
+
+    assert "GCP_REGION=EU" in run.stdout
+    assert "gserviceaccount" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("shell", "kind"), [("on_cloud", "prefect:managed"), ("on_own_server", "process")]
+)
+def test_missing_work_pool_is_said_with_the_command_and_not_made(request, server, shell, kind):
+    run = request.getfixturevalue(shell).deploy("--yes")
+
+    assert run.returncode == 2
+    assert f"prefect work-pool create --type {kind} pipeline-dbt" in run.stderr
+    with prefect_client(server.environment) as client, pytest.raises(ObjectNotFound):
+        client.read_work_pool("pipeline-dbt")
+
+
+def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, server):
+    server.make_pool("prefect:managed")
+    with prefect_client(server.environment) as client:
+        client.create_deployment(
+            flow_id=client.create_flow_from_name("dbt_full_pipeline"),
+            name="pipeline-dbt-complet",
+            schedules=[
+                DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(days=1)))
+            ],
+        )
+
+    run = on_cloud.deploy("--yes")
+
+    assert run.returncode == 2
+    assert f"uvx prefect-cloud unschedule {BY_PREFECT_CLOUD}" in run.stderr
+    assert server.find() is None
+
+
+def test_deployment_that_fails_gives_its_exit_code(on_own_server, server):
+    server.make_pool("prefect-agent")
+
+    run = on_own_server.deploy("--yes")
+
+    assert run.returncode == 1
+    assert "La commande a échoué (code 1)" in run.stderr
 
 
 @pytest.mark.parametrize(
@@ -174,54 +343,12 @@ def test_commands_get_the_login_of_the_active_profile_and_the_workspace_is_said(
     ],
     ids=["key refused", "no answer"],
 )
-def test_prefect_cloud_that_cannot_be_asked_is_said(checkout, variables):
-    run = checkout.deploy("--yes", **variables)
+def test_prefect_cloud_that_cannot_be_asked_is_said(on_cloud, variables):
+    run = on_cloud.deploy("--yes", **variables)
 
     assert run.returncode == 3
     assert run.stderr.startswith("Prefect Cloud")
     assert "Traceback" not in run.stderr
-    assert checkout.recorded() == []
-
-
-def test_settings_come_from_the_env_file_too(checkout):
-    (checkout.root / ".env").write_text("GCP_REGION=EU\n")
-
-    checkout.deploy("--yes")
-
-    assert "GCP_REGION=EU" in checkout.recorded()[0]
-
-
-def test_account_that_this_laptop_acts_as_is_not_that_of_production(checkout):
-    account = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
-
-    checkout.deploy("--yes", DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=account)
-
-    assert checkout.recorded()[0] == DEPLOY
-
-
-def test_failed_deploy_does_not_schedule(checkout):
-    run = checkout.deploy("--yes", FAILING="deploy")
-
-    assert run.returncode == 4
-    assert len(checkout.recorded()) == 1
-    assert "sans horaire" not in run.stderr
-
-
-def test_failed_schedule_is_said_with_the_command_to_repeat(checkout):
-    run = checkout.deploy("--yes", "--cron", "30 6 * * 1-5", FAILING="schedule")
-
-    assert run.returncode == 4
-    assert "sans horaire" in run.stderr
-    assert ".venv/bin/python utilities/deploy.py --yes --cron '30 6 * * 1-5'" in run.stderr
-
-
-def test_uvx_is_used_when_prefect_cloud_is_not_on_the_path(checkout):
-    bin_dir = Path(checkout.environment["PATH"].split(":")[0])
-    (bin_dir / "prefect-cloud").unlink()
-
-    run = checkout.deploy(PATH=f"{bin_dir}:/usr/bin:/bin")
-
-    assert "uvx prefect-cloud deploy" in run.stdout, run.stderr
 
 
 @pytest.mark.parametrize(
@@ -230,33 +357,33 @@ def test_uvx_is_used_when_prefect_cloud_is_not_on_the_path(checkout):
         (lambda c: (c.root / "new.py").write_text(""), {}, ["new.py", "git commit"]),
         (lambda c: c.git("commit", "--allow-empty", "-qm", "y"), {}, ["git push origin main"]),
         (lambda c: c.git("switch", "-qc", "never-pushed"), {}, ["git push origin never-pushed"]),
-        (lambda c: c.git("switch", "-qc", "feature/x"), {}, ["feature/x", "renommez"]),
         (lambda c: c.git("switch", "-q", "--detach"), {}, ["git switch"]),
+        (lambda c: c.set_origin("/x"), {}, ["(/x)", "https"]),
         (None, {"DBT_BIGQUERY_DATASET_DEV": None}, ["DBT_BIGQUERY_DATASET_DEV"]),
         (None, {"DBT_BIGQUERY_DATASET_PROD": "p_dev"}, ["DBT_BIGQUERY_DATASET_PROD"]),
         (None, {"PREFECT_API_KEY": None}, ["prefect-cloud login", "PREFECT_API_KEY"]),
-        (None, {"PREFECT_API_URL": "http://127.0.0.1:4200/api"}, ["prefect-cloud login"]),
+        (None, {"PREFECT_API_URL": None}, ["prefect-cloud login", "prefect server start"]),
     ],
-    ids=["uncommitted", "unpushed", "new branch", "slash", "detached", "missing", "equal",
-         "no key", "not the cloud"],
+    ids=["uncommitted", "unpushed", "new branch", "detached", "local", "missing", "equal",
+         "no key", "no Prefect"],
 )  # fmt: skip
-def test_what_would_fail_later_is_refused_now(checkout, prepare, variables, words):
+def test_what_would_fail_later_is_refused_now(on_cloud, prepare, variables, words):
     if prepare:
-        prepare(checkout)
+        prepare(on_cloud)
 
-    run = checkout.deploy("--yes", **variables)
+    run = on_cloud.deploy("--yes", **variables)
 
     assert run.returncode == 2
     assert all(word in run.stderr for word in words), run.stderr
-    assert checkout.recorded() == []
+    assert run.stdout == ""
 
 
-def test_files_that_stand_in_the_way_are_named(checkout):
+def test_files_that_stand_in_the_way_are_named(on_cloud):
     for name in ("clé.sql", *"abcdef"):
-        (checkout.root / name).write_text("")
-    (checkout.root / "prefect" / "pipeline.py").write_text("")
+        (on_cloud.root / name).write_text("")
+    (on_cloud.root / "prefect" / "pipeline.py").write_text("")
 
-    run = checkout.deploy()
+    run = on_cloud.deploy()
 
     assert run.returncode == 2
     assert "(prefect/pipeline.py, a, b, c, clé.sql et 3 de plus)" in run.stderr
@@ -268,32 +395,26 @@ def test_invalid_cron_is_refused(capsys, cron):
     assert "--cron" in capsys.readouterr().err
 
 
-def test_invalid_cron_is_refused_before_anything_runs(checkout):
-    run = checkout.deploy("--yes", "--cron", "9h")
+@pytest.mark.parametrize(
+    ("url", "on_prefect_cloud", "on_a_server"),
+    [
+        ("https://github.com/o/r.git", "https://github.com/o/r.git", "https://github.com/o/r.git"),
+        ("https://x:s3cret@github.com/o/r", "https://github.com/o/r", "https://github.com/o/r"),
+        ("https://s3cret@github.com/o/r", "https://github.com/o/r", "https://github.com/o/r"),
+        ("git@github.com:o/r.git", "https://github.com/o/r.git", "git@github.com:o/r.git"),
+        ("ssh://git@gitlab.com/o/r.git", "https://gitlab.com/o/r.git",
+         "ssh://git@gitlab.com/o/r.git"),
+        ("/srv/r.git", None, "/srv/r.git"),
+    ],
+)  # fmt: skip
+def test_repository_is_named_as_prefect_can_clone_it(url, on_prefect_cloud, on_a_server):
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
+        assert deploy.clone_address(url) == on_a_server
 
-    assert run.returncode == 2
-    assert checkout.recorded() == []
-
-
-def test_repository_that_is_not_on_github_is_refused(checkout):
-    checkout.git("remote", "set-url", "origin", os.fspath(checkout.root.parent / "origin"))
-
-    run = checkout.deploy("--yes")
-
-    assert run.returncode == 2
-    assert "GitHub" in run.stderr
-
-
-def test_token_in_the_address_of_the_repository_is_not_shown(checkout):
-    checkout.git("remote", "set-url", "origin", "https://x:ghp_token@example.com/o/r.git")
-    checkout.git(
-        "config",
-        f"url.{checkout.root.parent / 'origin'}.insteadOf",
-        "https://x:ghp_token@example.com/o/r.git",
-    )
-
-    run = checkout.deploy("--yes")
-
-    assert run.returncode == 2
-    assert "https://example.com/o/r.git" in run.stderr
-    assert "ghp_token" not in run.stdout + run.stderr
+    cloud = {PREFECT_CLOUD_API_URL: "https://c/api", PREFECT_API_URL: "https://c/api/accounts/a"}
+    with temporary_settings(cloud):
+        if on_prefect_cloud:
+            assert deploy.clone_address(url) == on_prefect_cloud
+        else:
+            with pytest.raises(ConfigurationError, match=url):
+                deploy.clone_address(url)

@@ -95,6 +95,7 @@ def deployment(tmp_path_factory, local_environment):
     environment = {k: v for k, v in project.environment.items() if k not in settings} | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), project.environment["PATH"]]),
         "GIT_REPOSITORY": str(project.root),
+        "GIT_BRANCH": "main",
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
     }
