@@ -16,8 +16,8 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -280,12 +280,16 @@ class DbtRunner:
 
 @contextmanager
 def open_dbt(
-    connection: DbtConnection, settings: PipelineSettings, commands: list[str]
+    connection: DbtConnection,
+    settings: PipelineSettings,
+    commands: list[str],
+    while_waiting: Callable[[str], AbstractContextManager[None]],
 ) -> Iterator[DbtRunner]:
     """Yield a runner that has `dbt/target/<target>` for itself.
 
-    Waits for whoever has it: another pipeline, or a dbt whose pipeline was killed and that
-    still writes. Raises InfrastructureError when the folder cannot be written.
+    Waits for whoever has it, within `while_waiting` of what it says: another pipeline, or a
+    dbt whose pipeline was killed and that still writes. Raises InfrastructureError when the
+    folder cannot be written.
     """
     target_dir = DBT_PROJECT_DIR / "target" / settings.target
     try:
@@ -301,10 +305,10 @@ def open_dbt(
         ) from None
     with lock:
         if not try_lock(lock):
-            get_run_logger().warning(
-                "Une autre pipeline utilise %s : celle-ci attend qu'elle se termine.", target_dir
-            )
-            wait_for_lock(lock)
+            message = f"Une autre pipeline utilise {target_dir} : celle-ci attend sa fin."
+            get_run_logger().warning(message)
+            with while_waiting(message):
+                wait_for_lock(lock)
         yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
 
 

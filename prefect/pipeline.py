@@ -8,16 +8,11 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import os
 import re
 import signal
-import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from command_line import refuse_unreadable_env_file, say_errors
@@ -36,7 +31,7 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Cancelled, Completed, Failed, get_state_exception
+from prefect.states import Completed, Failed, Running, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
@@ -52,6 +47,7 @@ from local_server import ensure_prefect_server
 from pipeline_arguments import parse_arguments
 from pipeline_errors import ConfigurationError, DbtError, PassingFaultError, PipelineError, explain
 from pipeline_settings import GOOGLE_ENDPOINT, PipelineSettings, load_settings, misspelt_variables
+from run_ending import Stop, end_soon_after_a_signal, terminate
 from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -60,10 +56,7 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 RETRY_SECONDS = 5
 RETRY_JITTER = 0.5
 
-CANCELLATION_POLL_SECONDS = 3
 DRAIN_SECONDS = 5
-# The first eight are for dbt, to cancel its BigQuery jobs.
-ENDING_SECONDS = 12
 
 Command = Literal[
     "run",
@@ -121,6 +114,16 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
     return warnings
 
 
+@contextmanager
+def shown_as_waiting(message: str) -> Iterator[None]:
+    """Have Prefect show that the run waits, and for what."""
+    flow_run_id = runtime.flow_run.id
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run_id, Running(name="En attente", message=message))
+        yield
+        client.set_flow_run_state(flow_run_id, Running())
+
+
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether Prefect should run the dbt command again."""
     return isinstance(state.data, PassingFaultError)
@@ -161,34 +164,6 @@ def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings:
     return Failed(message=message, data=PassingFaultError(message))
 
 
-@contextmanager
-def stop_when_cancelled() -> Iterator[threading.Event]:
-    """Turn a cancellation asked for in Prefect's interface into a SIGTERM; yield whether it came.
-
-    In a deployment, the worker does that.
-    """
-    cancelled, finished = threading.Event(), threading.Event()
-    flow_run_id = runtime.flow_run.id
-
-    def watch() -> None:
-        with get_client(sync_client=True) as client:
-            while not finished.wait(CANCELLATION_POLL_SECONDS):
-                # A server that does not answer is for the run itself to say.
-                with suppress(Exception):
-                    state = client.read_flow_run(flow_run_id).state
-                    if state and state.is_cancelling():
-                        cancelled.set()
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
-
-    if runtime.deployment.id is None:
-        threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield cancelled
-    finally:
-        finished.set()
-
-
 @flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
 def dbt_full_pipeline(
     target: Literal["dev", "prod"] | None = None,
@@ -227,7 +202,8 @@ def dbt_full_pipeline(
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server()
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
-    with stop_when_cancelled() as cancelled:
+    stop = Stop()
+    with stop.when_cancelled():
         try:
             if "run-operation" in commands and not macro:
                 raise ConfigurationError("run-operation : il manque la macro à lancer.")
@@ -263,15 +239,16 @@ def dbt_full_pipeline(
                 "BigQuery": settings.endpoint or GOOGLE_ENDPOINT,
             }
             with (
+                stop.after(settings.run_timeout_seconds),
                 say_what_stops_answering(services),
-                open_dbt(connection, settings, words) as dbt,
+                open_dbt(connection, settings, words, shown_as_waiting) as dbt,
             ):
                 if changed_since or "clone" in commands:
                     dbt = with_state_of_prod(dbt, block, changed_since, options)
                 return run_commands(options, dbt, warnings, changed_since)
         except TerminationSignal:
-            if cancelled.is_set():
-                return Cancelled(message="Annulée depuis l'interface de Prefect.")
+            if stop.state:
+                return stop.state
             raise
         except Exception as error:
             known = explain(error)
@@ -303,30 +280,6 @@ def run_commands(
     if warned := warning_message(results):
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)
-
-
-def end_soon_after_a_signal() -> None:
-    """Have this process end within ENDING_SECONDS of a SIGINT or SIGTERM.
-
-    When the Prefect server has gone, Prefect goes on telling it of the end for minutes.
-    """
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-    signal.set_wakeup_fd(writer.fileno())
-
-    def wait() -> None:
-        with reader, writer:
-            number = reader.recv(1)[0]
-            time.sleep(ENDING_SECONDS)
-        print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
-        os._exit(128 + number)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def terminate(number: int, _frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exit, so that the temporary Prefect server is stopped first."""
-    raise SystemExit(128 + number)
 
 
 def exit_code(state: State[Any]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class PipelineError(Exception):
     """Something that a user can mend: its text is the whole message, in French."""
@@ -23,6 +25,12 @@ class InfrastructureError(PipelineError):
 
 class DbtError(PipelineError):
     """A dbt command failed."""
+
+
+class OutOfTimeError(PipelineError):
+    """A run that took longer than it may: it was stopped as by a signal."""
+
+    exit_code = 128 + signal.SIGTERM
 
 
 class PassingFaultError(InfrastructureError):

@@ -161,6 +161,11 @@ class PipelineSettings(BaseModel):
         alias="DBT_BIGQUERY_JOB_TIMEOUT_SECONDS",
         description="Durée maximale d'une requête, en secondes. Facultatif.",
     )
+    run_timeout_seconds: PositiveInt | None = Field(
+        None,
+        alias="DBT_RUN_TIMEOUT_SECONDS",
+        description="Durée maximale d'une exécution, en secondes. Facultatif.",
+    )
     retries: int = Field(
         2,
         ge=0,

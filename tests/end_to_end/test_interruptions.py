@@ -133,6 +133,18 @@ class Left:
     stderr: str = field(default="", compare=False)
 
 
+def state_in_prefect(environment, name):
+    """Return whether the last run to start gets a state of this name within five seconds."""
+    deadline = time.monotonic() + 5
+    with prefect_client(environment) as client:
+        while time.monotonic() < deadline:
+            (run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+            if run.state.name == name:
+                return True
+            time.sleep(0.1)
+    return False
+
+
 def end(process, project, proxy, server):
     """Wait for the end of a pipeline that was stopped; return what it leaves."""
     _, stderr = process.communicate(timeout=60)
@@ -213,7 +225,18 @@ def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_en
         assert end(process, project, proxy, local_environment) == Left(143, "CANCELLED")
 
 
-def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bigquery):
+def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_environment):
+    limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
+    with pipeline_during_the_merge(project, proxy, **limit) as process:
+        left = end(process, project, proxy, local_environment)
+
+    assert left == Left(143, "FAILED")
+    assert left.stderr.splitlines()[-1].startswith("Arrêtée au bout de 12 s")
+
+
+def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(
+    project, proxy, bigquery, local_environment
+):
     with pipeline_during_the_merge(project, proxy) as process:
         process.kill()
         process.wait()
@@ -221,6 +244,7 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(project, proxy, bi
         following = start(project, "--commands", "run")
         waits = next(line for line in following.stderr if "celle-ci attend" in line)
         assert "Une autre pipeline utilise" in waits
+        assert state_in_prefect(local_environment, "En attente")
         assert following.poll() is None
 
     _, stderr = following.communicate(timeout=120)

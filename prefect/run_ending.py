@@ -1,0 +1,103 @@
+"""How a run is stopped before its end: from Prefect, by its time limit, by a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from prefect import get_client, runtime
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Failed
+
+from pipeline_errors import OutOfTimeError
+
+CANCELLATION_POLL_SECONDS = 3
+# The first eight are for dbt, to cancel its BigQuery jobs.
+ENDING_SECONDS = 12
+
+
+@dataclass
+class Stop:
+    """A stop of the run that is asked for elsewhere, and done by a SIGTERM to this process.
+
+    Attributes:
+        state: the state that the run then ends in; None as long as nothing is asked.
+    """
+
+    state: State[Any] | None = None
+
+    def _ask(self, state: State[Any]) -> None:
+        self.state = state
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    @contextmanager
+    def when_cancelled(self) -> Iterator[None]:
+        """Stop when Prefect's interface cancels the run; in a deployment, the worker does."""
+        finished, flow_run_id = threading.Event(), runtime.flow_run.id
+
+        def watch() -> None:
+            with get_client(sync_client=True) as client:
+                while not finished.wait(CANCELLATION_POLL_SECONDS):
+                    # A server that does not answer is for the run itself to say.
+                    with suppress(Exception):
+                        state = client.read_flow_run(flow_run_id).state
+                        if state and state.is_cancelling():
+                            self._ask(Cancelled(message="Annulée depuis l'interface de Prefect."))
+                            return
+
+        if runtime.deployment.id is None:
+            threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield
+        finally:
+            finished.set()
+
+    @contextmanager
+    def after(self, seconds: int | None) -> Iterator[None]:
+        """Stop when what is in the block takes longer; never, without a number of seconds."""
+        error = OutOfTimeError(
+            f"Arrêtée au bout de {seconds} s, sa durée maximale : dbt a annulé ses requêtes. "
+            "Relevez DBT_RUN_TIMEOUT_SECONDS, ou voyez dans l'artefact ce qui a duré."
+        )
+        state: State[Any] = Failed(name="TimedOut", message=str(error), data=error)
+        timer = threading.Timer(seconds or 0, self._ask, [state])
+        timer.daemon = True
+        if seconds:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def end_soon_after_a_signal() -> None:
+    """Have this process end within ENDING_SECONDS of a SIGINT or SIGTERM.
+
+    When the Prefect server has gone, Prefect goes on telling it of the end for minutes.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+
+    def wait() -> None:
+        with reader, writer:
+            number = reader.recv(1)[0]
+            time.sleep(ENDING_SECONDS)
+        print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def terminate(number: int, _frame: FrameType | None) -> None:
+    """Turn SIGTERM into an exit, so that the temporary Prefect server is stopped first."""
+    raise SystemExit(128 + number)
