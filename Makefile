@@ -64,12 +64,13 @@ bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le m
 check: .venv/installed ## Le SQL du projet dbt, lu par l'analyseur de BigQuery, hors ligne
 	@$(BIN)/python utilities/check_sql.py
 
-lint: .venv/installed ## ruff, mypy, sqlfluff, make check, forme des fichiers Terraform
+lint: .venv/installed ## ruff, mypy, sqlfluff, hadolint, make check, forme des fichiers Terraform
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint $(SQL)
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python utilities/check_sql.py
 
 format: .venv/installed ## Remet le code et le SQL en forme

@@ -330,9 +330,11 @@ class _ResultsFile:
         """
         document = _read_json(self.path) if self._written_at() != self.before else {}
         results: list[dict[str, Any]] = document.get("results", [])
-        # The manifest is big: it is read for what failed, and for seeds, whose table it names.
+        # The manifest is big: it is read for what failed or warned, and for seeds, whose table
+        # it names.
         needed = any(
-            result["status"] in FAILED_STATUSES or result["unique_id"].startswith("seed.")
+            result["status"] in {*FAILED_STATUSES, "warn"}
+            or result["unique_id"].startswith("seed.")
             for result in results
         )
         manifest = _read_json(self.manifest) if needed else {}

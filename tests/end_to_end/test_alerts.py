@@ -121,7 +121,7 @@ def test_run_in_which_dbt_warned_has_a_state_of_its_own_and_is_told(alerted, cha
     assert run.state.name == WITH_WARNINGS
     message = channel.wait_for(lambda text: run.name in text, seconds=30)
     assert "Pipeline dbt : avertissements" in message
-    assert "accepted_values_good_id__2" in message
+    assert "accepted_values_good_id__2 (models/good.yml)" in message
     assert f"/runs/flow-run/{run.id}" in message
 
 

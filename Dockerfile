@@ -1,0 +1,42 @@
+# The pipeline and all that it needs, for a work pool on Cloud Run, Kubernetes or Docker, whose
+# workers run `prefect flow-run execute` in it. No secret: the environment and Prefect give them.
+#   docker build --tag pipeline-dbt .
+
+FROM python:3.11-slim AS dependencies
+
+WORKDIR /app
+
+# From here, pyproject.toml says which dependency of dbt-core to leave out.
+COPY pyproject.toml requirements.txt ./
+
+# uv first, from its own lines of the lock.
+RUN sed -n '/^uv==/,/[^\\]$/p' requirements.txt > uv.txt \
+    && pip install --no-cache-dir --require-hashes --no-deps --requirement uv.txt \
+    && python -m venv --without-pip /venv \
+    && uv pip install --python /venv/bin/python --no-cache --no-build --compile-bytecode \
+        --require-hashes --requirement requirements.txt
+
+
+FROM python:3.11-slim
+
+RUN useradd --uid 1000 --create-home pipeline
+
+COPY --from=dependencies /venv /venv
+
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1
+
+WORKDIR /app
+
+COPY prefect.toml ./
+COPY prefect prefect
+# dbt writes beside its models: target/, logs/, dbt_packages/.
+COPY --chown=1000:1000 dbt dbt
+
+RUN python -m compileall -q prefect
+
+# A number: Kubernetes has to know that it is not root.
+USER 1000
+
+# No ENTRYPOINT: a Kubernetes pool gives its command as arguments.
+CMD ["python", "prefect/pipeline.py"]
