@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
+from itertools import takewhile
 
 from bigquery_prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from dbt_report import SHOWN_FAILURES, describe, failure_message
@@ -23,13 +25,30 @@ STATUSES = {
 
 PRICING = "https://cloud.google.com/bigquery/pricing"
 
+SHOWN_RUNS = 20
+LAST_RUNS = "## Dernières exécutions\n\n| fin (UTC) | commit | échecs | facturé | durée (s) | |\n"
+
 # The longest nodes are shown, the rest is counted.
 SHOWN_NODES = 50
 BAR_WIDTH = 40
 
 
-def render_markdown(result: DbtResult, settings: PipelineSettings, warnings: list[str]) -> str:
-    """Return the page: warnings, outcome, cost, failures, timeline and table of the nodes."""
+def render_markdown(
+    result: DbtResult,
+    settings: PipelineSettings,
+    warnings: list[str],
+    *,
+    commit: str = "",
+    ended_at: float = 0.0,
+    previous: str = "",
+) -> str:
+    """Return the page: warnings, outcome, cost, failures, last runs, timeline, table of the nodes.
+
+    Args:
+        commit: that of the project, if it is in a repository.
+        ended_at: when the command ended, in seconds since 1970.
+        previous: the page of the same command of the run before, which has the runs before it.
+    """
     slowest = sorted(result.nodes, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
     parts = [
@@ -37,6 +56,7 @@ def render_markdown(result: DbtResult, settings: PipelineSettings, warnings: lis
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _overview(result, settings),
         _failures(result),
+        _last_runs(result, commit, ended_at, previous),
         _timeline(shown),
         _table(shown),
     ]
@@ -61,9 +81,10 @@ def _overview(result: DbtResult, settings: PipelineSettings) -> str:
 
 def _cost(result: DbtResult) -> str:
     """Return what BigQuery billed, and what that costs on demand where the data is."""
-    billed, how = result.bytes_billed, "toutes requêtes comprises"
-    if billed is None:
-        billed = sum(_number(node, "bytes_billed") for node in result.nodes)
+    billed, how = _billed(result), "toutes requêtes comprises"
+    if result.bytes_billed == 0:
+        return "Facturé : rien."
+    if result.bytes_billed is None:
         how = (
             "d'après la requête principale des nœuds, faute de pouvoir lister les autres "
             "(bigquery.jobs.list)"
@@ -86,6 +107,13 @@ def _cost(result: DbtResult) -> str:
     return f"Facturé : {least}{_size(billed)}, {cost}, {how}."
 
 
+def _billed(result: DbtResult) -> int:
+    """Return the bytes billed: of all queries, or at least those that dbt reports."""
+    if result.bytes_billed is not None:
+        return result.bytes_billed
+    return sum(_number(node, "bytes_billed") for node in result.nodes)
+
+
 def _failures(result: DbtResult) -> str:
     """Return, for each failed node, its file, its message and its compiled SQL."""
     if result.succeeded:
@@ -101,6 +129,28 @@ def _failures(result: DbtResult) -> str:
     if len(result.failed_nodes) > SHOWN_FAILURES:
         blocks.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
     return "\n\n".join(blocks)
+
+
+def _last_runs(result: DbtResult, commit: str, ended_at: float, previous: str) -> str:
+    """Return one row a run, the last first, with a bar as long as it took."""
+    failed = len(result.failed_nodes) or int(not result.succeeded)
+    row = [
+        datetime.fromtimestamp(ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
+        commit,
+        str(failed or ""),
+        _size(_billed(result)),
+        _decimal(result.seconds),
+    ]
+    _, _, earlier = previous.partition(LAST_RUNS)
+    lines = takewhile(bool, earlier.splitlines()[1:])
+    rows = [row, *([cell.strip() for cell in line.split("|")[1:-2]] for line in lines)]
+    rows = rows[:SHOWN_RUNS]
+    longest = max(float(cells[-1].replace(",", ".")) for cells in rows) or 1.0
+    table = []
+    for cells in rows:
+        length = round(float(cells[-1].replace(",", ".")) / longest * BAR_WIDTH / 2)
+        table.append(f"| {' | '.join([*cells, '█' * length])} |")
+    return "\n".join([LAST_RUNS + "| --- | --- | ---: | ---: | ---: | --- |", *table])
 
 
 def _timeline(nodes: list[NodeResult]) -> str:

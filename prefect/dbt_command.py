@@ -44,6 +44,7 @@ DBT_CLIENT = (sys.executable, "-I", "-S", str(PROJECT_ROOT / "prefect" / "dbt_cl
 
 JSON_LOGS = "--log-format=json"
 SOURCE_FRESHNESS = "source freshness"
+DOCS = "docs generate"
 RUN_RESULTS = "run_results.json"
 MANIFEST = "manifest.json"
 
@@ -128,9 +129,13 @@ class DbtRunner:
             # Not --state, which says what has changed: here it would say what to retry.
             self._last = self._run_dbt(command, [*self._earlier_results(), "retry"], options)
         else:
+            words = command.split()
+            if command == DOCS:
+                # One file, and on the local BigQuery, which has no __TABLES__, no catalogue.
+                words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
             state = ("--defer", "--favor-state", f"--state={self.state_dir}")
             flags = state if self.state_dir else ()
-            self._last = self._run_dbt(command, [*flags, *command.split()], options)
+            self._last = self._run_dbt(command, [*flags, *words], options)
         return self._last
 
     def _earlier_results(self) -> list[str]:
@@ -231,12 +236,14 @@ class DbtRunner:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
         if not self.settings.artifacts_dir or not result.nodes:
             return
-        kept = [RUN_RESULTS] if result.command != SOURCE_FRESHNESS else []
+        kept = {RUN_RESULTS: RUN_RESULTS} if result.command != SOURCE_FRESHNESS else {}
         if result.succeeded and result.command in ("run", "build"):
-            kept.append(MANIFEST)
+            kept[MANIFEST] = MANIFEST
+        if result.succeeded and result.command == DOCS:
+            kept["static_index.html"] = "docs.html"
         try:
-            for name in kept:
-                self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{name}")
+            for name, kept_as in kept.items():
+                self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{kept_as}")
         except ConfigurationError as error:
             # What dbt did stands, and is what the run has to say.
             get_run_logger().warning(error)

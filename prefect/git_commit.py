@@ -1,7 +1,8 @@
-"""The files of a commit of the repository that the project is in."""
+"""What git knows of the project: the commit that it is at, the files of another one."""
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import tarfile
 import tempfile
@@ -36,6 +37,15 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
         with tarfile.open(archive) as content:
             content.extractall(files, filter="data")
         yield files
+
+
+@functools.cache
+def current_commit(root: Path) -> str:
+    """Return the commit that a folder is at, with a `+` if files differ from it; empty if none."""
+    try:
+        return _git(root, "describe", "--always", "--dirty=+", "--exclude=*", remedy="")
+    except ConfigurationError:
+        return ""
 
 
 def _git(root: Path, *arguments: str, remedy: str) -> str:

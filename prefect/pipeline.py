@@ -11,6 +11,7 @@ import logging
 import re
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     start_dbt_server()
 
 from prefect import flow, get_client, runtime, task
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import Artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
@@ -42,11 +43,18 @@ from dbt_options import DbtOptions
 from dbt_report import failure_message, summary, warning_message
 from dbt_result import WITH_WARNINGS
 from dbt_state import with_state_of_prod
+from git_commit import current_commit
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
 from pipeline_arguments import parse_arguments
 from pipeline_errors import ConfigurationError, DbtError, PassingFaultError, PipelineError, explain
-from pipeline_settings import GOOGLE_ENDPOINT, PipelineSettings, load_settings, misspelt_variables
+from pipeline_settings import (
+    GOOGLE_ENDPOINT,
+    PROJECT_ROOT,
+    PipelineSettings,
+    load_settings,
+    misspelt_variables,
+)
 from run_ending import Stop, end_soon_after_a_signal, terminate
 from service_watch import say_what_stops_answering
 
@@ -147,9 +155,18 @@ def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings:
         result = dbt.run(command, options, resume=attempt > 1)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
+    key = re.sub("[^a-z0-9]+", "-", f"dbt-{command}-{dbt.settings.target}".lower())
+    previous: Any = Artifact.get(key)
     create_markdown_artifact(
-        key=re.sub("[^a-z0-9]+", "-", f"dbt-{command}-{dbt.settings.target}".lower()),
-        markdown=render_markdown(result, dbt.settings, warnings),
+        key=key,
+        markdown=render_markdown(
+            result,
+            dbt.settings,
+            warnings,
+            commit=current_commit(PROJECT_ROOT),
+            ended_at=time.time(),
+            previous=str(previous.data) if previous else "",
+        ),
     )
     if result.succeeded:
         return result

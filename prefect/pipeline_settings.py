@@ -214,6 +214,11 @@ class PipelineSettings(BaseModel):
         """The address of the BigQuery API if it is not Google's, with no slash at its end."""
         return str(self.api_endpoint).rstrip("/") if self.api_endpoint else None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether BigQuery is one on this machine."""
+        return self.api_endpoint is not None and self.api_endpoint.host == "127.0.0.1"
+
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads: each setting that has a value, by its variable."""
         values = self.model_dump(by_alias=True, mode="json", exclude_none=True)

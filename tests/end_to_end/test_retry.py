@@ -77,20 +77,26 @@ def test_retry_redoes_only_what_failed_then_the_tests(make_project, kept):
     assert "PASS not_null_after_id" in run.stderr
 
 
-def test_manifest_is_kept_when_the_run_succeeds_and_results_always(tmp_path, local_environment):
+def test_manifest_and_documentation_are_kept_when_dbt_succeeds_and_results_always(
+    tmp_path, local_environment
+):
     project = copy_project(tmp_path, local_environment, MODELS)
     folder = tmp_path / "kept"
 
     failed = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
     after_failure = sorted(path.name for path in folder.rglob("*.*"))
-    project.run_pipeline("--commands", "run", "--select", "one", DBT_ARTIFACTS_DIR=str(folder))
+    run = project.run_pipeline(
+        *("--commands", "run", "docs", "generate", "--select", "one"),
+        DBT_ARTIFACTS_DIR=str(folder),
+    )
 
     assert failed.returncode == 1
     assert after_failure == ["run_results.json"]
+    assert run.returncode == 0, run.stderr
     assert sorted(path.name for path in folder.rglob("*.*")) == [
-        "manifest.json",
-        "run_results.json",
+        *("docs.html", "manifest.json", "run_results.json"),
     ]
+    assert "select 1 as id" in (folder / "dev" / "docs.html").read_text()
     results = json.loads((folder / "dev" / "run_results.json").read_text())["results"]
     assert [result["unique_id"].split(".")[-1] for result in results] == ["one"]
 

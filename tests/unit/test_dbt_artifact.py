@@ -66,7 +66,7 @@ def test_row_of_a_node_has_all_its_columns():
 def test_slowest_node_comes_first_with_the_longest_bar():
     text = render_markdown(result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [])
 
-    bars = [line for line in text.splitlines() if "█" in line]
+    bars = [line for line in text.splitlines() if line.endswith(" s")]
     assert [line.split()[0] for line in bars] == ["long", "short"]
     assert [line.count("█") for line in bars] == [40, 10]
 
@@ -91,6 +91,32 @@ def test_failed_node_shows_the_whole_message():
 
     assert text.startswith("# dbt run : échoué")
     assert message in text
+
+
+def test_last_runs_follow_one_another_the_longest_with_the_longest_bar():
+    page, day = "", 86_400
+    for number, seconds in enumerate([30.0, 15.0]):
+        done = replace(result(node("a")), seconds=seconds, bytes_billed=2**20)
+        page = render_markdown(
+            done, SETTINGS, [], commit=f"abc{number}", ended_at=number * day, previous=page
+        )
+    failed = result(node("a", status="error"), return_code=1)
+    page = render_markdown(failed, SETTINGS, [], commit="", ended_at=2 * day, previous=page)
+
+    rows = [line for line in page.splitlines() if line.startswith("| 1970")]
+    assert rows == [
+        f"| 1970-01-03 00:00 |  | 1 | 0 o | 12,3 | {'█' * 8} |",
+        f"| 1970-01-02 00:00 | abc1 |  | 1,0 Mio | 15,0 | {'█' * 10} |",
+        f"| 1970-01-01 00:00 | abc0 |  | 1,0 Mio | 30,0 | {'█' * 20} |",
+    ]
+
+
+def test_page_keeps_twenty_runs():
+    page = ""
+    for _ in range(25):
+        page = render_markdown(result(node("a")), SETTINGS, [], previous=page)
+
+    assert page.count("| 1970-01-01") == 20
 
 
 def test_warnings_come_first():

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from git_commit import files_of_commit
+from git_commit import current_commit, files_of_commit
 from pipeline_errors import ConfigurationError
 
 
@@ -69,3 +69,11 @@ def test_machine_without_git_is_said(repository, monkeypatch):
 
     with pytest.raises(ConfigurationError, match="installez"), files_of_commit(repository, "v1"):
         pass
+
+
+def test_commit_of_a_folder_says_whether_files_differ_from_it(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    head = git(repository, "rev-parse", "--short", "HEAD").decode().strip()
+
+    assert current_commit(repository) == f"{head}+"
+    assert current_commit(tmp_path) == ""
