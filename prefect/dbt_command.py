@@ -347,7 +347,7 @@ class _ResultsFile:
         manifest = _read_json(self.manifest) if needed else {}
         known = {
             unique_id: node
-            for kind in ("nodes", "unit_tests", "sources")
+            for kind in ("nodes", "unit_tests", "sources", "functions")
             for unique_id, node in manifest.get(kind, {}).items()
         }
         nodes = [_node_result(result, known.get(result["unique_id"], {})) for result in results]

@@ -19,6 +19,7 @@ KINDS = {
     "unit_test": "test unitaire",
     "seed": "seed",
     "snapshot": "snapshot",
+    "function": "fonction",
     "source": "source",
     "operation": "opération",
 }

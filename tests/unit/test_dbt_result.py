@@ -105,6 +105,7 @@ def test_retry_that_stopped_before_the_first_node_keeps_what_was_known():
         ("test.p.not_null_orders_id.0123456789", "not_null_orders_id", "test"),
         ("unit_test.p.orders.adds_up", "orders.adds_up", "test unitaire"),
         ("source.p.raw.flights", "raw.flights", "source"),
+        ("function.p.double", "double", "fonction"),
         ("exposure.p.x", "x", "nœud"),
     ],
 )
