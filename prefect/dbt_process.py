@@ -1,9 +1,10 @@
 """dbt's command line, in a process that the pipeline controls.
 
 Run as `python -P dbt_process.py TOKENS [OPTION… --] ARGUMENT…`, or forked by `dbt_server.py`,
-which imports it once. Four things differ from dbt's own command: Python's garbage collector
+which imports it once. Five things differ from dbt's own command: Python's garbage collector
 stays off, Google's tokens come from the pipeline, the environment says nothing to dbt but what
-the pipeline wants said, and of the options only those are kept that the command takes.
+the pipeline wants said, of the options only those are kept that the command takes, and a call
+to BigQuery that keeps failing is said.
 """
 
 # ruff: noqa: E402
@@ -16,7 +17,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,6 +33,10 @@ import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
 from dbt.adapters.bigquery import clients, python_submissions
 from dbt.cli.main import cli
 from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
+from dbt_common.events.base_types import EventLevel
+from dbt_common.events.functions import fire_event
+from dbt_common.events.types import Note
+from google.api_core.retry import retry_unary
 
 from google_tokens import PipelineCredentials
 
@@ -40,6 +47,9 @@ sys.path.remove(str(Path(__file__).parent))
 OURS = "PIPELINE_VARIABLES"
 # All the commands of the run, a JSON list.
 COMMANDS = "PIPELINE_COMMANDS"
+
+# As long as a service that takes no connection (`service_watch.py`).
+FAILING_SECONDS = 15
 
 
 def forget_what_the_shell_says() -> None:
@@ -104,12 +114,52 @@ def use_tokens_of_the_pipeline(tokens: int) -> None:
             module.create_google_credentials = lambda _: credentials
 
 
+def say_what_keeps_failing() -> None:
+    """Have dbt's log say that a call to BigQuery failed and is still tried again 15 s later.
+
+    Google's client does that in silence, for ten minutes or more.
+    """
+    silent = retry_unary.retry_target
+
+    def retry_target(*args: Any, on_error: Any = None, **options: Any) -> Any:
+        errors: list[Exception] = []
+
+        def note(error: Exception) -> None:
+            # A job that is merely not finished is an error without words.
+            if str(error):
+                errors.append(error)
+                if len(errors) == 1:
+                    timer.start()
+            if on_error:
+                on_error(error)
+
+        timer = threading.Timer(FAILING_SECONDS, say_failure, [errors])
+        timer.daemon = True
+        try:
+            return silent(*args, on_error=note, **options)
+        finally:
+            timer.cancel()
+
+    retry_unary.retry_target = retry_target
+
+
+def say_failure(errors: list[Exception]) -> None:
+    """Log the last of the errors of a call, as a warning of dbt's."""
+    reason = str(errors[-1]).partition("\n")[0]
+    message = (
+        f"{FAILING_SECONDS} s après avoir échoué, un appel à BigQuery n'a toujours pas abouti ; "
+        f"dbt le refait, dix minutes ou plus s'il le faut : {reason}"
+    )
+    fire_event(Note(msg=message), EventLevel.WARN)
+
+
 def run(tokens: int, arguments: list[str]) -> None:
     """Run a dbt command in this process; raises SystemExit with dbt's exit code."""
     # The pipeline stops dbt with SIGINT, which `command &` leaves ignored in all that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
+    say_what_keeps_failing()
     sys.argv = ["dbt", *keep_what_the_command_takes(arguments)]
     cli(prog_name="dbt")
 

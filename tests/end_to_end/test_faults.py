@@ -5,6 +5,9 @@ second, or what dbt asks before any query. Faults that pass end in a success and
 that succeeded is done twice; those that do not pass are never tried again.
 """
 
+import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -129,3 +132,24 @@ def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
     assert end[0].startswith("dbt test a échoué (et 1 de plus) : test ")
     assert end[1] == "Tests en échec :"
     assert "essai" not in pipeline.stderr
+
+
+@pytest.mark.slow
+def test_fault_that_lasts_is_said_while_dbt_goes_on_trying(project, proxy):
+    proxy.faults = [Fault("submit", BACKEND, "second", times=1000)]
+
+    with subprocess.Popen(
+        [sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"],
+        env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        lines = iter(process.stderr.readline, "")
+        said = next((line for line in lines if "toujours pas abouti" in line), "")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+    assert "| WARNING | Task run 'dbt run" in said
+    assert f"503 POST {proxy.url}/bigquery/v2/projects/projet-local/jobs" in said
+    assert process.returncode == 130

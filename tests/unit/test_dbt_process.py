@@ -3,8 +3,12 @@
 import gc
 import inspect
 import os
+import time
 
 import pytest
+from google.api_core.exceptions import ServiceUnavailable
+from google.api_core.future.polling import _OperationNotComplete
+from google.api_core.retry import Retry, retry_unary
 
 import dbt_process
 
@@ -93,3 +97,36 @@ def test_option_that_no_command_takes_is_an_error_of_the_first(environment, caps
 
     assert end.value.code == 2
     assert "--event-time-start : aucune commande" in capsys.readouterr().out
+
+
+FAILS = [ServiceUnavailable("first"), ServiceUnavailable("second")]
+
+
+@pytest.mark.parametrize(
+    ("errors", "seconds", "said"),
+    [
+        (FAILS, 0.4, ["503 second"]),
+        (FAILS, 0, []),
+        ([_OperationNotComplete()], 0.4, []),
+        ([], 0.4, []),
+    ],
+    ids=["goes on", "passes", "job that is not finished", "slow"],
+)
+def test_call_still_failing_after_a_while_is_said_once(errors, seconds, said, monkeypatch):
+    """It fails with the errors, then takes these seconds; 0.2 s is too long."""
+    messages = []
+    monkeypatch.setattr(retry_unary, "retry_target", retry_unary.retry_target)
+    monkeypatch.setattr(dbt_process, "FAILING_SECONDS", 0.2)
+    monkeypatch.setattr(dbt_process, "fire_event", lambda event, _: messages.append(event.msg))
+    dbt_process.say_what_keeps_failing()
+    left = list(errors)
+
+    def call():
+        if left:
+            raise left.pop(0)
+        time.sleep(seconds)
+
+    Retry(lambda _: True, initial=0.01, maximum=0.01)(call)()
+    time.sleep(0.3)
+
+    assert [message.rpartition(" : ")[2] for message in messages] == said
