@@ -84,6 +84,12 @@ def _reason(node: NodeResult) -> str:
         batches = [f"{_moment(start)} → {_moment(end)}" for start, end in node.failed_batches]
         more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
         return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
+    if node.file.endswith(".py") and "universe domain" in node.message:
+        # What the local BigQuery calls itself is not where Google's other services are.
+        return (
+            "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
+            f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
+        )
     # dbt puts the name of the node in a line of its own before BigQuery's message.
     lines = [line for line in _lines(node.message) if line]
     start = 0 if node.kind == "test unitaire" else 1

@@ -39,6 +39,8 @@ from pipeline_settings import PROJECT_ROOT, PipelineSettings
 if TYPE_CHECKING:
     from prefect_gcp import GcpCredentials
 
+BQEMULATOR = PROJECT_ROOT / "utilities" / "start_bqemulator.py"
+
 PROJECT_ID = "projet-local"
 DATASETS = {
     "DBT_BIGQUERY_DATASET_RAW": "projet_local_raw",
@@ -177,7 +179,7 @@ def _bigquery_server(data_dir: Path, uploads: str, log: IO[bytes], remedy: str) 
     return LocalServer(
         name="Le BigQuery local (bqemulator)",
         command=[
-            *(sys.executable, "-m", "bqemulator", "start", "--persistent"),
+            *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
             *("--data-dir", str(folder), "--rest-port", str(port), "--grpc-port", "0"),
         ],
         # DuckDB keeps its extensions in HOME, and would fetch avro from the network. Uploads

@@ -218,7 +218,7 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
 
 @pytest.mark.parametrize(
     ("program", "code", "seconds"),
-    [("bqemulator", DEAF, 15), ("uvicorn", SLEEP, 5)],
+    [("start_bqemulator.py", DEAF, 15), ("uvicorn", SLEEP, 5)],
     ids=["bqemulator, deaf", "uvicorn, sleep"],
 )
 def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program, code, seconds):
@@ -232,7 +232,7 @@ def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program
     assert process.stdout.readline() == "go\n"
     start = time.monotonic()
 
-    os.kill(next(pid for pid, c in processes(data_dir) if f"-m {program}" in c), signal.SIGKILL)
+    os.kill(next(pid for pid, c in processes(data_dir) if program in c), signal.SIGKILL)
     said = process.stderr.readline()
     said_after = time.monotonic() - start
     rest = process.stderr.read()
