@@ -221,8 +221,13 @@ def deploy_command() -> list[str]:
     return ["prefect", "--no-prompt", "deploy", "--name", DEPLOYMENT]
 
 
+def of_the_pool(before: DeploymentResponse | None, pool: str) -> dict[str, Any]:
+    """Return the job variables set on this pool: those of another mean nothing here."""
+    return before.job_variables if before and before.work_pool_name == pool else {}
+
+
 def keep_what_was_set(
-    client: SyncPrefectClient, before: DeploymentResponse, job_variables: dict[str, Any]
+    client: SyncPrefectClient, before: DeploymentResponse, work_pool: dict[str, Any]
 ) -> None:
     """Give back to the deployment what was set on it by other means than prefect.yaml.
 
@@ -234,7 +239,9 @@ def keep_what_was_set(
     settings = set(PipelineSettings.variables())
     environment = before.job_variables.get("env") or {}
     own = {name: value for name, value in environment.items() if name not in settings}
-    merged = before.job_variables | job_variables | {"env": own | job_variables["env"]}
+    job_variables = work_pool["job_variables"]
+    merged = of_the_pool(before, work_pool["name"]) | job_variables
+    merged["env"] = own | job_variables["env"]
     client.update_deployment(
         before.id,
         DeploymentUpdate(job_variables=merged, parameters=before.parameters, tags=before.tags),
@@ -287,8 +294,9 @@ def main(argv: list[str] | None = None) -> int:
         refuse_a_second_schedule(client)
         before = find_deployment(client, f"{DEPLOYMENT}/{DEPLOYMENT}")
         config = compose(config, variables, arguments.cron, first=before is None)
-        job_variables = config["deployments"][0]["work_pool"]["job_variables"]
-        if kind == "prefect:managed" and not (before and before.job_variables.get("image")):
+        work_pool = config["deployments"][0]["work_pool"]
+        job_variables = work_pool["job_variables"]
+        if kind == "prefect:managed" and "image" not in of_the_pool(before, pool):
             job_variables.setdefault("image", MANAGED_IMAGE)
         print(f"Déploiement dans {where}, work pool {pool} ({kind}).")
         print(f"Code : {source['GIT_REPOSITORY']}, branche {source['GIT_BRANCH']}.")
@@ -302,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
         if exit_code:
             print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
         elif before:
-            keep_what_was_set(client, before, job_variables)
+            keep_what_was_set(client, before, work_pool)
         return exit_code
 
 

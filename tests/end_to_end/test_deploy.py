@@ -1,5 +1,6 @@
 """deploy.py: what it deploys and where, what it leaves as it was, and what it refuses before."""
 
+import re
 import subprocess
 import sys
 from contextlib import suppress
@@ -98,8 +99,9 @@ class Server:
             for name in (FLOW_AND_DEPLOYMENT, BY_PREFECT_CLOUD):
                 if found := self.find(name):
                     client.delete_deployment(found.id)
-            with suppress(ObjectNotFound):
-                client.delete_work_pool("pipeline-dbt")
+            for name in ("pipeline-dbt", "other"):
+                with suppress(ObjectNotFound):
+                    client.delete_work_pool(name)
 
     def make_pool(self, kind):
         template = MANAGED_TEMPLATE if kind == "prefect:managed" else {}
@@ -231,6 +233,44 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, serve
     assert second.tags == ["équipe"]
     assert second.parameters == {"exclude": "tag:lent"}
     assert "inchangé, 30 6 * * 1-5 (America/Montreal), suspendu" in run.stdout
+
+
+def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, server):
+    server.make_pool("prefect:managed")
+    on_cloud.deploy("--yes")
+    with prefect_client(server.environment) as client:
+        client.create_work_pool(WorkPoolCreate(name="other", type="process"))
+    path = on_cloud.root / "prefect.yaml"
+    path.write_text(path.read_text().replace("name: pipeline-dbt\n", "name: other\n"))
+    on_cloud.git("commit", "-qam", "other")
+    on_cloud.git("push", "-q", "origin", "main")
+
+    run = on_cloud.deploy("--yes")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert server.find().work_pool_name == "other"
+    assert server.find().job_variables == {"env": SETTINGS}
+
+
+def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(on_own_server, server):
+    server.make_pool("process")
+    on_own_server.deploy("--yes")
+    path = on_own_server.root / "prefect.yaml"
+    comments, _, rest = path.read_text().partition("\npull:\n")
+    step = re.search(r"^#(  - prefect.*set_working_directory:)\n#(.*)$", comments, re.MULTILINE)
+    after = rest[rest.index("\ndeployments:") :].replace("# image:", "image:")
+    path.write_text(f"pull:\n{step[1]}\n{step[2]}\n{after}")
+    on_own_server.git("commit", "-qam", "image")
+    on_own_server.git("push", "-q", "origin", "main")
+
+    run = on_own_server.deploy("--yes")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    made = server.find()
+    assert made.pull_steps == [
+        {"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}
+    ]
+    assert made.job_variables["image"].endswith("/pipeline-dbt:COMMIT")
 
 
 def test_cron_takes_the_place_of_the_schedule(on_own_server, server):

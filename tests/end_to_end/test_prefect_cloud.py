@@ -115,6 +115,21 @@ def test_run_starts_a_run_of_the_deployment(deployed, prefect_cloud, local_envir
     assert run.name in started.stdout
 
 
+def test_run_starts_what_deploy_py_deployed_too(deployed, prefect_cloud, local_environment):
+    name = "pipeline-dbt-complet/pipeline-dbt-complet"
+    with prefect_client(local_environment) as client:
+        deployment_id = client.create_deployment(
+            flow_id=client.create_flow_from_name("pipeline-dbt-complet"),
+            name="pipeline-dbt-complet",
+            work_pool_name=deployed[0].work_pool_name,
+        )
+
+        started = prefect_cloud("run", name)
+
+        client.delete_deployment(deployment_id)
+    assert started.returncode == 0, started.stdout + started.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [
