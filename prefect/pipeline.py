@@ -122,6 +122,16 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
     return warnings
 
 
+def complete_commands(commands: list[Command], macro: str | None) -> list[str]:
+    """Return the dbt commands to run, the installation of missing packages first."""
+    if "run-operation" in commands and not macro:
+        raise ConfigurationError("run-operation : il manque la macro à lancer.")
+    words: list[str] = list(commands)
+    if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
+        words.insert(0, "deps")
+    return [f"{word} {macro}" if word == "run-operation" else word for word in words]
+
+
 @contextmanager
 def shown_as_waiting(message: str) -> Iterator[None]:
     """Have Prefect show that the run waits, and for what."""
@@ -222,8 +232,7 @@ def dbt_full_pipeline(
     stop = Stop()
     with stop.when_cancelled():
         try:
-            if "run-operation" in commands and not macro:
-                raise ConfigurationError("run-operation : il manque la macro à lancer.")
+            words = complete_commands(commands, macro)
             options = DbtOptions(
                 select,
                 exclude,
@@ -243,12 +252,6 @@ def dbt_full_pipeline(
             # What Google refuses is said here, before dbt and in our words.
             fresh_token(connection.credentials)
             warnings = find_warnings(settings)
-            words: list[str] = [
-                f"{command} {macro}" if command == "run-operation" else command
-                for command in commands
-            ]
-            if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in commands:
-                words.insert(0, "deps")
             if changed_since:
                 options = options.of_what_changed()
             services = {

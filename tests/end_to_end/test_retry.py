@@ -43,7 +43,10 @@ def storage(tmp_path_factory):
         server.stop()
 
 
-@pytest.fixture(params=["the folder of the project", "another folder", "a bucket"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("another folder", "a bucket")]
+
+
+@pytest.fixture(params=["the folder of the project", *SLOW])
 def kept(request, tmp_path):
     """The variables that say where results are kept, and whether they outlive `target/`."""
     if request.param == "a bucket":

@@ -14,6 +14,8 @@ import pytest
 from pipeline_settings import PROJECT_ROOT
 from project import connect, copy_project
 
+pytestmark = pytest.mark.slow
+
 # What the team's README would say too: the raw data is loaded once.
 FIRST_RUN = ("--commands", "seed", "run", "snapshot", "test", "--vars", "load_source_data: true")
 
