@@ -17,6 +17,8 @@ from pipeline import dbt_full_pipeline
 from project import Project, copy_project, in_environment, prefect_client
 from webhook import webhook
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "models/good.sql": "select 1 as id",
     "models/broken.sql": "select * from nowhere",
@@ -101,7 +103,6 @@ def run_deployed(project, name, **parameters):
         return client.read_flow_run(run.id)
 
 
-@pytest.mark.slow
 def test_failed_run_says_the_model_its_file_the_reason_and_the_link(alerted, channel):
     run = run_deployed(alerted, "pipeline-dbt-complet")
 
@@ -113,7 +114,6 @@ def test_failed_run_says_the_model_its_file_the_reason_and_the_link(alerted, cha
     assert f"/runs/flow-run/{run.id}" in message
 
 
-@pytest.mark.slow
 def test_run_in_which_dbt_warned_has_a_state_of_its_own_and_is_told(alerted, channel):
     run = run_deployed(alerted, "pipeline-dbt-complet", select="good")
 
@@ -133,7 +133,6 @@ def shorten_the_silence(project, seconds):
         Automation(**automation.model_dump()).update()
 
 
-@pytest.mark.slow
 def test_schedule_without_a_success_is_told(alerted, channel):
     with prefect_client(alerted.environment) as client:
         # No worker takes its runs.

@@ -23,6 +23,8 @@ from pipeline_settings import PROJECT_ROOT
 from project import prefect_client
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
 
+pytestmark = pytest.mark.slow
+
 FLOW_AND_DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 BY_PREFECT_CLOUD = "dbt_full_pipeline/pipeline-dbt-complet"
 
