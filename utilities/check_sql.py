@@ -26,6 +26,7 @@ KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test", "seed": "se
 OWN_MATERIALIZATIONS = {
     *("table", "view", "incremental", "ephemeral", "materialized_view", "snapshot", "test"),
 }
+ASKS_BIGQUERY = "interroge BigQuery pendant sa compilation"
 # What the analyser does not have and BigQuery may: another team's tables and functions, models.
 # A name without a dot is BigQuery's own function, which has to be one of these.
 BEYOND = re.compile(
@@ -68,6 +69,13 @@ class Check:
         columns = self.columns.get(path_of(relation))
         return None if columns is None else {name: str(kind) for name, kind in columns.items()}
 
+    def columns_of_query(self, sql: str) -> list[str] | None:
+        """Return the names of the columns that a macro's query gives; None if it is refused."""
+        try:
+            return list(self.analyser.columns(sql, self.columns))
+        except SqlError:
+            return None
+
     def read(self, project: DbtProject) -> None:
         """Read the whole project, each node after those it reads."""
         for source in project.manifest.sources.values():
@@ -98,11 +106,16 @@ class Check:
         try:
             sql = project.render(node, incremental=incremental)
         except NeedsBigQueryError:
-            self._leave(project, node, "interroge BigQuery pendant sa compilation")
+            self._leave(project, node, ASKS_BIGQUERY)
             return None
         except Exception as error:
             self.refusals.append(Refusal(title(project, node, incremental), f"dbt : {error}"))
             self._leave(project, node, "", f"{node.name} est refusé")
+            return None
+        if project.asked_bigquery and not incremental:
+            # Its columns may depend on what BigQuery would answer. An incremental branch has to
+            # be right without a row as well: its table may be empty.
+            self._leave(project, node, ASKS_BIGQUERY)
             return None
         if sql == already_read:
             return sql
@@ -119,6 +132,7 @@ class Check:
                 columns = self.analyser.columns(before + sql + after, tables)
                 if not incremental:
                     self.columns[table_path(node)] = columns | snapshot_columns(node, columns)
+                    self._check_contract(project, node, columns)
         except SqlError as error:
             self._refuse(project, node, sql, error, incremental)
         return sql
@@ -160,16 +174,44 @@ class Check:
 
     def _learn(self, node: Any, types: dict[str, str]) -> None:
         """Learn the columns of a node from the names of their types."""
+        columns = self._columns_of_types(node, types)
+        if columns is None:
+            self.unknown[node.unique_id] = f"{node.name} est refusé"
+        else:
+            self.columns[table_path(node)] = columns
+
+    def _columns_of_types(self, node: Any, types: dict[str, str]) -> Columns | None:
+        """Return the columns that have these types, None if BigQuery has no such type."""
         casts = (
             f"cast(null as {API_TYPES.get(kind.upper(), kind)}) as `{name}`"
             for name, kind in types.items()
         )
         try:
-            self.columns[table_path(node)] = self.analyser.columns(f"select {', '.join(casts)}", {})
+            return self.analyser.columns(f"select {', '.join(casts)}", {})
         except SqlError as error:
             where = f"{node.original_file_path} ({node.name})"
             self.refusals.append(Refusal(where, f"type d'une colonne : {error}"))
-            self.unknown[node.unique_id] = f"{node.name} est refusé"
+            return None
+
+    def _check_contract(self, project: DbtProject, node: Any, columns: Columns) -> None:
+        """Refuse a node whose SQL does not give the columns that its contract promises."""
+        if node.resource_type != "model" or not node.config.contract.enforced:
+            return
+        types = {column.name: column.data_type for column in node.columns.values()}
+        promised = self._columns_of_types(node, types)
+        if promised is None:
+            return
+        given = {name: str(kind) for name, kind in columns.items()}
+        wanted = {name: str(kind) for name, kind in promised.items()}
+        differences = [
+            f"{name} : {given.get(name, 'absente')} dans le SQL, {wanted.get(name, 'absente')} "
+            "dans le YAML"
+            for name in given | wanted
+            if given.get(name) != wanted.get(name)
+        ]
+        if differences:
+            message = "\n".join(["contrat non tenu", *differences])
+            self.refusals.append(Refusal(title(project, node, incremental=False), message))
 
     def _tables(self, project: DbtProject, names: list[str]) -> dict[TablePath, Columns]:
         manifest = project.manifest
@@ -292,7 +334,8 @@ def main(argv: list[str] | None = None) -> int:
     work = PROJECT_ROOT / ".local" / "check"
     check = Check(SqlAnalyser(work / "googlesql"))
     options = ["--vars", arguments.vars]
-    check.read(DbtProject(arguments.project_dir, options, work, check.declared_types))
+    answers = (check.declared_types, check.columns_of_query)
+    check.read(DbtProject(arguments.project_dir, options, work, *answers))
     print(report(check))
     return int(bool(check.refusals))
 

@@ -13,9 +13,11 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
+import agate
 import click
 import jinja2
 from dbt.adapters.bigquery.connections import BigQueryConnectionManager
+from dbt.adapters.contracts.connection import AdapterResponse
 from dbt.adapters.factory import get_adapter
 from dbt.cli.exceptions import ExceptionExit
 from dbt.cli.main import cli
@@ -51,6 +53,8 @@ class DbtProject:
 
     `columns_of` stands for BigQuery when a macro asks for the columns of a table: it returns
     those of a relation (project, dataset and name, quoted) as names and types, or None.
+    `columns_of_query` does when a macro runs a query, whose answer then has these columns and
+    no row; None when it has no such answer.
     """
 
     def __init__(
@@ -59,11 +63,12 @@ class DbtProject:
         arguments: list[str],
         work: Path,
         columns_of: Callable[[str], dict[str, str] | None],
+        columns_of_query: Callable[[str], list[str] | None],
     ) -> None:
         self.folder = folder.resolve()
         self.config, self.manifest = _parse(self.folder, arguments, work)
         self.asked_bigquery = False
-        self._answer_for_bigquery(columns_of)
+        self._answer_for_bigquery(columns_of, columns_of_query)
 
     def nodes(self) -> Iterator[Any]:
         """Yield the nodes of the project, each after those it reads."""
@@ -88,7 +93,8 @@ class DbtProject:
     def render(self, node: Any, *, incremental: bool, raw_code: str | None = None) -> str:
         """Return the SQL of a node, in which an ephemeral model is a table of its name.
 
-        Raises NeedsBigQueryError, or what dbt raises when the node does not compile.
+        `asked_bigquery` then says whether a macro has asked for rows, and got none. Raises
+        NeedsBigQueryError, or what dbt raises when the node does not compile.
         """
         context = self._context(node)
         context["is_incremental"] = lambda: incremental
@@ -141,7 +147,11 @@ class DbtProject:
     def _context(self, node: Any) -> dict[str, Any]:
         return generate_runtime_model_context(node, self.config, self.manifest)
 
-    def _answer_for_bigquery(self, columns_of: Callable[[str], dict[str, str] | None]) -> None:
+    def _answer_for_bigquery(
+        self,
+        columns_of: Callable[[str], dict[str, str] | None],
+        columns_of_query: Callable[[str], list[str] | None],
+    ) -> None:
         adapter: Any = get_adapter(self.config)
         adapter.set_macro_resolver(self.manifest)
 
@@ -159,6 +169,16 @@ class DbtProject:
             relation = adapter.Relation.create(database, schema, identifier, type="table")
             return None if columns_of(str(relation)) is None else relation
 
+        def execute(sql: str, **_: object) -> tuple[AdapterResponse, agate.Table]:
+            names = columns_of_query(sql)
+            if names is None:
+                refuse()
+            self.asked_bigquery = True
+            return AdapterResponse("OK"), agate.Table(
+                [], names or [], [agate.Text()] * len(names or [])
+            )
+
+        adapter.execute = execute
         adapter.get_columns_in_relation = get_columns
         adapter.get_relation = get_relation
         BigQueryConnectionManager.open = refuse

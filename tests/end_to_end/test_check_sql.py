@@ -59,7 +59,25 @@ models:
     columns:
       - name: id
         data_tests: [not_null, unique]
+  - name: promise
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: id, data_type: string}
+      - {name: name, data_type: string}
 """,
+    "models/promise.sql": "select id, name from {{ ref('menu') }}\n",
+    # The macro's query is read too, and answered as by an empty table.
+    "models/since.sql": """\
+{{ config(materialized='incremental') }}
+
+select id, sold_at
+from {{ ref('sales') }}
+{% if is_incremental() %}
+{% set days = run_query('select max(sold_at) from ' ~ this).columns[0].values() %}
+where sold_by >= timestamp '{{ days | first or '2013-01-01' }}'
+{% endif %}
+""",
+    "models/sales.sql": "select id, sold_at from {{ source('till', 'sales') }}\n",
     "models/menu.sql": "select\n    {{ star(ref('menu_seed')) }}\n    current_timestamp() as at_\n"
     "from {{ ref('menu_seed') }}\n",
     "models/sold.sql": "{{ config(materialized='ephemeral') }}\n"
@@ -152,11 +170,20 @@ def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
     assert cafe_report.returncode == 1, cafe_report.stdout + cafe_report.stderr
     place = "cafe/models/daily.sql, ligne 7 (modèle daily, en incrémental) :"
     assert f"{place}\n    Unrecognized name: sold_on; Did you mean sold_at?" in cafe_report.stdout
+    # Although it asks BigQuery where to start.
+    place = "cafe/models/since.sql, ligne 7 (modèle since, en incrémental) :"
+    assert f"{place}\n    Unrecognized name: sold_by" in cafe_report.stdout
 
 
 def test_error_in_a_test_is_found_and_nothing_else_is(cafe_report):
     assert "cafe/tests/dear.sql, ligne 3 (test dear)" in cafe_report.stdout
-    assert "2 refusées" in cafe_report.stdout, cafe_report.stdout
+    assert "4 refusées" in cafe_report.stdout, cafe_report.stdout
+
+
+def test_contract_that_the_sql_does_not_keep_is_refused(cafe_report):
+    place = "cafe/models/promise.sql (modèle promise) :\n    contrat non tenu\n"
+    assert f"{place}    id : INT64 dans le SQL, STRING dans le YAML\n" in cafe_report.stdout
+    assert "name :" not in cafe_report.stdout
 
 
 @pytest.mark.parametrize(
