@@ -19,7 +19,7 @@ from email.message import Message
 from http import HTTPStatus
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 Moment = Literal["metadata", "submit", "submitted", "job", "poll"]
@@ -80,7 +80,7 @@ class Request:
 
 @dataclass
 class FaultProxy:
-    """The proxy: its URL, its faults, and the nodes of the queries that BigQuery took.
+    """The proxy: its URL, its faults, the queries that BigQuery took and their nodes.
 
     `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
     nodes of the jobs that dbt asked to cancel; after `die()`, nothing listens any more.
@@ -90,6 +90,7 @@ class FaultProxy:
     url: str = ""
     faults: list[Fault] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
+    configurations: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     on_query: Callable[[str], None] = lambda _: None
     die: Callable[[], None] = lambda: None
@@ -116,6 +117,7 @@ class FaultProxy:
         self.on_query(request.node)
         self._submitted.add(request.job_id)
         self.queries.append(request.node)
+        self.configurations.append(json.loads(request.body)["configuration"])
         reply = self._forward(request)
         fault = self._take_fault(request, "submitted")
         return fault.reply if fault else reply

@@ -76,7 +76,7 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
         # Whatever project a team has put there.
         shutil.rmtree(project / "dbt")
         for path, text in ({"dbt_project.yml": DBT_PROJECT} | dbt_files).items():
-            (project / "dbt" / path).parent.mkdir(exist_ok=True)
+            (project / "dbt" / path).parent.mkdir(parents=True, exist_ok=True)
             (project / "dbt" / path).write_text(text)
     home, temporary = root / "home", root / "tmp"
     home.mkdir()

@@ -23,40 +23,49 @@ days as (
 
 ),
 
-calendar as (
+-- BigQuery names months and days in English only.
+names as (
+
+    select
+        [
+            'janvier', 'février', 'mars', 'avril', 'mai', 'juin', 'juillet',
+            'août', 'septembre', 'octobre', 'novembre', 'décembre'
+        ] as month_names,
+        [
+            'lundi', 'mardi', 'mercredi', 'jeudi', 'vendredi', 'samedi',
+            'dimanche'
+        ] as day_names
+
+),
+
+-- BigQuery's week starts on Sunday (1), the ISO week on Monday.
+iso_days as (
 
     select
         date_day,
-        extract(year from date_day) as year_number,
-        extract(quarter from date_day) as quarter_number,
         extract(month from date_day) as month_number,
-        extract(isoweek from date_day) as iso_week_number,
-        date_trunc(date_day, month) as month_start,
-        case extract(month from date_day)
-            when 1 then 'janvier'
-            when 2 then 'février'
-            when 3 then 'mars'
-            when 4 then 'avril'
-            when 5 then 'mai'
-            when 6 then 'juin'
-            when 7 then 'juillet'
-            when 8 then 'août'
-            when 9 then 'septembre'
-            when 10 then 'octobre'
-            when 11 then 'novembre'
-            when 12 then 'décembre'
-        end as month_name,
-        case extract(dayofweek from date_day)
-            when 1 then 'dimanche'
-            when 2 then 'lundi'
-            when 3 then 'mardi'
-            when 4 then 'mercredi'
-            when 5 then 'jeudi'
-            when 6 then 'vendredi'
-            when 7 then 'samedi'
-        end as day_name,
-        extract(dayofweek from date_day) in (1, 7) as is_weekend
+        mod(extract(dayofweek from date_day) + 5, 7) + 1 as day_of_week_number
     from days
+
+),
+
+calendar as (
+
+    select
+        iso_days.date_day as date_key,
+        extract(year from iso_days.date_day) as year_number,
+        extract(quarter from iso_days.date_day) as quarter_number,
+        iso_days.month_number,
+        extract(isoweek from iso_days.date_day) as iso_week_number,
+        extract(dayofyear from iso_days.date_day) as day_of_year,
+        iso_days.day_of_week_number,
+        format_date('%Y-%m', iso_days.date_day) as year_month,
+        date_trunc(iso_days.date_day, month) as month_start,
+        names.month_names[ordinal(iso_days.month_number)] as month_name,
+        names.day_names[ordinal(iso_days.day_of_week_number)] as day_name,
+        iso_days.day_of_week_number >= 6 as is_weekend
+    from iso_days
+    cross join names
 
 )
 

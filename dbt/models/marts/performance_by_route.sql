@@ -6,49 +6,75 @@ flights as (
 
 ),
 
-airports as (
+origins as (
 
     select * from {{ ref('dim_airports') }}
 
 ),
 
-routes as (
+destinations as (
+
+    select * from {{ ref('dim_airports') }}
+
+),
+
+monthly as (
 
     select
         origin_airport_key,
-        destination_code,
         destination_airport_key,
+        destination_code,
+        date_trunc(flight_date_key, month) as month_start,
         count(*) as flight_count,
-        count(distinct airline_code) as airline_count,
         countif(is_cancelled) as cancelled_count,
+        countif(is_diverted) as diverted_count,
         countif(is_delayed) as delayed_count,
-        avg(distance_miles) as distance_miles,
-        avg(arrival_delay_minutes) as mean_arrival_delay_minutes,
-        avg(air_time_minutes) as mean_air_time_minutes
+        countif(is_on_time) as on_time_count,
+        countif(is_delayed or is_on_time) as arrived_count,
+        coalesce(sum(arrival_delay_minutes), 0) as total_arrival_delay_minutes,
+        coalesce(sum(air_time_minutes), 0) as total_air_time_minutes,
+        coalesce(
+            sum(if(is_delayed or is_on_time, distance_miles, null)), 0
+        ) as total_arrived_miles
     from flights
-    group by origin_airport_key, destination_code, destination_airport_key
+    group by
+        origin_airport_key,
+        destination_airport_key,
+        destination_code,
+        month_start
 
 ),
 
 performance as (
 
     select
-        routes.origin_airport_key,
-        routes.destination_code,
-        airports.airport_name as destination_name,
-        routes.flight_count,
-        routes.airline_count,
-        routes.cancelled_count,
-        routes.delayed_count,
-        routes.distance_miles,
-        routes.mean_arrival_delay_minutes,
-        routes.mean_air_time_minutes,
+        monthly.origin_airport_key,
+        origins.airport_name as origin_name,
+        monthly.destination_airport_key,
+        monthly.destination_code,
+        destinations.airport_name as destination_name,
+        monthly.month_start,
+        monthly.flight_count,
+        monthly.cancelled_count,
+        monthly.diverted_count,
+        monthly.delayed_count,
+        monthly.on_time_count,
+        monthly.arrived_count,
+        monthly.total_arrival_delay_minutes,
+        monthly.total_air_time_minutes,
+        monthly.total_arrived_miles,
+        monthly.on_time_count / monthly.flight_count as on_time_rate,
         safe_divide(
-            routes.distance_miles, routes.mean_air_time_minutes / 60
+            monthly.total_arrival_delay_minutes, monthly.arrived_count
+        ) as mean_arrival_delay_minutes,
+        safe_divide(
+            monthly.total_arrived_miles, monthly.total_air_time_minutes / 60
         ) as mean_speed_mph
-    from routes
-    inner join airports
-        on routes.destination_airport_key = airports.airport_key
+    from monthly
+    inner join origins
+        on monthly.origin_airport_key = origins.airport_key
+    inner join destinations
+        on monthly.destination_airport_key = destinations.airport_key
 
 )
 

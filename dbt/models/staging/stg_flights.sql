@@ -40,7 +40,7 @@ renamed as (
         arr_delay is not null as has_arrived,
 
         -- dates
-        date(year, month, day) as flight_date,
+        date(time_hour, 'America/New_York') as flight_date,
 
         -- timestamps
         time_hour as scheduled_hour_at,
