@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from dbt_options import DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
-from pipeline_errors import ConfigurationError, InfrastructureError
+from pipeline_errors import ConfigurationError, DbtError, InfrastructureError
 from pipeline_settings import GOOGLE_ENDPOINT, PROJECT_ROOT, PipelineSettings
 from warm_dbt import start_dbt_server
 
@@ -47,6 +47,12 @@ SOURCE_FRESHNESS = "source freshness"
 DOCS = "docs generate"
 RUN_RESULTS = "run_results.json"
 MANIFEST = "manifest.json"
+# The manifest of prod without what a run builds itself.
+REST = f"rest/{MANIFEST}"
+LIST = ["list", "--output=json", "--output-keys=unique_id"]
+# The commands that `dbt retry` takes up, and what it redoes.
+RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
+RETRIED = {*FAILED_STATUSES, "skipped"}
 
 LOG_LEVELS = {
     "debug": logging.DEBUG,
@@ -68,6 +74,7 @@ class _DbtLogReader(logging.Filter):
 
     errors: list[str] = field(default_factory=list)
     events: set[str] = field(default_factory=set)
+    listed: list[str] = field(default_factory=list)
 
     def filter(self, record: logging.LogRecord) -> bool:
         line = record.getMessage()
@@ -81,6 +88,9 @@ class _DbtLogReader(logging.Filter):
         record.levelno = LOG_LEVELS.get(level, logging.INFO)
         record.levelname = logging.getLevelName(record.levelno)
         self.events.add(name)
+        if name == "PrintEvent" and record.msg.startswith('{"unique_id"'):
+            self.listed.append(record.msg)
+            return False
         if record.msg.startswith("Traceback"):
             # dbt's own crash: its message was logged just before.
             return False
@@ -100,7 +110,8 @@ class DbtRunner:
         target_dir: where dbt writes, a folder of its own for each target.
         lock: descriptor of the lock on that folder, which every dbt process inherits.
         project_dir: the dbt project.
-        state_dir: the folder whose manifest says what has changed, and where to read the rest.
+        state_dir: the folder of the manifest of prod, which says what has changed.
+        rest_dir: that of the same without what this run builds: the rest is read in prod.
     """
 
     connection: DbtConnection
@@ -110,6 +121,7 @@ class DbtRunner:
     lock: int
     project_dir: Path = DBT_PROJECT_DIR
     state_dir: Path | None = None
+    rest_dir: Path | None = None
     _last: DbtResult | None = None
 
     def run(self, command: str, options: DbtOptions, *, resume: bool = False) -> DbtResult:
@@ -124,39 +136,68 @@ class DbtRunner:
         """
         earlier = self._last if resume and command != SOURCE_FRESHNESS else None
         if earlier and earlier.nodes:
-            self._last = earlier.followed_by(self._run_dbt(command, ["retry"]))
+            # dbt remembers the flags of the command, but for where the rest is read.
+            rest = [f"--defer-state={self.rest_dir}"] if self.rest_dir else []
+            self._last = earlier.followed_by(self._run_dbt(command, [*rest, "retry"]))
         elif command == "retry":
-            # Not --state, which says what has changed: here it would say what to retry.
-            self._last = self._run_dbt(command, [*self._earlier_results(), "retry"], options)
+            self._last = self._retry(options)
         else:
-            words = command.split()
-            if command == DOCS:
-                # One file, and on the local BigQuery, which has no __TABLES__, no catalogue.
-                words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
-            state = ("--defer", "--favor-state", f"--state={self.state_dir}")
-            flags = state if self.state_dir else ()
-            self._last = self._run_dbt(command, [*flags, *words], options)
+            self._last = self._run_dbt(command, self._words(command), options)
         return self._last
 
-    def _earlier_results(self) -> list[str]:
-        """Return the flags with which `dbt retry` finds the results of the last command."""
-        if not self.settings.artifacts_dir:
-            found, flags = (self.target_dir / RUN_RESULTS).exists(), []
-            where = (
-                f"{self.target_dir}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), "
-                "définissez DBT_ARTIFACTS_DIR"
-            )
-        else:
-            where = self.settings.artifacts_dir
-            kept = self.target_dir / "kept"
-            name = f"{self.settings.target}/{RUN_RESULTS}"
-            found, flags = self.artifacts.fetch(name, kept / RUN_RESULTS), [f"--state={kept}"]
-        if not found:
+    def _words(self, command: str) -> list[str]:
+        """Return the words of the command, with the flags that are not the user's."""
+        words = command.split()
+        if command == DOCS:
+            # One file, and on the local BigQuery, which has no __TABLES__, no catalogue.
+            words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
+        if command == "clone":
+            return [f"--state={self.state_dir}", *words]
+        if self.rest_dir:
+            rest = ("--defer", "--favor-state", f"--defer-state={self.rest_dir}")
+            return [f"--state={self.state_dir}", *rest, *words]
+        return words
+
+    def _retry(self, options: DbtOptions) -> DbtResult:
+        """Redo what failed or was skipped in the last command of an earlier run."""
+        folder, where = self.target_dir, str(self.target_dir)
+        if self.settings.artifacts_dir:
+            folder, where = self.target_dir / "kept", self.settings.artifacts_dir
+            for name in (RUN_RESULTS, REST):
+                self.artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
+        document = _read_json(folder / RUN_RESULTS)
+        arguments = document.get("args", {})
+        if not document:
             raise ConfigurationError(
                 "dbt retry n'a rien à reprendre : aucune exécution de la cible "
-                f"{self.settings.target} n'a laissé de résultats dans {where}."
+                f"{self.settings.target} n'a laissé de résultats dans {where}. Là où le dossier "
+                "d'une exécution ne dure pas (conteneur, Prefect Cloud), définissez "
+                "DBT_ARTIFACTS_DIR."
             )
-        return flags
+        if arguments.get("which") in ("run-operation", "compile", "generate"):
+            raise ConfigurationError(
+                "dbt retry reprend la dernière commande, et ce n'en est pas une qui construit ou "
+                f"teste ({arguments['which']}) : relancez run ou build."
+            )
+        if not any(result["status"] in RETRIED for result in document.get("results", [])):
+            get_run_logger().info("dbt retry : rien à reprendre, la dernière commande a réussi.")
+            return DbtResult("retry", 0)
+        flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
+        if arguments.get("defer"):
+            flags.append(f"--defer-state={(folder / REST).parent}")
+        return self._run_dbt("retry", [*flags, "retry"], options)
+
+    def list_nodes(self, options: DbtOptions) -> list[str]:
+        """Return the `unique_id` of what the options select; DbtError if dbt cannot tell.
+
+        With a state, `state:modified` is judged by it.
+        """
+        words = [f"--state={self.state_dir}", *LIST]
+        runner = replace(self, commands=[*self.commands, "list"])
+        result = runner._run_dbt("list", words, options)
+        if result.return_code:
+            raise DbtError(f"dbt list a échoué : {result.errors[-1] if result.errors else '?'}")
+        return result.listed
 
     def _run_dbt(
         self, command: str, arguments: list[str], options: DbtOptions | None = None
@@ -210,12 +251,13 @@ class DbtRunner:
                 1 if process.return_code is None else process.return_code,
                 log.errors,
                 # What changed may be nothing.
-                self.state_dir is None and _selection_is_empty(command, asked, log.events),
+                self.rest_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
                 seconds,
                 self._bytes_billed(nodes, invocation_id, started_at),
+                log.listed,
             )
-            self._keep_artifacts(result)
+            self._keep_artifacts(result, empty=bool(options and options.empty))
             return result
 
     def _bytes_billed(
@@ -232,12 +274,16 @@ class DbtRunner:
             started_at,
         )
 
-    def _keep_artifacts(self, result: DbtResult) -> None:
+    def _keep_artifacts(self, result: DbtResult, *, empty: bool) -> None:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
         if not self.settings.artifacts_dir or not result.nodes:
             return
-        kept = {RUN_RESULTS: RUN_RESULTS} if result.command != SOURCE_FRESHNESS else {}
-        if result.succeeded and result.command in ("run", "build"):
+        kept = {}
+        if result.command in RETRIABLE:
+            kept[RUN_RESULTS] = RUN_RESULTS
+            if self.rest_dir:
+                kept[REST] = REST
+        if result.succeeded and result.command in ("run", "build", "retry") and not empty:
             kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:
             kept["static_index.html"] = "docs.html"
@@ -444,11 +490,12 @@ def packages_are_missing(project_dir: Path) -> bool:
     What is declared is in the lock, what is in the lock is installed, and no file is newer
     than the folder of what is installed: a version changes in place.
     """
+    folder = str(_read_yaml(project_dir / "dbt_project.yml").get("packages-install-path", ""))
     declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
     declared = [package for path in declarations for package in _packages(path)]
     if not declared:
         return False
-    lock, installed = project_dir / "package-lock.yml", project_dir / "dbt_packages"
+    lock, installed = project_dir / "package-lock.yml", project_dir / (folder or "dbt_packages")
     locked = _packages(lock)
     if not installed.exists() or not _origins(declared) <= _origins(locked):
         return True

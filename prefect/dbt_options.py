@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
+import yaml
+
 from pipeline_errors import ConfigurationError
+
+# YAML as dbt reads it back: JSON has no way to write some numbers.
+ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "sort_keys": False}
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class DbtOptions:
                     f"--{name.replace('_', '-')} : « {moment} » est refusé, il faut une date "
                     "AAAA-MM-JJ, ou AAAA-MM-JJTHH:MM:SS en UTC."
                 )
+        if bool(self.event_time_start) != bool(self.event_time_end):
+            raise ConfigurationError("--event-time-start et --event-time-end vont ensemble.")
         if self.threads is not None and self.threads < 1:
             raise ConfigurationError(
                 f"--threads : « {self.threads} » est refusé, il faut 1 ou plus."
@@ -52,8 +58,8 @@ class DbtOptions:
                 words.append(option)
             elif value:
                 # With `=`, a value that starts with a dash stays a value.
-                text = value if isinstance(value, str) else json.dumps(value)
-                words.append(f"{option}={text}")
+                text = yaml.safe_dump(value, **ONE_LINE) if name == "vars" else value
+                words.append(f"{option}={text}".strip())
         return words
 
     def of_what_changed(self) -> DbtOptions:

@@ -129,6 +129,7 @@ class DbtResult:
             before the first.
         seconds: how long dbt worked on the nodes.
         bytes_billed: of all its queries; None when they cannot be listed.
+        listed: what `dbt list` printed, a line each.
     """
 
     command: str
@@ -138,6 +139,7 @@ class DbtResult:
     nodes: list[NodeResult] = field(default_factory=list)
     seconds: float = 0.0
     bytes_billed: int | None = None
+    listed: list[str] = field(default_factory=list)
 
     @property
     def selected_nothing(self) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.logging import get_run_logger
 
-from dbt_command import DBT_PROJECT_DIR, MANIFEST, DbtRunner, packages_are_missing
+from dbt_command import DBT_PROJECT_DIR, MANIFEST, REST, DbtRunner, packages_are_missing
 from dbt_connection import build_connection
 from dbt_options import DbtOptions
 from dbt_report import failure_message
@@ -58,6 +59,36 @@ def with_state_of_prod(
             get_run_logger().info("Projet dbt du commit %s :", reference)
             _parse(replace(parser, project_dir=project_dir), options)
     return replace(dbt, state_dir=state_dir)
+
+
+def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
+    """Return the runner that reads in prod what it does not build, and what it leaves unbuilt.
+
+    dbt itself prefers prod for all that a command does not select: the tests of a model would
+    judge that of prod, a snapshot or a retry would read it. So what this run builds is taken
+    from the manifest that dbt defers to.
+
+    Args:
+        dbt: a runner with the state of prod.
+        options: those of the run, of what changed.
+    """
+    changed = [json.loads(line)["unique_id"] for line in dbt.list_nodes(options)]
+    kinds = {"model", "test", "unit_test"} | {
+        kind
+        for kind in ("seed", "snapshot", "function")
+        if {kind, "build"} & set(dbt.commands) or (kind == "function" and "run" in dbt.commands)
+    }
+    built = {unique_id for unique_id in changed if unique_id.partition(".")[0] in kinds}
+    assert dbt.state_dir is not None
+    manifest = json.loads((dbt.state_dir / MANIFEST).read_text(encoding="utf-8"))
+    for section in ("nodes", "functions"):
+        for unique_id in built & manifest.get(section, {}).keys():
+            del manifest[section][unique_id]
+    rest = dbt.target_dir / REST
+    rest.parent.mkdir(exist_ok=True)
+    rest.write_text(json.dumps(manifest), encoding="utf-8")
+    left = {x for x in changed if x.startswith(("seed.", "snapshot.", "function."))} - built
+    return replace(dbt, rest_dir=rest.parent), sorted(left)
 
 
 def _parse(dbt: DbtRunner, options: DbtOptions) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline_errors import ConfigurationError
+
+# What a hook of git, or a shell, may have set: they name another repository than that of a folder.
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
 @contextmanager
@@ -23,7 +26,9 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
 
     Raises ConfigurationError when there is no git, no repository or no such commit.
     """
-    _git(root, "rev-parse", "--git-dir", remedy="Ce dossier doit venir de `git clone`.")
+    git_dir = _git(
+        root, "rev-parse", "--absolute-git-dir", remedy="Ce dossier doit venir de `git clone`."
+    )
     commit = _git(
         root,
         *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}"),
@@ -31,11 +36,14 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
         "est partiel, lancez `git fetch --unshallow` (GitHub Actions : `fetch-depth: 0`).",
     )
     with tempfile.TemporaryDirectory(prefix="commit-") as temporary:
-        archive, files = Path(temporary, "files.tar"), Path(temporary, "files")
-        # An archive, where `git worktree` would write in the user's repository.
-        _git(root, "archive", f"--output={archive}", commit, remedy="Vérifiez la place libre.")
-        with tarfile.open(archive) as content:
-            content.extractall(files, filter="data")
+        files, remedy = Path(temporary, "files"), "Vérifiez la place libre."
+        files.mkdir()
+        # With an index of its own, where `git worktree` would write in the user's repository.
+        place = (f"--git-dir={git_dir}", f"--work-tree={files}")
+        index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
+        tree = _git(root, "rev-parse", f"{commit}:./", remedy=remedy)
+        _git(files, *place, "read-tree", tree, remedy=remedy, **index)
+        _git(files, *place, "checkout-index", "--all", remedy=remedy, **index)
         yield files
 
 
@@ -48,11 +56,14 @@ def current_commit(root: Path) -> str:
         return ""
 
 
-def _git(root: Path, *arguments: str, remedy: str) -> str:
+def _git(folder: Path, *arguments: str, remedy: str, **variables: str) -> str:
     """Return what git prints; ConfigurationError, with its words and the remedy, if it fails."""
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     try:
         run = subprocess.run(
-            ["git", "-C", str(root), *arguments],
+            ["git", *arguments],
+            cwd=folder,
+            env=environment | variables,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -42,7 +42,7 @@ from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_options import DbtOptions
 from dbt_report import failure_message, summary, warning_message
 from dbt_result import WITH_WARNINGS
-from dbt_state import with_state_of_prod
+from dbt_state import with_state_of_prod, with_the_rest_of_prod
 from git_commit import current_commit
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
@@ -90,6 +90,11 @@ TARGET_WARNING = (
     "l'environnement du déploiement."
 )
 
+UNBUILT_WARNING = (
+    "%s a changé, et aucune commande de cette exécution ne le construit : c'est celui de prod qui "
+    "est lu. Ajoutez seed ou snapshot à --commands, ou lancez build."
+)
+
 
 def show(text: str) -> None:
     """Show text as it is: on the terminal of a laptop, in the log of a deployment."""
@@ -126,6 +131,8 @@ def complete_commands(commands: list[Command], macro: str | None) -> list[str]:
     """Return the dbt commands to run, the installation of missing packages first."""
     if "run-operation" in commands and not macro:
         raise ConfigurationError("run-operation : il manque la macro à lancer.")
+    if macro and "run-operation" not in commands:
+        raise ConfigurationError(f"La macro {macro} est pour run-operation, qui n'est pas demandé.")
     words: list[str] = list(commands)
     if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
         words.insert(0, "deps")
@@ -254,6 +261,10 @@ def dbt_full_pipeline(
             warnings = find_warnings(settings)
             if changed_since:
                 options = options.of_what_changed()
+                if set(commands) <= {"deps", "retry", "run-operation"}:
+                    raise ConfigurationError(
+                        f"--changed-since : {', '.join(commands)} ne prend aucune sélection."
+                    )
             services = {
                 "L'API Prefect": PREFECT_API_URL.value(),
                 "BigQuery": settings.endpoint or GOOGLE_ENDPOINT,
@@ -265,6 +276,10 @@ def dbt_full_pipeline(
             ):
                 if changed_since or "clone" in commands:
                     dbt = with_state_of_prod(dbt, block, changed_since, options)
+                if changed_since:
+                    dbt, left = with_the_rest_of_prod(dbt, options)
+                    for name in left:
+                        get_run_logger().warning(UNBUILT_WARNING, name)
                 return run_commands(options, dbt, warnings, changed_since)
         except TerminationSignal:
             if stop.state:
@@ -296,7 +311,7 @@ def run_commands(
         show(built)
     message = f"{', '.join(f'dbt {command}' for command in dbt.commands)} : réussi."
     if changed_since and not any(result.nodes for result in results):
-        message = f"Rien n'a changé depuis {changed_since}."
+        message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."
     if warned := warning_message(results):
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)

@@ -22,12 +22,25 @@ ON_A_TERMINAL = "elle n'écrit que sur un terminal : voyez « dbt sans Prefect �
 NOT_IN_A_RUN = {
     "clean": "elle effacerait le dossier où l'exécution écrit : lancez `make clean`",
     "debug": "`make doctor` dit ce qui est prêt et ce qui manque",
+    "docs": "écrivez docs generate",
     "docs serve": "`make docs` construit la documentation et la montre",
     "init": "le projet dbt est déjà là, dans dbt/",
     "list": ON_A_TERMINAL,
     "ls": ON_A_TERMINAL,
     "parse": "chaque commande commence par là",
     "show": ON_A_TERMINAL,
+}
+
+# Options of dbt that have another name here.
+INSTEAD = {
+    "-s": "--select",
+    "-m": "--select",
+    "--models": "--select",
+    "-x": "fail_fast: true, sous flags: dans dbt/dbt_project.yml",
+    "--args": "--vars, que la macro lit par var()",
+    "--state": "--changed-since",
+    "--defer": "--changed-since",
+    "--favor-state": "--changed-since",
 }
 
 
@@ -62,9 +75,13 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
     add("event_time_end", metavar="DATE")
     add("threads", type=int, metavar="NOMBRE")
     possible = ", ".join(known).replace("run-operation", "run-operation MACRO")
-    add("commands", f" Possibles : {possible}.", nargs="+", metavar="COMMANDE")
+    possible_too = f" Possibles : {possible}."
+    add("commands", possible_too, nargs="+", action="extend", metavar="COMMANDE")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
+        instead = [f"{name} : ici, {INSTEAD[name]}" for name in unknown if name in INSTEAD]
+        if instead:
+            parser.error(" ; ".join(instead))
         parser.error(
             f"option inconnue : {' '.join(unknown)}. Celles de dbt que la pipeline prend sont dans "
             "--help ; les autres se règlent sous flags: dans dbt/dbt_project.yml"
@@ -98,7 +115,7 @@ def _variables(text: str) -> dict[str, Any]:
         given = yaml.safe_load(text)
     except yaml.YAMLError:
         given = None
-    if not isinstance(given, dict):
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise argparse.ArgumentTypeError("il faut du YAML ou du JSON, par exemple 'nom: valeur'")
     variables: dict[str, Any] = json.loads(json.dumps(given, default=str))
     return variables

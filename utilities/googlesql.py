@@ -5,6 +5,7 @@ The `zetasql` package holds Google's C++ analyser as a WebAssembly module.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,7 +108,9 @@ def _start(cache: Path) -> ZetaSqlLocalService:
     """
     cache.mkdir(parents=True, exist_ok=True)
     settings = cache / "wasmtime.toml"
-    settings.write_text(f"[cache]\ndirectory = '{cache.resolve() / 'modules'}'\n")
+    # A string of TOML is one of JSON.
+    folder = json.dumps(str(cache.resolve() / "modules"), ensure_ascii=False)
+    settings.write_text(f"[cache]\ndirectory = {folder}\n", encoding="utf-8")
 
     def config_with_cache() -> wasmtime.Config:
         config = wasmtime.Config()

@@ -17,6 +17,9 @@ MODELS = {
 }
 
 
+MODELS["models/b8.yml"] = "models: [{name: b8, columns: [{name: id, data_tests: [unique]}]}]"
+
+
 def git(project: Project, *words: str) -> str:
     """Run git in the project, as nobody in particular."""
     names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
@@ -53,7 +56,7 @@ def unchanged(project):
 
 def test_nothing_changed_is_a_success_that_says_so(unchanged):
     assert unchanged.returncode == 0, unchanged.stderr
-    assert "Rien n'a changé depuis HEAD." in unchanged.stderr
+    assert "rien n'a changé depuis HEAD." in unchanged.stderr
     assert not built(unchanged)
 
 
@@ -104,6 +107,49 @@ def test_clone_brings_prod_to_dev(changed, project):
 
     assert run.returncode == 0, run.stderr
     assert built(run) == ["a9"]
+
+
+def write_model(project, name, sql):
+    (project.root / "dbt" / "models" / f"{name}.sql").write_text(sql)
+
+
+def test_tests_judge_what_was_just_built_and_not_prod(changed, project):
+    write_model(project, "b7", "select id from {{ ref('b6') }} union all select 1")
+
+    run = project.run_pipeline("--changed-since", "HEAD")
+
+    assert run.returncode == 1
+    assert "unique_b8_id" in run.stderr.splitlines()[-1]
+
+
+def test_retry_after_it_reads_what_was_built_and_the_rest_in_prod(changed, project):
+    write_model(project, "b7", "select id + 10 as id from {{ ref('b6') }}")
+    write_model(project, "b9", "select nowhere from {{ ref('b8') }}")
+    failed = project.run_pipeline("--changed-since", "HEAD", "--commands", "run")
+    write_model(project, "b9", "select id + 100 as id from {{ ref('b8') }}")
+    for path in (project.root / "dbt" / "target" / "dev").rglob("*.json"):
+        # As in a new container: DBT_ARTIFACTS_DIR keeps what it needs.
+        path.unlink()
+
+    run = project.run_pipeline("--commands", "retry")
+
+    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    (row,) = connect(project.environment).query_and_wait(f"select id from {dev}.b9")
+    assert failed.returncode == 1
+    assert run.returncode == 0, run.stderr
+    assert built(run) == ["b9"]
+    assert row.id == 111
+
+
+def test_changed_seed_that_no_command_loads_is_said_and_read_in_prod(changed, project):
+    (project.root / "dbt" / "seeds").mkdir()
+    (project.root / "dbt" / "seeds" / "colours.csv").write_text("id\n1\n")
+
+    run = project.run_pipeline("--changed-since", "HEAD", "--select", "colours")
+
+    assert run.returncode == 0, run.stderr
+    assert "seed.project.colours a changé" in run.stderr
+    assert "rien n'a changé depuis HEAD." in run.stderr
 
 
 @pytest.mark.parametrize(

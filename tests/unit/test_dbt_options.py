@@ -1,6 +1,7 @@
 """The options of a run, in dbt's words."""
 
 import pytest
+import yaml
 
 from dbt_options import DbtOptions
 from pipeline_errors import ConfigurationError
@@ -14,7 +15,6 @@ from pipeline_errors import ConfigurationError
         (DbtOptions("--help"), ["--select=--help"]),
         (DbtOptions(selector="nightly"), ["--selector=nightly"]),
         (DbtOptions(full_refresh=True, empty=True), ["--full-refresh", "--empty"]),
-        (DbtOptions(vars={"a": "é '", "b": [1]}), ['--vars={"a": "\\u00e9 \'", "b": [1]}']),
         (DbtOptions(vars={}), []),
         (DbtOptions(threads=2), ["--threads=2"]),
         (
@@ -25,6 +25,29 @@ from pipeline_errors import ConfigurationError
 )
 def test_each_option_is_one_word(options, words):
     assert options.words() == words
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "é ' \" \n 😀",
+        "2013-01-01",
+        "1",
+        "null",
+        1,
+        1.0e20,
+        0.00001,
+        True,
+        None,
+        [1, {"a": "b"}],
+        "",
+    ],
+)
+def test_variable_reaches_dbt_as_it_is(value):
+    (word,) = DbtOptions(vars={"name": value}).words()
+
+    # As dbt reads it.
+    assert yaml.safe_load(word.removeprefix("--vars=")) == {"name": value}
 
 
 @pytest.mark.parametrize(
@@ -48,6 +71,7 @@ def test_selector_leaves_no_room_for_what_changed():
     "wrong",
     [
         {"event_time_start": "2013-02-31"},
+        {"event_time_start": "2013-02-01"},
         {"event_time_end": "hier"},
         {"threads": 0},
     ],
