@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
+.PHONY: help demo run report test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -22,6 +22,9 @@ demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des 
 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py
+
+report: .venv/installed ## Le tableau de bord des données de make demo, une page HTML
+	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python utilities/build_report.py
 
 doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 	@$(BIN)/python utilities/doctor.py
