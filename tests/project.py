@@ -73,8 +73,10 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
     ):
         shutil.copy(PROJECT_ROOT / name, project)
     if dbt_files:
-        # Whatever project a team has put there.
+        # Whatever project a team has put there. The profile is ours.
         shutil.rmtree(project / "dbt")
+        (project / "dbt").mkdir()
+        shutil.copy(PROJECT_ROOT / "dbt" / "profiles.yml", project / "dbt")
         for path, text in ({"dbt_project.yml": DBT_PROJECT} | dbt_files).items():
             (project / "dbt" / path).parent.mkdir(parents=True, exist_ok=True)
             (project / "dbt" / path).write_text(text)

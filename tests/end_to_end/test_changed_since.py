@@ -6,6 +6,8 @@ import pytest
 
 from project import Project, connect, copy_project
 
+pytestmark = pytest.mark.slow
+
 # Three chains of ten models, each reading the one before it.
 CHAINS, LENGTH = "abc", 10
 MODELS = {

@@ -263,6 +263,7 @@ def test_accounts_are_those_of_the_outputs(infrastructure):
     assert outputs["prod_service_account_email"]["value"] == PROD
 
 
+@pytest.mark.slow
 def test_prod_and_raw_are_neither_deleted_nor_replaced(infrastructure):
     infrastructure.set_variables(extra_datasets={"prod": ["marketing"]})
     infrastructure.run("make infra")
@@ -280,6 +281,7 @@ def test_prod_and_raw_are_neither_deleted_nor_replaced(infrastructure):
         assert "Instance cannot be destroyed" in result.stderr
 
 
+@pytest.mark.slow
 def test_state_of_one_account_is_taken_over(infrastructure):
     files = {path: path.read_text() for path in infrastructure.folder.glob("*.tf")}
     for path in files:

@@ -20,6 +20,8 @@ from fault_proxy import fault_proxy
 from local_bigquery import local_bigquery
 from project import connect, copy_project, prefect_client
 
+pytestmark = pytest.mark.slow
+
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
     "models/second.sql": (
@@ -270,7 +272,6 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("service", ["L'API Prefect", "BigQuery"])
 def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
     service, project, proxy, without_prefect_server
@@ -302,7 +303,6 @@ LOAD = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["bqemulator", "local_bigquery.py"])
 def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment):
     """The second victim is the launcher, whose servers have to end with it."""

@@ -13,7 +13,10 @@ from project import copy_project, in_environment
 
 DRIVER = shutil.which("chromedriver")
 
-pytestmark = pytest.mark.skipif(not DRIVER, reason="Chromium's driver is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not DRIVER, reason="Chromium's driver is not installed"),
+]
 
 # What lies outside of the window, or what two texts share of the page.
 OUTSIDE = """
