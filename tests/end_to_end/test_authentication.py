@@ -109,6 +109,7 @@ def test_block_without_a_key_takes_the_default_credentials_and_leaves_no_secret(
     assert not [secret for text in written(done) for secret in secrets if secret in text]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("credentials", "variables", "words"),
     [

@@ -66,6 +66,7 @@ def test_read_only_target_is_named(project, target):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 def test_prefect_database_that_is_locked_is_named(project, tmp_path):
     database = sqlite3.connect(tmp_path / "prefect.db", isolation_level=None)
     database.execute("create table taken (id)")

@@ -101,6 +101,7 @@ def test_temporary_server_refuses_who_has_not_its_secret(start):
     assert "access-control-allow-origin" not in start.answer_to_a_stranger.headers
 
 
+@pytest.mark.slow
 def test_run_on_a_temporary_server_reaches_nothing_outside_the_machine(
     make_project, outside, without_prefect_server
 ):
