@@ -23,7 +23,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.logging import get_run_logger
 
 from artifacts_dir import ArtifactsDir
@@ -160,7 +159,11 @@ class DbtRunner:
 
     def _retry(self, options: DbtOptions) -> DbtResult:
         """Redo what failed or was skipped in the last command of an earlier run."""
-        folder, where = self.target_dir, str(self.target_dir)
+        folder = self.target_dir
+        where = (
+            f"{folder}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), définissez "
+            "DBT_ARTIFACTS_DIR"
+        )
         if self.settings.artifacts_dir:
             folder, where = self.target_dir / "kept", self.settings.artifacts_dir
             for name in (RUN_RESULTS, REST):
@@ -170,9 +173,7 @@ class DbtRunner:
         if not document:
             raise ConfigurationError(
                 "dbt retry n'a rien à reprendre : aucune exécution de la cible "
-                f"{self.settings.target} n'a laissé de résultats dans {where}. Là où le dossier "
-                "d'une exécution ne dure pas (conteneur, Prefect Cloud), définissez "
-                "DBT_ARTIFACTS_DIR."
+                f"{self.settings.target} n'a laissé de résultats dans {where}."
             )
         if arguments.get("which") in ("run-operation", "compile", "generate"):
             raise ConfigurationError(
@@ -482,42 +483,3 @@ def _dbt_log_reader() -> Iterator[_DbtLogReader]:
         yield reader
     finally:
         logger.removeFilter(reader)
-
-
-def packages_are_missing(project_dir: Path) -> bool:
-    """Whether a project declares packages that `dbt deps` has not installed, or not since a change.
-
-    What is declared is in the lock, what is in the lock is installed, and no file is newer
-    than the folder of what is installed: a version changes in place.
-    """
-    folder = str(_read_yaml(project_dir / "dbt_project.yml").get("packages-install-path", ""))
-    declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
-    declared = [package for path in declarations for package in _packages(path)]
-    if not declared:
-        return False
-    lock, installed = project_dir / "package-lock.yml", project_dir / (folder or "dbt_packages")
-    locked = _packages(lock)
-    if not installed.exists() or not _origins(declared) <= _origins(locked):
-        return True
-    changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
-    return max(changed) > installed.stat().st_mtime or not all(
-        (installed / package.get("name", "")).exists() for package in locked
-    )
-
-
-def _packages(path: Path) -> list[dict[str, Any]]:
-    return _read_yaml(path).get("packages") or []
-
-
-def _origins(packages: list[dict[str, Any]]) -> set[str]:
-    """Return where the packages come from: a name on the hub, a git address, a folder…"""
-    kinds = ("package", "git", "local", "tarball", "private")
-    return {str(package[kind]) for package in packages for kind in kinds if kind in package}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file, or an empty one: what is wrong with it is dbt's to say."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) else {}
-    return {}

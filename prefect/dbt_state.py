@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from prefect.logging import get_run_logger
 
-from dbt_command import DBT_PROJECT_DIR, MANIFEST, REST, DbtRunner, packages_are_missing
+from dbt_command import DBT_PROJECT_DIR, MANIFEST, REST, DbtRunner
 from dbt_connection import build_connection
 from dbt_options import DbtOptions
+from dbt_packages import packages_are_missing
 from dbt_report import failure_message
 from git_commit import files_of_commit
 from pipeline_errors import ConfigurationError, DbtError

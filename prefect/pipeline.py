@@ -37,9 +37,10 @@ from prefect.tasks import exponential_backoff
 from pydantic import Field
 
 from dbt_artifact import render_markdown
-from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt, packages_are_missing
+from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_options import DbtOptions
+from dbt_packages import packages_are_missing
 from dbt_report import failure_message, summary, warning_message
 from dbt_result import WITH_WARNINGS
 from dbt_state import with_state_of_prod, with_the_rest_of_prod

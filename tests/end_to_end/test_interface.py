@@ -76,9 +76,14 @@ def test_page_names_the_failed_model(page, failed_run, browser):
     assert "models/broken.sql" in html
 
 
-def test_artifact_has_the_reason_a_timeline_and_links_to_the_jobs(failed_run, browser):
+def test_artifact_has_the_reason_a_timeline_the_last_runs_and_links_to_the_jobs(
+    failed_run, browser
+):
     html = read_page(browser, failed_run["artifact"], "█")
 
+    # The local BigQuery keeps no label of a job: what all of them cost cannot be known.
+    assert "Facturé : au moins 0 o" in html
+    assert "Dernières exécutions" in html
     assert "nowhere" in html
     assert "█" in html
     assert "console.cloud.google.com/bigquery?project=projet-local" in html

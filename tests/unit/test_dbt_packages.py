@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dbt_command import packages_are_missing
+from dbt_packages import packages_are_missing
 
 
 @pytest.fixture
@@ -60,3 +60,13 @@ def test_packages_are_installed_when_they_are_not_those_declared(change, missing
     change(dbt_dir)
 
     assert packages_are_missing(dbt_dir) is missing
+
+
+def test_packages_are_looked_for_where_the_project_installs_them(dbt_dir):
+    (dbt_dir / "dbt_project.yml").write_text("packages-install-path: vendored")
+
+    missing_there = packages_are_missing(dbt_dir)
+    (dbt_dir / "dbt_packages").rename(dbt_dir / "vendored")
+
+    assert missing_there
+    assert not packages_are_missing(dbt_dir)
