@@ -18,6 +18,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, temporary_settings
 
 import deploy
+from pipeline import dbt_full_pipeline
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT
 from project import prefect_client
@@ -166,9 +167,8 @@ def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 9 * * *", "Europe/Paris")
     assert made.global_concurrency_limit.limit == 1
-    assert list(made.parameter_openapi_schema["properties"]) == [
-        *("target", "select", "exclude", "full_refresh", "commands")
-    ]
+    form = dbt_full_pipeline.parameters.properties
+    assert list(made.parameter_openapi_schema["properties"]) == list(form)
     assert made.work_pool_name == "pipeline-dbt"
     assert made.job_variables == {"env": SETTINGS, "image": "prefecthq/prefect-client:3-python3.11"}
     assert made.entrypoint == "prefect/pipeline.py:dbt_full_pipeline"

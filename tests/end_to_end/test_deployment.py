@@ -23,6 +23,7 @@ from prefect.states import Scheduled
 from prefect.variables import Variable
 
 from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
+from pipeline import dbt_full_pipeline
 from pipeline_settings import PipelineSettings
 from project import ONE_MODEL, copy_project
 
@@ -164,7 +165,7 @@ def test_deployment_has_a_daily_schedule_and_a_form_with_choices(deployment):
     properties = read.parameter_openapi_schema["properties"]
     assert (schedule.cron, schedule.timezone) == ("0 9 * * *", "Europe/Paris")
     assert read.job_variables["env"] == {"DBT_TARGET": "prod"}
-    assert list(properties) == ["target", "select", "exclude", "full_refresh", "commands"]
+    assert list(properties) == list(dbt_full_pipeline.parameters.properties)
     assert all(x["description"].strip() for x in properties.values())
     assert ["dev", "prod"] in [x.get("enum") for x in properties["target"]["anyOf"]]
     assert properties["commands"]["items"]["enum"][:2] == ["run", "test"]

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import deploy
+from pipeline import dbt_full_pipeline
 from project import prefect_client
 from stand_in_cloud import KEY, stand_in_cloud
 from stand_in_github import stand_in_github
@@ -82,7 +83,7 @@ def deployed(prefect_cloud, local_environment):
 def test_flow_is_named_after_its_function_and_has_the_form(deployed):
     properties = deployed[0].parameter_openapi_schema["properties"]
 
-    assert list(properties) == ["target", "select", "exclude", "full_refresh", "commands"]
+    assert list(properties) == list(dbt_full_pipeline.parameters.properties)
     assert properties["commands"]["items"]["enum"][:2] == ["run", "test"]
     assert deployed[0].job_variables["env"]["DBT_TARGET"] == "prod"
     assert deployed[0].job_variables["image"] == deploy.MANAGED_IMAGE

@@ -77,11 +77,11 @@ def test_relations_are_where_the_project_s_own_macro_puts_them(first_run, projec
 
     summary = first_run.stdout.partition("Construit (cible dev) :\n")[2]
 
-    assert [line.split()[0] for line in summary.splitlines()] == [
+    assert {line.split()[0] for line in summary.splitlines()} == {
         *(f"{dev}_raw.raw_customers", f"{dev}_raw.raw_orders"),
         *(f"{dev}.stg_customers", f"{dev}.stg_orders", f"{dev}.customers"),
         f"{dev}.orders_snapshot",
-    ]
+    }
 
 
 def test_figures_are_those_of_the_seeds(first_run, project):
