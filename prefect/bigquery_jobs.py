@@ -12,22 +12,30 @@ from requests import RequestException
 
 # The label that dbt puts on all the jobs of a command.
 LABEL = "dbt_invocation_id"
-FIELDS = "nextPageToken,jobs(configuration/labels,statistics/query/totalBytesBilled)"
+FIELDS = (
+    "nextPageToken,jobs(jobReference/jobId,configuration/labels,statistics/query/totalBytesBilled)"
+)
 PAGE = 1000
 TIMEOUT_SECONDS = 10
 
 
 def bytes_billed(
-    endpoint: str, project: str, credentials: Credentials, invocation_id: str, since: float
+    endpoint: str,
+    project: str,
+    credentials: Credentials,
+    invocation_id: str,
+    known_jobs: set[str],
+    since: float,
 ) -> int | None:
     """Return the bytes that all the jobs of a dbt command were billed for.
 
     Args:
         endpoint: the address of the BigQuery API, with no slash at its end.
+        known_jobs: those that dbt reports: a list without one of them lacks others too.
         since: when the command started, in seconds since 1970.
 
     None when the account may not list jobs (`bigquery.jobs.list`), without an answer, and
-    when no job has the label (bqemulator 1.4.0 keeps none).
+    when the list is not whole (bqemulator 1.4.0 keeps the labels of few jobs).
     """
     parameters = {
         # With the labels and the statistics.
@@ -37,7 +45,7 @@ def bytes_billed(
         "maxResults": str(PAGE),
         "fields": FIELDS,
     }
-    billed = []
+    billed: dict[str, int] = {}
     try:
         with AuthorizedSession(credentials) as session:
             while True:
@@ -51,9 +59,10 @@ def bytes_billed(
                 for job in page.get("jobs", []):
                     if job.get("configuration", {}).get("labels", {}).get(LABEL) == invocation_id:
                         query = job.get("statistics", {}).get("query", {})
-                        billed.append(int(query.get("totalBytesBilled", 0)))
+                        job_id = job["jobReference"]["jobId"]
+                        billed[job_id] = int(query.get("totalBytesBilled", 0))
                 if "nextPageToken" not in page:
-                    return sum(billed) if billed else None
+                    return sum(billed.values()) if known_jobs <= billed.keys() else None
                 parameters["pageToken"] = page["nextPageToken"]
-    except (RequestException, GoogleAuthError, ValueError):
+    except (RequestException, GoogleAuthError, ValueError, KeyError):
         return None

@@ -265,13 +265,15 @@ class DbtRunner:
         self, nodes: list[NodeResult], invocation_id: str, started_at: float
     ) -> int | None:
         """Return what BigQuery billed for a command, without asking when it was not asked."""
-        if not any(node.response.get("job_id") for node in nodes):
+        known_jobs = {str(x.response["job_id"]) for x in nodes if x.response.get("job_id")}
+        if not known_jobs:
             return 0
         return bytes_billed(
             self.settings.endpoint or GOOGLE_ENDPOINT,
             self.connection.project,
             self.connection.credentials,
             invocation_id,
+            known_jobs,
             started_at,
         )
 

@@ -81,7 +81,7 @@ def test_artifact_has_the_reason_a_timeline_the_last_runs_and_links_to_the_jobs(
 ):
     html = read_page(browser, failed_run["artifact"], "█")
 
-    # The local BigQuery keeps no label of a job: what all of them cost cannot be known.
+    # The local BigQuery keeps the labels of few jobs: what all of them cost cannot be known.
     assert "Facturé : au moins 0 o" in html
     assert "Dernières exécutions" in html
     assert "nowhere" in html

@@ -11,11 +11,11 @@ from google.auth.credentials import AnonymousCredentials
 from bigquery_jobs import bytes_billed
 
 
-def job(invocation_id, billed):
+def job(name, invocation_id, billed):
     """Return an entry of `jobs.list`, of which a load or a copy has no query."""
     query = {"query": {"totalBytesBilled": str(billed)}} if billed is not None else {}
     labels = {"labels": {"dbt_invocation_id": invocation_id}} if invocation_id else {}
-    return {"configuration": labels, "statistics": query}
+    return {"jobReference": {"jobId": name}, "configuration": labels, "statistics": query}
 
 
 @contextmanager
@@ -44,13 +44,16 @@ def bigquery(pages, status=200):
 
 
 def billed(url):
-    return bytes_billed(url, "projet", AnonymousCredentials(), "mine", since=1000.0)
+    return bytes_billed(url, "projet", AnonymousCredentials(), "mine", {"a", "d"}, since=1000.0)
 
 
 def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():
     pages = [
-        [job("mine", 10), job("mine", 20), job("another", 1000), job(None, 1000)],
-        [job("mine", 3), job("mine", None)],
+        [
+            *(job("a", "mine", 10), job("b", "mine", 20)),
+            *(job("x", "another", 1000), job("y", None, 1000)),
+        ],
+        [job("c", "mine", 3), job("d", "mine", None)],
     ]
     with bigquery(pages) as (url, asked):
         assert billed(url) == 33
@@ -72,6 +75,6 @@ def test_api_that_does_not_answer_knows_nothing():
     assert billed(url) is None
 
 
-def test_jobs_without_a_label_tell_nothing():
-    with bigquery([[job(None, 1000), job("another", 1000)]]) as (url, _):
+def test_list_without_a_job_that_dbt_reports_tells_nothing():
+    with bigquery([[job("a", "mine", 1000), job("d", None, 1000)]]) as (url, _):
         assert billed(url) is None
