@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 # In the place of a commit: the last run of prod that DBT_ARTIFACTS_DIR keeps.
 LAST_RUN = "DBT_ARTIFACTS_DIR"
 
+# The commands that build a kind of node. A run takes up models and tests in any case.
+BUILDERS = {
+    "seed": ["seed", "build"],
+    "snapshot": ["snapshot", "build"],
+    "function": ["run", "build"],
+}
+
 
 def with_state_of_prod(
     dbt: DbtRunner, block: GcpCredentials, reference: str | None, options: DbtOptions
@@ -74,12 +81,12 @@ def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
         options: those of the run, of what changed.
     """
     changed = [json.loads(line)["unique_id"] for line in dbt.list_nodes(options)]
-    kinds = {"model", "test", "unit_test"} | {
-        kind
-        for kind in ("seed", "snapshot", "function")
-        if {kind, "build"} & set(dbt.commands) or (kind == "function" and "run" in dbt.commands)
-    }
-    built = {unique_id for unique_id in changed if unique_id.partition(".")[0] in kinds}
+    left = [
+        unique_id
+        for unique_id in changed
+        if set(dbt.commands).isdisjoint(BUILDERS.get(unique_id.partition(".")[0], dbt.commands))
+    ]
+    built = set(changed).difference(left)
     assert dbt.state_dir is not None
     manifest = json.loads((dbt.state_dir / MANIFEST).read_text(encoding="utf-8"))
     for section in ("nodes", "functions"):
@@ -88,7 +95,6 @@ def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
     rest = dbt.target_dir / REST
     rest.parent.mkdir(exist_ok=True)
     rest.write_text(json.dumps(manifest), encoding="utf-8")
-    left = {x for x in changed if x.startswith(("seed.", "snapshot.", "function."))} - built
     return replace(dbt, rest_dir=rest.parent), sorted(left)
 
 

@@ -75,8 +75,8 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
     add("event_time_end", metavar="DATE")
     add("threads", type=int, metavar="NOMBRE")
     possible = ", ".join(known).replace("run-operation", "run-operation MACRO")
-    possible_too = f" Possibles : {possible}."
-    add("commands", possible_too, nargs="+", action="extend", metavar="COMMANDE")
+    how: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "COMMANDE"}
+    add("commands", f" Possibles : {possible}.", **how)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         instead = [f"{name} : ici, {INSTEAD[name]}" for name in unknown if name in INSTEAD]

@@ -99,6 +99,21 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
     )
 
 
+def git(folder: Path, *words: str) -> str:
+    """Run git in a folder, as nobody in particular; return what it prints."""
+    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    run = subprocess.run(
+        ["git", *names, *words], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return run.stdout
+
+
+def built(run: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the names of what a run of the pipeline built in dev."""
+    _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
+    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
+
+
 def connect(environment: dict[str, str]) -> Client:
     """Return a client of the local BigQuery of this environment."""
     with on_prefect_server(environment):

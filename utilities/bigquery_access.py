@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dbt_connection import google_credentials, project_of
+from dbt_connection import (
+    credentials_block_class,
+    google_credentials,
+    load_credentials,
+    project_of,
+)
 from google_tokens import fresh_token
+from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
-from pipeline_settings import PipelineSettings
+from pipeline_settings import PipelineSettings, load_settings
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -34,6 +40,16 @@ def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client
             universe_domain=credentials.universe_domain,
         ),
     )
+
+
+def bigquery_of_the_settings() -> tuple[Client, PipelineSettings]:
+    """Return a client with the credentials block that the settings name, and the settings.
+
+    Without a Prefect server to find them on, starts one that ends with this process.
+    """
+    ensure_prefect_server(while_it_boots=credentials_block_class)
+    settings = load_settings()
+    return bigquery_client(load_credentials(settings.credentials_block), settings), settings
 
 
 def dataset_location(client: Client, dataset: str) -> str:

@@ -22,12 +22,10 @@ from matplotlib.figure import Figure
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bigquery_access import bigquery_client
+from bigquery_access import bigquery_of_the_settings
 from command_line import french_parser, say_errors
-from dbt_connection import credentials_block_class, load_credentials
-from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, load_settings
+from pipeline_settings import PROJECT_ROOT
 
 PAGE = PROJECT_ROOT / ".local" / "report.html"
 Row = dict[str, Any]
@@ -434,9 +432,7 @@ def main(argv: list[str] | None = None) -> int:
         "build_report.py",
         "Construit le tableau de bord des vols, une page HTML, à partir des marts de la cible.",
     ).parse_args(argv)
-    ensure_prefect_server(while_it_boots=credentials_block_class)
-    settings = load_settings()
-    client = bigquery_client(load_credentials(settings.credentials_block), settings)
+    client, settings = bigquery_of_the_settings()
     answers = read_marts(client, settings.dataset)
     write_page(render_page(f"{client.project}.{settings.dataset}", *answers), PAGE)
     print(f"Tableau de bord : {PAGE}\nOuvrez-le dans un navigateur ; il se lit sans réseau.")

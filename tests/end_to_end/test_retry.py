@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
 
 from local_server import LocalServer, free_port
-from project import copy_project
+from project import built, copy_project
 
 # `half` fails until the test mends it.
 MODELS = {
@@ -55,12 +54,6 @@ def kept(request, tmp_path):
         return {"DBT_ARTIFACTS_DIR": address, "STORAGE_EMULATOR_HOST": url}
     folder = tmp_path / "l'archive"
     return {"DBT_ARTIFACTS_DIR": str(folder)} if request.param == "another folder" else {}
-
-
-def built(run: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the names of what a run built."""
-    _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
-    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
 
 
 def test_retry_redoes_only_what_failed_then_the_tests(make_project, kept):

@@ -12,7 +12,7 @@ import subprocess
 import pytest
 
 from pipeline_settings import PROJECT_ROOT
-from project import connect, copy_project
+from project import connect, copy_project, git
 
 pytestmark = pytest.mark.slow
 
@@ -25,11 +25,6 @@ def shell_block(title: str) -> str:
     readme = (PROJECT_ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition(f"### {title}\n")[2]
     return re.search(r"```bash\n(.*?)```", section, re.DOTALL)[1]
-
-
-def git(folder, *words):
-    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    subprocess.run(["git", *names, *words], cwd=folder, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,10 @@
 """The files of a commit, of a real repository that nothing changes."""
 
-import subprocess
-
 import pytest
 
 from git_commit import current_commit, files_of_commit
 from pipeline_errors import ConfigurationError
+from project import git
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +20,6 @@ def repository(tmp_path_factory):
         git(root, "tag", f"v{text}")
     (root / "project" / "model.sql").write_text("3")
     return root
-
-
-def git(root, *words):
-    names = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-    run = subprocess.run(["git", *names, *words], cwd=root, check=True, capture_output=True)
-    return run.stdout
 
 
 @pytest.mark.parametrize(
@@ -73,7 +66,7 @@ def test_machine_without_git_is_said(repository, monkeypatch):
 
 def test_commit_of_a_folder_says_whether_files_differ_from_it(repository, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    head = git(repository, "rev-parse", "--short", "HEAD").decode().strip()
+    head = git(repository, "rev-parse", "--short", "HEAD").strip()
 
     assert current_commit(repository) == f"{head}+"
     assert current_commit(tmp_path) == ""
