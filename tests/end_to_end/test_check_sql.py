@@ -4,10 +4,7 @@ import os
 import shutil
 
 import pytest
-import yaml
 
-from load_sample_data import TABLES, table_schema
-from pipeline_settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
 
 pytestmark = pytest.mark.slow
@@ -210,18 +207,3 @@ def test_damaged_cache_is_made_again(tmp_path, compiled_module):
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert max(path.stat().st_size for path in modules) > 1_000_000
-
-
-def test_sources_declare_what_the_sample_data_loads():
-    text = (PROJECT_ROOT / "dbt/models/staging/_sources.yml").read_text()
-    tables = yaml.safe_load(text)["sources"][0]["tables"]
-    declared = {
-        table["name"]: {column["name"]: column["data_type"] for column in table["columns"]}
-        for table in tables
-    }
-    types = {"STRING": "string", "INTEGER": "int64", "FLOAT": "float64", "TIMESTAMP": "timestamp"}
-
-    assert declared == {
-        name: {field.name: types[field.field_type] for field in table_schema(table)}
-        for name, table in TABLES.items()
-    }

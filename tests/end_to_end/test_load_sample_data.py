@@ -21,21 +21,10 @@ def test_tables_have_every_row_and_a_loading_time(bigquery, local_environment):
 
 
 def test_na_is_null():
-    planes = read_table(TABLES["planes"], datetime.now(UTC))
+    planes = read_table("planes", datetime.now(UTC))
 
     assert planes["year"].null_count == 70
     assert "NA" not in planes["engine"].to_pylist()
-
-
-def test_tables_and_columns_are_described_and_flights_are_partitioned(bigquery, local_environment):
-    dataset = local_environment["DBT_BIGQUERY_DATASET_RAW"]
-
-    flights = bigquery.get_table(f"{dataset}.flights")
-
-    assert flights.description == TABLES["flights"].description
-    assert all(field.description for field in flights.schema)
-    assert flights.time_partitioning.field == "time_hour"
-    assert flights.time_partitioning.type_ == "DAY"
 
 
 def test_loading_again_leaves_the_same_rows(make_project, bigquery):
