@@ -13,7 +13,7 @@ from dbt_connection import build_connection
 from dbt_options import DbtOptions
 from dbt_packages import packages_are_missing
 from dbt_report import failure_message
-from git_commit import files_of_commit
+from git_repository import files_of_commit
 from pipeline_errors import ConfigurationError, DbtError
 from pipeline_settings import PROJECT_ROOT
 

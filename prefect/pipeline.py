@@ -44,7 +44,7 @@ from dbt_packages import packages_are_missing
 from dbt_report import failure_message, summary, warning_message
 from dbt_result import WITH_WARNINGS
 from dbt_state import with_state_of_prod, with_the_rest_of_prod
-from git_commit import current_commit
+from git_repository import current_commit
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
 from pipeline_arguments import parse_arguments

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
+from git_repository import git
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
 from prefect_login import is_prefect_cloud, require_lasting_prefect
@@ -36,45 +37,35 @@ MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
 FILES_NAMED = 5
 
 
-def git(*arguments: str) -> str:
-    """Return what git prints; ConfigurationError with its message if it fails."""
-    process = subprocess.run(
-        # Without the option, accents in file names are printed as numbers.
-        ["git", "-c", "core.quotePath=false", *arguments],
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        raise ConfigurationError(f"git {arguments[0]} a échoué : {process.stderr.strip()}")
-    return process.stdout.strip()
-
-
 def pushed_source() -> dict[str, str]:
     """Return the variables of prefect.yaml that say where the code is, once sure that it is there.
 
     Raises ConfigurationError for uncommitted or unpushed work.
     """
-    branch = git("branch", "--show-current")
+    branch = git(PROJECT_ROOT, "branch", "--show-current")
     if not branch:
         raise ConfigurationError(
             "HEAD est détachée : placez-vous sur une branche (`git switch main`)."
         )
-    changes = git("status", "--porcelain").splitlines()
+    # Without the option, accents in file names are printed as numbers.
+    changes = git(PROJECT_ROOT, "-c", "core.quotePath=false", "status", "--porcelain").splitlines()
     if changes:
         raise ConfigurationError(
             f"Des modifications ne sont pas enregistrées dans git ({_name_files(changes)}) : "
             "Prefect clone le dépôt. Lancez `git add` et `git commit`, puis `git push` ; ce qui "
             "ne doit pas y aller a sa place dans .gitignore."
         )
-    pushed = git("ls-remote", "origin", f"refs/heads/{branch}").split("\t")[0]
-    if pushed != git("rev-parse", "HEAD"):
+    pushed = git(
+        PROJECT_ROOT,
+        *("ls-remote", "origin", f"refs/heads/{branch}"),
+        remedy="Vérifiez l'adresse du dépôt origin (`git remote -v`), et que vous y avez accès.",
+    )
+    if pushed.split("\t")[0] != git(PROJECT_ROOT, "rev-parse", "HEAD"):
         raise ConfigurationError(
             f"La branche {branch} n'est pas à jour dans le dépôt origin : lancez "
             f"`git push origin {branch}`."
         )
-    repository = clone_address(git("config", "--get", "remote.origin.url"))
+    repository = clone_address(git(PROJECT_ROOT, "config", "--get", "remote.origin.url"))
     return {"GIT_REPOSITORY": repository, "GIT_BRANCH": branch}
 
 

@@ -1,4 +1,4 @@
-"""What git knows of the project: the commit that it is at, the files of another one."""
+"""What git knows of a folder: the commit that it is at, the files of another one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pipeline_errors import ConfigurationError
 # What a hook of git, or a shell, may have set: they name another repository than that of a folder.
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
+NOT_CLONED = "Ce dossier doit venir de `git clone`."
+
 
 @contextmanager
 def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
@@ -26,10 +28,8 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
 
     Raises ConfigurationError when there is no git, no repository or no such commit.
     """
-    git_dir = _git(
-        root, "rev-parse", "--absolute-git-dir", remedy="Ce dossier doit venir de `git clone`."
-    )
-    commit = _git(
+    git_dir = git(root, "rev-parse", "--absolute-git-dir")
+    commit = git(
         root,
         *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}"),
         remedy=f"« {reference} » n'est pas un commit de ce dépôt : vérifiez ce nom. Si le clone "
@@ -41,9 +41,9 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
         # With an index of its own, where `git worktree` would write in the user's repository.
         place = (f"--git-dir={git_dir}", f"--work-tree={files}")
         index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
-        tree = _git(root, "rev-parse", f"{commit}:./", remedy=remedy)
-        _git(files, *place, "read-tree", tree, remedy=remedy, **index)
-        _git(files, *place, "checkout-index", "--all", remedy=remedy, **index)
+        tree = git(root, "rev-parse", f"{commit}:./", remedy=remedy)
+        git(files, *place, "read-tree", tree, remedy=remedy, **index)
+        git(files, *place, "checkout-index", "--all", remedy=remedy, **index)
         yield files
 
 
@@ -51,13 +51,16 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
 def current_commit(root: Path) -> str:
     """Return the commit that a folder is at, with a `+` if files differ from it; empty if none."""
     try:
-        return _git(root, "describe", "--always", "--dirty=+", "--exclude=*", remedy="")
+        return git(root, "describe", "--always", "--dirty=+", "--exclude=*")
     except ConfigurationError:
         return ""
 
 
-def _git(folder: Path, *arguments: str, remedy: str, **variables: str) -> str:
-    """Return what git prints; ConfigurationError, with its words and the remedy, if it fails."""
+def git(folder: Path, *arguments: str, remedy: str = NOT_CLONED, **variables: str) -> str:
+    """Return what git prints, in the repository of this folder, whatever the shell names.
+
+    Raises ConfigurationError, with git's words and the remedy, if it fails.
+    """
     environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
     try:
         run = subprocess.run(
@@ -70,7 +73,7 @@ def _git(folder: Path, *arguments: str, remedy: str, **variables: str) -> str:
             check=True,
         )
     except FileNotFoundError:
-        raise ConfigurationError("--changed-since a besoin de git : installez-le.") from None
+        raise ConfigurationError("git est introuvable : installez-le.") from None
     except subprocess.CalledProcessError as error:
-        raise ConfigurationError(f"{error.stderr}{remedy}") from None
+        raise ConfigurationError(f"{error.stderr}{remedy}".strip()) from None
     return run.stdout.strip()

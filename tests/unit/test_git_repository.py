@@ -2,7 +2,7 @@
 
 import pytest
 
-from git_commit import current_commit, files_of_commit
+from git_repository import current_commit, files_of_commit
 from pipeline_errors import ConfigurationError
 from project import git
 
@@ -70,3 +70,10 @@ def test_commit_of_a_folder_says_whether_files_differ_from_it(repository, tmp_pa
 
     assert current_commit(repository) == f"{head}+"
     assert current_commit(tmp_path) == ""
+
+
+def test_repository_is_that_of_the_folder_whatever_the_shell_names(repository, monkeypatch):
+    head = git(repository, "describe", "--always", "--exclude=*").strip()
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+
+    assert current_commit.__wrapped__(repository) == f"{head}+"
