@@ -53,13 +53,6 @@ LIST = ["list", "--output=json", "--output-keys=unique_id"]
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 RETRIED = {*FAILED_STATUSES, "skipped"}
 
-LOG_LEVELS = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warn": logging.WARNING,
-    "error": logging.ERROR,
-}
-
 # What dbt_process.py says when no command of the run takes an option.
 REFUSED_OPTION = "RefusedOption"
 
@@ -84,7 +77,7 @@ class _DbtLogReader(logging.Filter):
             # Not dbt's: the operation's own remarks on its process, or a crash.
             return not line.startswith(("PID ", "Successfully closed"))
         record.msg, record.args = message, ()
-        record.levelno = LOG_LEVELS.get(level, logging.INFO)
+        record.levelno = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
         record.levelname = logging.getLevelName(record.levelno)
         self.events.add(name)
         if name == "PrintEvent" and record.msg.startswith('{"unique_id"'):
@@ -448,8 +441,7 @@ def _freshness(result: dict[str, Any]) -> Freshness | None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file of dbt; an empty one when it is not there, or cut."""
     with suppress(OSError, ValueError):
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return json.loads(path.read_text(encoding="utf-8"))
     return {}
 
 

@@ -38,7 +38,7 @@ def failure_message(result: DbtResult) -> str:
 
 def warning_message(results: Iterable[DbtResult]) -> str:
     """Return what dbt warned of, one line a node; empty if it warned of nothing."""
-    warned = [node for result in results for node in result.nodes if node.warned]
+    warned = [node for result in results for node in result.nodes if node.status == "warn"]
     lines = [f"  - {describe(node)}" for node in warned[:SHOWN_FAILURES]]
     if len(warned) > SHOWN_FAILURES:
         lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")

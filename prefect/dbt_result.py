@@ -101,16 +101,6 @@ class NodeResult:
         return self.unique_id.startswith(("test.", "unit_test.", "source."))
 
     @property
-    def failed(self) -> bool:
-        """Whether the node failed; one that was skipped after another did not."""
-        return self.status in FAILED_STATUSES
-
-    @property
-    def warned(self) -> bool:
-        """Whether the node found what it was told to warn of, and no worse."""
-        return self.status == "warn"
-
-    @property
     def hit_a_passing_fault(self) -> bool:
         """Whether the node failed of BigQuery or the network, and may work later."""
         return self.status in ERROR_STATUSES and bool(PASSING_FAULT.search(self.message))
@@ -153,8 +143,8 @@ class DbtResult:
 
     @cached_property
     def failed_nodes(self) -> list[NodeResult]:
-        """The nodes that failed."""
-        return [node for node in self.nodes if node.failed]
+        """The nodes that failed; one that was skipped after another did not."""
+        return [node for node in self.nodes if node.status in FAILED_STATUSES]
 
     @property
     def hit_a_passing_fault(self) -> bool:

@@ -25,8 +25,7 @@ def fresh_token(credentials: Credentials) -> str:
     """
     if not credentials.valid:
         credentials.refresh(Request())
-    token: str = credentials.token
-    return token
+    return credentials.token
 
 
 @contextmanager

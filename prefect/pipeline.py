@@ -56,7 +56,7 @@ from pipeline_settings import (
     load_settings,
     misspelt_variables,
 )
-from run_ending import Stop, end_soon_after_a_signal, terminate
+from run_ending import Stop, end_soon_after_a_signal
 from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -331,7 +331,8 @@ def exit_code(state: State[Any]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
-    signal.signal(signal.SIGTERM, terminate)
+    # An exit, so that the temporary Prefect server is stopped first.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
     state = dbt_full_pipeline(**parameters, return_state=True)

@@ -117,8 +117,7 @@ def _variables(text: str) -> dict[str, Any]:
         given = None
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise argparse.ArgumentTypeError("il faut du YAML ou du JSON, par exemple 'nom: valeur'")
-    variables: dict[str, Any] = json.loads(json.dumps(given, default=str))
-    return variables
+    return json.loads(json.dumps(given, default=str))
 
 
 def _commands(words: list[str]) -> tuple[list[str], list[str]]:

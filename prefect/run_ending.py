@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from prefect import get_client, runtime
@@ -96,8 +95,3 @@ def end_soon_after_a_signal() -> None:
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()
-
-
-def terminate(number: int, _frame: FrameType | None) -> None:
-    """Turn SIGTERM into an exit, so that the temporary Prefect server is stopped first."""
-    raise SystemExit(128 + number)

@@ -140,8 +140,7 @@ def read_config() -> dict[str, Any]:
     """Return what prefect.yaml holds."""
     import yaml
 
-    config: dict[str, Any] = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
-    return config
+    return yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
 
 
 def pool_type(client: SyncPrefectClient, name: str) -> str:
