@@ -5,10 +5,14 @@ An incremental model reads most in a query that dbt does not report (dbt-adapter
 
 from __future__ import annotations
 
-from google.auth.credentials import Credentials
+from typing import TYPE_CHECKING
+
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
 from requests import RequestException
+
+if TYPE_CHECKING:
+    from dbt_connection import DbtConnection
 
 # The label that dbt puts on all the jobs of a command.
 LABEL = "dbt_invocation_id"
@@ -20,9 +24,8 @@ TIMEOUT_SECONDS = 10
 
 
 def bytes_billed(
+    connection: DbtConnection,
     endpoint: str,
-    project: str,
-    credentials: Credentials,
     invocation_id: str,
     known_jobs: set[str],
     since: float,
@@ -31,12 +34,15 @@ def bytes_billed(
 
     Args:
         endpoint: the address of the BigQuery API, with no slash at its end.
-        known_jobs: those that dbt reports: a list without one of them lacks others too.
+        known_jobs: those that dbt reports: a list without one of them lacks others too. When
+            there are none, BigQuery is not asked: it was asked nothing.
         since: when the command started, in seconds since 1970.
 
     None when the account may not list jobs (`bigquery.jobs.list`), without an answer, and
     when the list is not whole (bqemulator 1.4.0 keeps the labels of few jobs).
     """
+    if not known_jobs:
+        return 0
     parameters = {
         # With the labels and the statistics.
         "projection": "full",
@@ -47,10 +53,10 @@ def bytes_billed(
     }
     billed: dict[str, int] = {}
     try:
-        with AuthorizedSession(credentials) as session:
+        with AuthorizedSession(connection.credentials) as session:
             while True:
                 answer = session.get(
-                    f"{endpoint}/bigquery/v2/projects/{project}/jobs",
+                    f"{endpoint}/bigquery/v2/projects/{connection.project}/jobs",
                     params=parameters,
                     timeout=TIMEOUT_SECONDS,
                 )

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,11 @@ DOCS = "docs generate"
 RUN_RESULTS = "run_results.json"
 MANIFEST = "manifest.json"
 # The manifest of prod without what a run builds itself.
-REST = f"rest/{MANIFEST}"
+DEFERRED = f"deferred/{MANIFEST}"
 LIST = ["list", "--output=json", "--output-keys=unique_id"]
 # The commands that `dbt retry` takes up, and what it redoes.
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 RETRIED = {*FAILED_STATUSES, "skipped"}
-
-# What dbt_process.py says when no command of the run takes an option.
-REFUSED_OPTION = "RefusedOption"
 
 # How long dbt has to cancel its BigQuery jobs before it is ended.
 INTERRUPT_SECONDS = 8
@@ -81,7 +78,7 @@ class _DbtLogReader(logging.Filter):
         record.levelname = logging.getLevelName(record.levelno)
         self.events.add(name)
         if name == "PrintEvent" and record.msg.startswith('{"unique_id"'):
-            self.listed.append(record.msg)
+            self.listed.append(json.loads(record.msg)["unique_id"])
             return False
         if record.msg.startswith("Traceback"):
             # dbt's own crash: its message was logged just before.
@@ -98,12 +95,13 @@ class DbtRunner:
     """Runs dbt commands, one at a time, with one connection; `open_dbt` makes it.
 
     Attributes:
-        commands: all those of the run: an option is for those of them that take it.
+        commands: all those of the run.
         target_dir: where dbt writes, a folder of its own for each target.
         lock: descriptor of the lock on that folder, which every dbt process inherits.
         project_dir: the dbt project.
-        state_dir: the folder of the manifest of prod, which says what has changed.
-        rest_dir: that of the same without what this run builds: the rest is read in prod.
+        state_dir: what `--state` of dbt reads, the manifest of prod: it says what has changed.
+        deferred_dir: what `--defer-state` reads, the same manifest without what this run
+            builds: it says where all the rest is read.
     """
 
     connection: DbtConnection
@@ -113,7 +111,7 @@ class DbtRunner:
     lock: int
     project_dir: Path = DBT_PROJECT_DIR
     state_dir: Path | None = None
-    rest_dir: Path | None = None
+    deferred_dir: Path | None = None
     _last: DbtResult | None = None
 
     def run(self, command: str, options: DbtOptions, *, resume: bool = False) -> DbtResult:
@@ -123,14 +121,14 @@ class DbtRunner:
         failed or was skipped, and the result is that of the whole. A command that dbt
         cannot take up again, or that had done nothing, starts from the beginning.
 
-        Raises ConfigurationError when there is nothing to retry, when no command of the run
-        takes one of the options, or when DBT_ARTIFACTS_DIR cannot be used.
+        Raises ConfigurationError when there is nothing to retry, or when DBT_ARTIFACTS_DIR
+        cannot be used.
         """
         earlier = self._last if resume and command != SOURCE_FRESHNESS else None
         if earlier and earlier.nodes:
             # dbt remembers the flags of the command, but for where the rest is read.
-            rest = [f"--defer-state={self.rest_dir}"] if self.rest_dir else []
-            self._last = earlier.followed_by(self._run_dbt(command, [*rest, "retry"]))
+            flags = [f"--defer-state={self.deferred_dir}"] if self.deferred_dir else []
+            self._last = earlier.followed_by(self._run_dbt(command, [*flags, "retry"]))
         elif command == "retry":
             self._last = self._retry(options)
         else:
@@ -145,9 +143,9 @@ class DbtRunner:
             words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
         if command == "clone":
             return [f"--state={self.state_dir}", *words]
-        if self.rest_dir:
-            rest = ("--defer", "--favor-state", f"--defer-state={self.rest_dir}")
-            return [f"--state={self.state_dir}", *rest, *words]
+        if self.deferred_dir:
+            deferral = ("--defer", "--favor-state", f"--defer-state={self.deferred_dir}")
+            return [f"--state={self.state_dir}", *deferral, *words]
         return words
 
     def _retry(self, options: DbtOptions) -> DbtResult:
@@ -159,7 +157,7 @@ class DbtRunner:
         )
         if self.settings.artifacts_dir:
             folder, where = self.target_dir / "kept", self.settings.artifacts_dir
-            for name in (RUN_RESULTS, REST):
+            for name in (RUN_RESULTS, DEFERRED):
                 self.artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
         document = _read_json(folder / RUN_RESULTS)
         arguments = document.get("args", {})
@@ -178,7 +176,7 @@ class DbtRunner:
             return DbtResult("retry", 0)
         flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
         if arguments.get("defer"):
-            flags.append(f"--defer-state={(folder / REST).parent}")
+            flags.append(f"--defer-state={(folder / DEFERRED).parent}")
         return self._run_dbt("retry", [*flags, "retry"], options)
 
     def list_nodes(self, options: DbtOptions) -> list[str]:
@@ -186,9 +184,7 @@ class DbtRunner:
 
         With a state, `state:modified` is judged by it.
         """
-        words = [f"--state={self.state_dir}", *LIST]
-        runner = replace(self, commands=[*self.commands, "list"])
-        result = runner._run_dbt("list", words, options)
+        result = self._run_dbt("list", [f"--state={self.state_dir}", *LIST], options)
         if result.return_code:
             raise DbtError(f"dbt list a échoué : {result.errors[-1] if result.errors else '?'}")
         return result.listed
@@ -205,9 +201,10 @@ class DbtRunner:
         # build_connection() has imported it already, its deprecation warning silenced.
         from prefect_dbt.cli import DbtCoreOperation
 
-        asked = options.words() if options else []
+        asked = options.words(command) if options else []
         started_at = time.time()
-        results = _ResultsFile(self.target_dir, command)
+        path = self.target_dir / ("sources.json" if command == SOURCE_FRESHNESS else RUN_RESULTS)
+        before = _written_at(path)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
             _dbt_log_reader() as log,
@@ -216,7 +213,7 @@ class DbtRunner:
             server = sockets.enter_context(start_dbt_server().connect())
             tokens = sockets.enter_context(serve_tokens(self.connection.credentials))
             descriptors = [server.fileno(), self.lock, tokens.fileno()]
-            words = [*DBT_CLIENT, *map(str, descriptors), *asked, "--", JSON_LOGS, *arguments]
+            words = [*DBT_CLIENT, *map(str, descriptors), JSON_LOGS, *arguments, *asked]
             with DbtCoreOperation(
                 # With `exec`, the process is the client itself: its exit code, its signals.
                 commands=["exec " + shlex.join(words)],
@@ -237,38 +234,28 @@ class DbtRunner:
                 except BaseException:
                     _interrupt(process.pid)
                     raise
-            if REFUSED_OPTION in log.events:
-                raise ConfigurationError(log.errors[-1])
-            nodes, seconds, invocation_id = results.read()
+            # One that dbt has not written again is that of another command.
+            document = _read_json(path) if _written_at(path) != before else {}
+            nodes = _read_results(document, self.target_dir / MANIFEST)
             result = DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
                 log.errors,
                 # What changed may be nothing.
-                self.rest_dir is None and _selection_is_empty(command, asked, log.events),
+                self.deferred_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
-                seconds,
-                self._bytes_billed(nodes, invocation_id, started_at),
+                document.get("elapsed_time", 0.0),
+                bytes_billed(
+                    self.connection,
+                    self.settings.endpoint or GOOGLE_ENDPOINT,
+                    document.get("metadata", {}).get("invocation_id", ""),
+                    {str(x.response["job_id"]) for x in nodes if x.response.get("job_id")},
+                    started_at,
+                ),
                 log.listed,
             )
             self._keep_artifacts(result, empty=bool(options and options.empty))
             return result
-
-    def _bytes_billed(
-        self, nodes: list[NodeResult], invocation_id: str, started_at: float
-    ) -> int | None:
-        """Return what BigQuery billed for a command, without asking when it was not asked."""
-        known_jobs = {str(x.response["job_id"]) for x in nodes if x.response.get("job_id")}
-        if not known_jobs:
-            return 0
-        return bytes_billed(
-            self.settings.endpoint or GOOGLE_ENDPOINT,
-            self.connection.project,
-            self.connection.credentials,
-            invocation_id,
-            known_jobs,
-            started_at,
-        )
 
     def _keep_artifacts(self, result: DbtResult, *, empty: bool) -> None:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
@@ -277,8 +264,8 @@ class DbtRunner:
         kept = {}
         if result.command in RETRIABLE:
             kept[RUN_RESULTS] = RUN_RESULTS
-            if self.rest_dir:
-                kept[REST] = REST
+            if self.deferred_dir:
+                kept[DEFERRED] = DEFERRED
         if result.succeeded and result.command in ("run", "build", "retry") and not empty:
             kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:
@@ -321,10 +308,7 @@ class DbtRunner:
             "PYTHON_DOTENV_DISABLED": "1",
             TOKEN_VARIABLE: self.connection.credentials.token,
         }
-        return ours | {
-            "PIPELINE_VARIABLES": " ".join(ours),
-            "PIPELINE_COMMANDS": json.dumps(self.commands),
-        }
+        return ours | {"PIPELINE_VARIABLES": " ".join(ours)}
 
 
 @contextmanager
@@ -361,40 +345,26 @@ def open_dbt(
         yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
 
 
-class _ResultsFile:
-    """The file in which a dbt command leaves its results, as it was before the command."""
+def _written_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None
 
-    def __init__(self, target_dir: Path, command: str) -> None:
-        name = "sources.json" if command == SOURCE_FRESHNESS else RUN_RESULTS
-        self.path, self.manifest = target_dir / name, target_dir / MANIFEST
-        self.before = self._written_at()
 
-    def _written_at(self) -> int | None:
-        return self.path.stat().st_mtime_ns if self.path.exists() else None
-
-    def read(self) -> tuple[list[NodeResult], float, str]:
-        """Return the results, the seconds they took and dbt's identifier of the command.
-
-        No results if the command left no new file.
-        """
-        document = _read_json(self.path) if self._written_at() != self.before else {}
-        results: list[dict[str, Any]] = document.get("results", [])
-        # The manifest is big: it is read for what failed or warned, and for seeds, whose table
-        # it names.
-        needed = any(
-            result["status"] in {*FAILED_STATUSES, "warn"}
-            or result["unique_id"].startswith("seed.")
-            for result in results
-        )
-        manifest = _read_json(self.manifest) if needed else {}
-        known = {
-            unique_id: node
-            for kind in ("nodes", "unit_tests", "sources", "functions")
-            for unique_id, node in manifest.get(kind, {}).items()
-        }
-        nodes = [_node_result(result, known.get(result["unique_id"], {})) for result in results]
-        invocation_id = document.get("metadata", {}).get("invocation_id", "")
-        return nodes, document.get("elapsed_time", 0.0), invocation_id
+def _read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResult]:
+    """Return the results in a file of dbt, with what the manifest knows of their nodes."""
+    results: list[dict[str, Any]] = document.get("results", [])
+    # The manifest is big: it is read for what failed or warned, and for seeds, whose table it
+    # names.
+    needed = any(
+        result["status"] in {*FAILED_STATUSES, "warn"} or result["unique_id"].startswith("seed.")
+        for result in results
+    )
+    manifest = _read_json(manifest_path) if needed else {}
+    known = {
+        unique_id: node
+        for kind in ("nodes", "unit_tests", "sources", "functions")
+        for unique_id, node in manifest.get(kind, {}).items()
+    }
+    return [_node_result(result, known.get(result["unique_id"], {})) for result in results]
 
 
 def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
@@ -426,16 +396,12 @@ def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
 
 
 def _freshness(result: dict[str, Any]) -> Freshness | None:
-    criteria = result.get("criteria") or {}
-    limits = [criteria.get("error_after") or {}, criteria.get("warn_after") or {}]
-    for limit in reversed(limits) if result["status"] == "warn" else limits:
-        if limit.get("count") is not None:
-            return Freshness(
-                result["max_loaded_at"],
-                result["max_loaded_at_time_ago_in_s"],
-                (limit["count"], limit["period"]),
-            )
-    return None
+    """Return how a source is older than it may be; None if it is not, or if dbt cannot tell."""
+    limit = (result.get("criteria") or {}).get(f"{result['status']}_after")
+    if not limit:
+        return None
+    age = result["max_loaded_at_time_ago_in_s"]
+    return Freshness(result["max_loaded_at"], age, (limit["count"], limit["period"]))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from deferred_imports import deferred
 from pipeline_errors import ConfigurationError
@@ -133,35 +133,33 @@ def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtCo
 
     Raises ConfigurationError when neither the settings nor the block name a project.
     """
+    project = project_of(block, settings)
+    profile = build_profile(project, settings)
+    return DbtConnection(project, profile, google_credentials(block, settings))
+
+
+def build_profile(project: str, settings: PipelineSettings) -> DbtCliProfile:
+    """Return the profile of the settings' target in a GCP project, without a secret in it."""
     import_libraries()
     from prefect_dbt.cli import DbtCliProfile
     from prefect_dbt.cli.configs import TargetConfigs
 
-    project = project_of(block, settings)
     target_configs = TargetConfigs(
         type="bigquery",
         schema=settings.dataset,
         threads=settings.threads,
+        # What is None is left to dbt.
         extras={
             "method": "oauth-secrets",
             "token": f"{{{{ env_var('{TOKEN_VARIABLE}') }}}}",
             "project": project,
-        }
-        | _bigquery_keys(settings),
+            "location": settings.region,
+            "maximum_bytes_billed": settings.maximum_bytes_billed,
+            "job_execution_timeout_seconds": settings.job_timeout_seconds,
+            "job_retries": settings.retries,
+            "api_endpoint": settings.endpoint,
+        },
     )
-    profile = DbtCliProfile(
+    return DbtCliProfile(
         name=settings.profile_name, target=settings.target, target_configs=target_configs
     )
-    return DbtConnection(project, profile, google_credentials(block, settings))
-
-
-def _bigquery_keys(settings: PipelineSettings) -> dict[str, Any]:
-    """Return the keys of dbt's BigQuery profile that the settings give."""
-    keys = {
-        "location": settings.region,
-        "maximum_bytes_billed": settings.maximum_bytes_billed,
-        "job_execution_timeout_seconds": settings.job_timeout_seconds,
-        "job_retries": settings.retries,
-        "api_endpoint": settings.endpoint,
-    }
-    return {key: value for key, value in keys.items() if value is not None}

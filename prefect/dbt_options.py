@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
 from typing import Any
 
+import click
 import yaml
 
 from pipeline_errors import ConfigurationError
 
 # YAML as dbt reads it back: JSON has no way to write some numbers.
 ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "sort_keys": False}
+
+
+# The commands that work on a selection of nodes.
+OF_NODES = {
+    *("run", "test", "build", "seed", "snapshot", "source freshness", "clone", "compile"),
+    *("docs generate", "list"),
+}
+# Which commands of dbt take an option: what its own command line says.
+TAKEN_BY = {
+    "select": OF_NODES,
+    "exclude": OF_NODES,
+    "selector": OF_NODES,
+    "full_refresh": {"run", "build", "seed", "clone", "compile", "retry"},
+    "empty": {"run", "build", "seed", "snapshot", "compile"},
+    "vars": OF_NODES | {"retry", "run-operation", "deps", "parse"},
+    "event_time_start": {"run", "build"},
+    "event_time_end": {"run", "build"},
+    "threads": OF_NODES - {"list"} | {"retry", "run-operation", "parse"},
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +55,14 @@ class DbtOptions:
         """Refuse, with ConfigurationError, what dbt would refuse in its own way."""
         for name in ("event_time_start", "event_time_end"):
             moment = getattr(self, name)
-            if moment and not _is_moment(moment):
+            try:
+                # As dbt reads it.
+                click.DateTime()(moment or None)
+            except click.BadParameter:
                 raise ConfigurationError(
-                    f"--{name.replace('_', '-')} : « {moment} » est refusé, il faut une date "
+                    f"{_option(name)} : « {moment} » est refusé, il faut une date "
                     "AAAA-MM-JJ, ou AAAA-MM-JJTHH:MM:SS en UTC."
-                )
+                ) from None
         if bool(self.event_time_start) != bool(self.event_time_end):
             raise ConfigurationError("--event-time-start et --event-time-end vont ensemble.")
         if self.threads is not None and self.threads < 1:
@@ -49,18 +70,32 @@ class DbtOptions:
                 f"--threads : « {self.threads} » est refusé, il faut 1 ou plus."
             )
 
-    def words(self) -> list[str]:
-        """Return one word an option, `--full-refresh` or `--select=a b`."""
+    def refuse_unused(self, commands: Iterable[str]) -> None:
+        """Raise ConfigurationError if an option is given that none of the commands takes."""
+        for name in self._given():
+            if not any(_takes(command, name) for command in commands):
+                raise ConfigurationError(
+                    f"{_option(name)} : aucune commande de cette exécution "
+                    f"({', '.join(commands)}) ne la prend."
+                )
+
+    def words(self, command: str) -> list[str]:
+        """Return one word an option that the command takes: `--full-refresh`, `--select=a b`."""
         words = []
-        for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
-            option = "--" + name.replace("_", "-")
+        for name, value in self._given().items():
+            if not _takes(command, name):
+                continue
             if value is True:
-                words.append(option)
-            elif value:
+                words.append(_option(name))
+            else:
                 # With `=`, a value that starts with a dash stays a value.
                 text = yaml.safe_dump(value, **ONE_LINE) if name == "vars" else value
-                words.append(f"{option}={text}".strip())
+                words.append(f"{_option(name)}={text}".strip())
         return words
+
+    def _given(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value}
 
     def of_what_changed(self) -> DbtOptions:
         """Return these options, for the nodes that differ from the state and what hangs on them.
@@ -77,9 +112,10 @@ class DbtOptions:
         return replace(self, select=changed or "state:modified+")
 
 
-def _is_moment(text: str) -> bool:
-    """Whether dbt reads the text as a moment."""
-    for known in ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"):
-        with suppress(ValueError):
-            return bool(datetime.strptime(text, known))
-    return False
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _takes(command: str, name: str) -> bool:
+    """Whether dbt lets a command, `run-operation MACRO` for example, have the option."""
+    return bool({command, command.partition(" ")[0]} & TAKEN_BY[name])

@@ -1,10 +1,9 @@
 """dbt's command line, in a process that the pipeline controls.
 
-Run as `python -P dbt_process.py TOKENS [OPTION… --] ARGUMENT…`, or forked by `dbt_server.py`,
-which imports it once. Five things differ from dbt's own command: Python's garbage collector
-stays off, Google's tokens come from the pipeline, the environment says nothing to dbt but what
-the pipeline wants said, of the options only those are kept that the command takes, and a call
-to BigQuery that keeps failing is said.
+Run as `python -P dbt_process.py TOKENS ARGUMENT…`, or forked by `dbt_server.py`, which imports
+it once. Four things differ from dbt's own command: Python's garbage collector stays off,
+Google's tokens come from the pipeline, the environment says nothing to dbt but what the
+pipeline wants said, and a call to BigQuery that keeps failing is said.
 """
 
 # ruff: noqa: E402
@@ -12,7 +11,6 @@ to BigQuery that keeps failing is said.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import signal
 import socket
@@ -20,8 +18,6 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
-
-import click
 
 # dbt's imports leave hundreds of thousands of objects that live as long as the process, and
 # the process lives for one command: to scan them takes a fifth of a short run.
@@ -45,8 +41,6 @@ sys.path.remove(str(Path(__file__).parent))
 
 # The names, separated by spaces, of what the pipeline itself tells dbt.
 OURS = "PIPELINE_VARIABLES"
-# All the commands of the run, a JSON list.
-COMMANDS = "PIPELINE_COMMANDS"
 
 # As long as a service that takes no connection (`service_watch.py`).
 FAILING_SECONDS = 15
@@ -65,38 +59,6 @@ def forget_what_the_shell_says() -> None:
     for name in list(os.environ):
         if name not in ours and (name in flags or name.startswith(prefixes)):
             del os.environ[name]
-
-
-def keep_what_the_command_takes(arguments: list[str]) -> list[str]:
-    """Return the arguments, with those of the options before `--` that their command takes.
-
-    Ends this process, with a line like those of dbt, when no command of the run takes one.
-    """
-    commands = json.loads(os.environ.pop(COMMANDS, "[]"))
-    if "--" not in arguments:
-        return arguments
-    separator = arguments.index("--")
-    options, ours = arguments[:separator], arguments[separator + 1 :]
-    for option in options:
-        if not any(takes(command.split(), option) for command in commands):
-            name = option.partition("=")[0]
-            message = (
-                f"{name} : aucune commande de cette exécution ({', '.join(commands)}) ne la prend."
-            )
-            event = {"msg": message, "level": "error", "name": "RefusedOption"}
-            print(json.dumps({"info": event}), flush=True)
-            raise SystemExit(2)
-    return ours + [option for option in options if takes(ours, option)]
-
-
-def takes(words: list[str], option: str) -> bool:
-    """Return whether the command that these words name takes this option, as dbt says."""
-    command: click.Command = cli
-    for word in words:
-        if isinstance(command, click.Group):
-            command = command.commands.get(word, command)
-    names = [name for parameter in command.params for name in parameter.opts]
-    return option.partition("=")[0] in names
 
 
 def use_tokens_of_the_pipeline(tokens: int) -> None:
@@ -160,7 +122,7 @@ def run(tokens: int, arguments: list[str]) -> None:
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
     say_what_keeps_failing()
-    sys.argv = ["dbt", *keep_what_the_command_takes(arguments)]
+    sys.argv = ["dbt", *arguments]
     cli(prog_name="dbt")
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from prefect.logging import get_run_logger
 
-from dbt_command import DBT_PROJECT_DIR, MANIFEST, REST, DbtRunner
-from dbt_connection import build_connection
+from dbt_command import DBT_PROJECT_DIR, DEFERRED, MANIFEST, DbtRunner
+from dbt_connection import build_profile
 from dbt_options import DbtOptions
 from dbt_packages import packages_are_missing
 from dbt_report import failure_message
 from git_repository import files_of_commit
 from pipeline_errors import ConfigurationError, DbtError
 from pipeline_settings import PROJECT_ROOT
-
-if TYPE_CHECKING:
-    from prefect_gcp import GcpCredentials
 
 # In the place of a commit: the last run of prod that DBT_ARTIFACTS_DIR keeps.
 LAST_RUN = "DBT_ARTIFACTS_DIR"
@@ -31,14 +27,11 @@ BUILDERS = {
 }
 
 
-def with_state_of_prod(
-    dbt: DbtRunner, block: GcpCredentials, reference: str | None, options: DbtOptions
-) -> DbtRunner:
+def with_state_of_prod(dbt: DbtRunner, reference: str | None, options: DbtOptions) -> DbtRunner:
     """Return the runner, with the manifest of prod as its state.
 
     Args:
         dbt: the runner of the target.
-        block: the credentials that the profile of prod is made with; prod is not asked anything.
         reference: the commit that is parsed with prod's names, or LAST_RUN; None for
             the last run if it is kept, for the project as it stands otherwise.
         options: those of the run; the variables may be needed to parse.
@@ -48,8 +41,9 @@ def with_state_of_prod(
     """
     state_dir = dbt.target_dir / "state"
     settings = dbt.settings.model_copy(update={"target": "prod"})
-    # The tokens stay those of the run.
-    connection = replace(dbt.connection, profile=build_connection(block, settings).profile)
+    # dbt only reads the project with it: prod is not asked anything.
+    profile = build_profile(dbt.connection.project, settings)
+    connection = replace(dbt.connection, profile=profile)
     parser = replace(dbt, connection=connection, settings=settings, target_dir=state_dir)
     if reference == LAST_RUN or (reference is None and dbt.settings.artifacts_dir):
         if not dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST):
@@ -69,7 +63,7 @@ def with_state_of_prod(
     return replace(dbt, state_dir=state_dir)
 
 
-def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
+def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
     """Return the runner that reads in prod what it does not build, and what it leaves unbuilt.
 
     dbt itself prefers prod for all that a command does not select: the tests of a model would
@@ -80,7 +74,7 @@ def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
         dbt: a runner with the state of prod.
         options: those of the run, of what changed.
     """
-    changed = [json.loads(line)["unique_id"] for line in dbt.list_nodes(options)]
+    changed = dbt.list_nodes(options)
     left = [
         unique_id
         for unique_id in changed
@@ -92,16 +86,15 @@ def with_the_rest_of_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
     for section in ("nodes", "functions"):
         for unique_id in built & manifest.get(section, {}).keys():
             del manifest[section][unique_id]
-    rest = dbt.target_dir / REST
-    rest.parent.mkdir(exist_ok=True)
-    rest.write_text(json.dumps(manifest), encoding="utf-8")
-    return replace(dbt, rest_dir=rest.parent), sorted(left)
+    deferred = dbt.target_dir / DEFERRED
+    deferred.parent.mkdir(exist_ok=True)
+    deferred.write_text(json.dumps(manifest), encoding="utf-8")
+    return replace(dbt, deferred_dir=deferred.parent), sorted(left)
 
 
 def _parse(dbt: DbtRunner, options: DbtOptions) -> None:
     """Have dbt write the manifest of a project; DbtError when it cannot."""
-    commands = ["deps", "parse"] if packages_are_missing(dbt.project_dir) else ["parse"]
-    for command in commands:
-        result = replace(dbt, commands=commands).run(command, DbtOptions(vars=options.vars))
+    for command in ["deps", "parse"] if packages_are_missing(dbt.project_dir) else ["parse"]:
+        result = dbt.run(command, DbtOptions(vars=options.vars))
         if not result.succeeded:
             raise DbtError(f"État de prod : {failure_message(result)}")

@@ -43,7 +43,7 @@ from dbt_options import DbtOptions
 from dbt_packages import packages_are_missing
 from dbt_report import failure_message, summary, warning_message
 from dbt_result import WITH_WARNINGS
-from dbt_state import with_state_of_prod, with_the_rest_of_prod
+from dbt_state import with_deferral_to_prod, with_state_of_prod
 from git_repository import current_commit
 from google_tokens import fresh_token
 from local_server import ensure_prefect_server
@@ -242,16 +242,17 @@ def dbt_full_pipeline(
         try:
             words = complete_commands(commands, macro)
             options = DbtOptions(
-                select,
-                exclude,
-                selector,
-                full_refresh,
-                empty,
-                vars,
-                event_time_start,
-                event_time_end,
-                threads,
+                select=select,
+                exclude=exclude,
+                selector=selector,
+                full_refresh=full_refresh,
+                empty=empty,
+                vars=vars,
+                event_time_start=event_time_start,
+                event_time_end=event_time_end,
+                threads=threads,
             )
+            options.refuse_unused(words)
             settings = load_settings(target)
             show_banner(settings)
             block = load_credentials(settings.credentials_block)
@@ -276,9 +277,9 @@ def dbt_full_pipeline(
                 open_dbt(connection, settings, words, shown_as_waiting) as dbt,
             ):
                 if changed_since or "clone" in commands:
-                    dbt = with_state_of_prod(dbt, block, changed_since, options)
+                    dbt = with_state_of_prod(dbt, changed_since, options)
                 if changed_since:
-                    dbt, left = with_the_rest_of_prod(dbt, options)
+                    dbt, left = with_deferral_to_prod(dbt, options)
                     for name in left:
                         get_run_logger().warning(UNBUILT_WARNING, name)
                 return run_commands(options, dbt, warnings, changed_since)

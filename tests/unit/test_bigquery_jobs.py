@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 from google.auth.credentials import AnonymousCredentials
 
 from bigquery_jobs import bytes_billed
+from dbt_connection import DbtConnection
 
 
 def job(name, invocation_id, billed):
@@ -44,7 +45,8 @@ def bigquery(pages, status=200):
 
 
 def billed(url):
-    return bytes_billed(url, "projet", AnonymousCredentials(), "mine", {"a", "d"}, since=1000.0)
+    connection = DbtConnection("projet", None, AnonymousCredentials())
+    return bytes_billed(connection, url, "mine", {"a", "d"}, since=1000.0)
 
 
 def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():

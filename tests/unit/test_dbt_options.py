@@ -1,9 +1,13 @@
 """The options of a run, in dbt's words."""
 
+from typing import get_args
+
 import pytest
 import yaml
+from dbt.cli.main import cli
 
-from dbt_options import DbtOptions
+from dbt_options import TAKEN_BY, DbtOptions
+from pipeline import Command
 from pipeline_errors import ConfigurationError
 
 
@@ -24,7 +28,51 @@ from pipeline_errors import ConfigurationError
     ],
 )
 def test_each_option_is_one_word(options, words):
-    assert options.words() == words
+    assert options.words("build") == words
+
+
+@pytest.mark.parametrize("option", TAKEN_BY)
+def test_command_takes_the_options_that_dbt_lets_it_take(option):
+    """With dbt 1.12.6."""
+    commands = [*get_args(Command), "list", "parse"]
+
+    taken_by = {
+        command
+        for command in commands
+        if "--" + option.replace("_", "-")
+        in [name for parameter in dbt_command(command).params for name in parameter.opts]
+    }
+
+    assert taken_by == TAKEN_BY[option]
+
+
+def dbt_command(words):
+    """Return the command of dbt's own command line that the words name."""
+    command = cli
+    for word in words.split():
+        command = command.commands[word]
+    return command
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("test", ["--select=a", "--vars={b: 1}"]),
+        ("source freshness", ["--select=a", "--vars={b: 1}"]),
+        ("run-operation run", ["--vars={b: 1}"]),
+        ("retry", ["--full-refresh", "--vars={b: 1}"]),
+    ],
+)
+def test_command_gets_those_of_the_options_that_it_takes(command, words):
+    assert DbtOptions("a", full_refresh=True, vars={"b": 1}).words(command) == words
+
+
+def test_option_that_no_command_takes_is_refused():
+    options = DbtOptions(event_time_start="2013-01-01", event_time_end="2013-01-02")
+
+    options.refuse_unused(["seed", "build"])
+    with pytest.raises(ConfigurationError, match=r"--event-time-start : aucune.*\(seed, test\)"):
+        options.refuse_unused(["seed", "test"])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +92,7 @@ def test_each_option_is_one_word(options, words):
     ],
 )
 def test_variable_reaches_dbt_as_it_is(value):
-    (word,) = DbtOptions(vars={"name": value}).words()
+    (word,) = DbtOptions(vars={"name": value}).words("run")
 
     # As dbt reads it.
     assert yaml.safe_load(word.removeprefix("--vars=")) == {"name": value}

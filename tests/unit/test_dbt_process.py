@@ -67,38 +67,6 @@ def test_adapter_still_makes_its_credentials_where_they_are_replaced(module):
     assert "create_google_credentials(credentials)" in inspect.getsource(module)
 
 
-@pytest.mark.parametrize(
-    ("options", "command", "taken"),
-    [
-        (["--select=a b", "--vars={}"], "run", ["--select=a b", "--vars={}"]),
-        (["--full-refresh"], "test", []),
-        (["--full-refresh", "--threads=2"], "build", ["--full-refresh", "--threads=2"]),
-        (["--select=a", "--vars={}"], "deps", ["--vars={}"]),
-        (["--select=a", "--threads=2"], "retry", ["--threads=2"]),
-        (["--select=a", "--empty"], "source freshness", ["--select=a"]),
-        (["--select=run", "--vars={}"], "run-operation run", ["--vars={}"]),
-        (["--event-time-start=2013-01-01"], "seed", []),
-    ],
-)
-def test_command_gets_those_of_the_options_that_dbt_says_it_takes(
-    options, command, taken, environment
-):
-    environment[dbt_process.COMMANDS] = f'["build", "{command}"]'
-    words = ["--log-format=json", *command.split()]
-
-    assert dbt_process.keep_what_the_command_takes([*options, "--", *words]) == words + taken
-
-
-def test_option_that_no_command_takes_is_an_error_of_the_first(environment, capsys):
-    environment[dbt_process.COMMANDS] = '["seed", "test"]'
-
-    with pytest.raises(SystemExit) as end:
-        dbt_process.keep_what_the_command_takes(["--event-time-start=2013-01-01", "--", "seed"])
-
-    assert end.value.code == 2
-    assert "--event-time-start : aucune commande" in capsys.readouterr().out
-
-
 FAILS = [ServiceUnavailable("first"), ServiceUnavailable("second")]
 
 
