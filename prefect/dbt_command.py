@@ -16,14 +16,17 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from prefect import get_client, runtime
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from prefect.states import Running
 
 from artifacts_dir import ArtifactsDir
 from bigquery_jobs import bytes_billed
@@ -313,16 +316,13 @@ class DbtRunner:
 
 @contextmanager
 def open_dbt(
-    connection: DbtConnection,
-    settings: PipelineSettings,
-    commands: list[str],
-    while_waiting: Callable[[str], AbstractContextManager[None]],
+    connection: DbtConnection, settings: PipelineSettings, commands: list[str]
 ) -> Iterator[DbtRunner]:
     """Yield a runner that has `dbt/target/<target>` for itself.
 
-    Waits for whoever has it, within `while_waiting` of what it says: another pipeline, or a
-    dbt whose pipeline was killed and that still writes. Raises InfrastructureError when the
-    folder cannot be written.
+    Waits for whoever has it, and has Prefect show so: another pipeline, or a dbt whose
+    pipeline was killed and that still writes. Raises InfrastructureError when the folder
+    cannot be written.
     """
     target_dir = DBT_PROJECT_DIR / "target" / settings.target
     try:
@@ -340,9 +340,16 @@ def open_dbt(
         if not try_lock(lock):
             message = f"Une autre pipeline utilise {target_dir} : celle-ci attend sa fin."
             get_run_logger().warning(message)
-            with while_waiting(message):
-                wait_for_lock(lock)
+            _show_state(Running(name="En attente", message=message))
+            wait_for_lock(lock)
+            _show_state(Running())
         yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
+
+
+def _show_state(state: State[Any]) -> None:
+    """Have Prefect show this state of the run, which goes on."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(runtime.flow_run.id, state)
 
 
 def _written_at(path: Path) -> int | None:

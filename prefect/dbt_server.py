@@ -1,7 +1,14 @@
 """A process that has imported dbt, and forks for each command that `dbt_client.py` brings.
 
-`warm_dbt.py` starts it, as `python -P dbt_server.py` whose standard input is a socket. Each
-byte that comes through it has the socket of one client with it.
+`warm_dbt.py` starts it, as `python -P dbt_server.py` whose standard input is a socket. What goes
+through the sockets, descriptors beside bytes:
+
+    pipeline -> server   one byte, with the socket of one client
+    client -> server     one byte, with standard input, output and error, the lock and the
+                         socket of the tokens; then a line of JSON: arguments, folder, environment
+    server -> client     a line, the process of dbt; when that has ended a line, its exit code
+
+A client that goes before dbt has it stopped: SIGINT, and SIGKILL after INTERRUPT_SECONDS.
 """
 
 from __future__ import annotations
@@ -81,10 +88,7 @@ def serve(control: socket.socket) -> None:
 
 
 def run_command(connection: socket.socket) -> None:
-    """Fork for the command of this client; tell it the process, then the exit code.
-
-    When the client goes before dbt, dbt is stopped.
-    """
+    """Fork for the command of this client; tell it the process, then the exit code."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 5)
     with connection.makefile() as lines:
         request = lines.readline()
@@ -106,19 +110,20 @@ def become_dbt(request: tuple[list[str], str, dict[str, str]], descriptors: list
 
     Args:
         request: arguments of dbt, folder and environment.
-        descriptors: standard input, output and error of the client, the lock on what dbt
-            writes, held until this process ends, and the socket of the tokens.
+        descriptors: those of the client. The lock is on what dbt writes: held until this
+            process ends.
     """
     end_with_parent(signal.SIGINT)
     arguments, folder, environment = request
-    for standard in range(3):
-        os.dup2(descriptors[standard], standard)
+    *standard, _lock, tokens = descriptors
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
     code: object = 1
     try:
-        dbt_process.run(descriptors[4], arguments)
+        dbt_process.run(tokens, arguments)
     except SystemExit as end:
         code = end.code
     except BaseException:

@@ -3,6 +3,10 @@
 prefect_gcp and prefect_dbt import half of Google Cloud and the whole of dbt: three seconds,
 for classes that a run does not touch. Here these get stand-ins, each of which imports its
 class when that is first used: everything works, later.
+
+    with deferred(["prefect_gcp"], ["google.cloud.bigquery"]):
+        from prefect_gcp.credentials import GcpCredentials  # does not import BigQuery's client
+    GcpCredentials(...).get_bigquery_client()  # does: `bigquery.Client` is a _DeferredClass
 """
 
 from __future__ import annotations
@@ -28,8 +32,8 @@ def deferred(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
     stand_ins = [name for name in modules if name not in sys.modules]
     for name in packages:
         if name not in sys.modules:
-            sys.modules[name] = _package(name)
-    sys.modules.update({name: _module(name) for name in stand_ins})
+            sys.modules[name] = _deferred_package(name)
+    sys.modules.update({name: _module_of_deferred_classes(name) for name in stand_ins})
     try:
         yield
     finally:
@@ -37,7 +41,7 @@ def deferred(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _package(name: str) -> ModuleType:
+def _deferred_package(name: str) -> ModuleType:
     """Return a package whose `__init__` runs when something of it is first asked for."""
     spec = importlib.util.find_spec(name)
     assert spec and spec.loader
@@ -53,19 +57,19 @@ def _package(name: str) -> ModuleType:
     return package
 
 
-def _module(name: str) -> ModuleType:
+def _module_of_deferred_classes(name: str) -> ModuleType:
     """Return a module all of whose classes are deferred."""
     module = ModuleType(name)
 
     def defer(attribute: str) -> Any:
         _refuse_inspection(attribute)
-        return _Class(name, attribute)
+        return _DeferredClass(name, attribute)
 
     module.__getattr__ = defer  # type: ignore[method-assign]
     return module
 
 
-class _Class:
+class _DeferredClass:
     """A class of a module that is imported when the class is first used."""
 
     def __init__(self, module: str, name: str) -> None:
@@ -87,6 +91,9 @@ class _Class:
 
 
 def _refuse_inspection(attribute: str) -> None:
-    """Raise AttributeError for what only the import system or annotations ask for."""
+    """Raise AttributeError for what the import system (`__path__`) or annotations ask for.
+
+    To answer would be to import.
+    """
     if attribute.startswith("__"):
         raise AttributeError(attribute)

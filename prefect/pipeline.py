@@ -12,8 +12,6 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from command_line import refuse_unreadable_env_file, say_errors
@@ -24,7 +22,7 @@ if __name__ == "__main__":
     # While the rest is imported.
     start_dbt_server()
 
-from prefect import flow, get_client, runtime, task
+from prefect import flow, runtime, task
 from prefect.artifacts import Artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -32,7 +30,7 @@ from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
-from prefect.states import Completed, Failed, Running, get_state_exception
+from prefect.states import Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
@@ -138,16 +136,6 @@ def complete_commands(commands: list[Command], macro: str | None) -> list[str]:
     if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
         words.insert(0, "deps")
     return [f"{word} {macro}" if word == "run-operation" else word for word in words]
-
-
-@contextmanager
-def shown_as_waiting(message: str) -> Iterator[None]:
-    """Have Prefect show that the run waits, and for what."""
-    flow_run_id = runtime.flow_run.id
-    with get_client(sync_client=True) as client:
-        client.set_flow_run_state(flow_run_id, Running(name="En attente", message=message))
-        yield
-        client.set_flow_run_state(flow_run_id, Running())
 
 
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
@@ -274,7 +262,7 @@ def dbt_full_pipeline(
             with (
                 stop.after(settings.run_timeout_seconds),
                 say_what_stops_answering(services),
-                open_dbt(connection, settings, words, shown_as_waiting) as dbt,
+                open_dbt(connection, settings, words) as dbt,
             ):
                 if changed_since or "clone" in commands:
                     dbt = with_state_of_prod(dbt, changed_since, options)

@@ -97,7 +97,8 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
                 parser.error(f"--commands : « {command} » est refusé, {reason}")
         if len(macros) > 1:
             parser.error("--commands : run-operation, une fois par exécution")
-        for given["macro"] in macros:
+        if macros:
+            (given["macro"],) = macros
             if not re.fullmatch(form["macro"]["anyOf"][0]["pattern"], given["macro"]):
                 parser.error(f"--commands : « {given['macro']} » n'est pas un nom de macro")
     return given

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -37,45 +37,37 @@ GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 Target = Literal["dev", "prod"]
 
 
-def check_block_name(value: str) -> str:
-    """Return the name of a Prefect block unchanged; ValueError if Prefect refuses it."""
-    if not re.fullmatch(r"[a-z0-9-]+", value):
-        raise ValueError("un nom de block n'a que des minuscules, des chiffres et des tirets")
-    return value
+def _matching(pattern: str, reason: str) -> Callable[[str], str]:
+    """Return a check that gives a text back; ValueError, with the reason, if it does not match."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(reason)
+        return text
+
+    return check
 
 
-def _check_dataset_name(value: str) -> str:
-    """Return the name of a dataset unchanged; ValueError if BigQuery refuses it."""
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,1024}", value):
-        raise ValueError("un nom de dataset n'a que des lettres sans accent, des chiffres et des _")
-    return value
-
-
-def _check_project_id(value: str) -> str:
-    """Return the id of a GCP project unchanged; ValueError if it cannot be one."""
-    if not re.fullmatch(r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", value):
-        raise ValueError("ce n'est pas un identifiant de projet GCP")
-    return value
-
-
-def _check_region(value: str) -> str:
-    """Return the location of a dataset unchanged; ValueError if it cannot be one."""
-    if not re.fullmatch(r"[A-Za-z0-9-]+", value):
-        raise ValueError("ce n'est pas une région de BigQuery")
-    return value
-
-
-def _check_service_account(value: str) -> str:
-    """Return the e-mail of a service account unchanged; ValueError if it cannot be one."""
-    if not re.fullmatch(r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com", value):
-        raise ValueError("ce n'est pas l'adresse d'un compte de service (…@….gserviceaccount.com)")
-    return value
-
-
-def _check_profile_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", value) or value == "config":
-        raise ValueError("un nom de profil n'a que des lettres, des chiffres, des _ et des -")
-    return value
+check_block_name = _matching(
+    r"[a-z0-9-]+", "un nom de block n'a que des minuscules, des chiffres et des tirets"
+)
+_check_dataset_name = _matching(
+    r"[A-Za-z0-9_]{1,1024}",
+    "un nom de dataset n'a que des lettres sans accent, des chiffres et des _",
+)
+_check_project_id = _matching(
+    r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "ce n'est pas un identifiant de projet GCP"
+)
+_check_region = _matching(r"[A-Za-z0-9-]+", "ce n'est pas une région de BigQuery")
+_check_service_account = _matching(
+    r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com",
+    "ce n'est pas l'adresse d'un compte de service (…@….gserviceaccount.com)",
+)
+# `config` is a section of profiles.yml.
+_check_profile_name = _matching(
+    r"(?!config$)[A-Za-z0-9_-]+",
+    "un nom de profil n'a que des lettres, des chiffres, des _ et des -",
+)
 
 
 def _check_artifacts_dir(value: str) -> str:

@@ -1,4 +1,15 @@
-"""How a run is stopped before its end: from Prefect, by its time limit, by a signal."""
+"""How a run is stopped before its end: from Prefect, by its time limit, by a signal.
+
+| what stops it | who says so | state, exit code |
+| --- | --- | --- |
+| Ctrl-C | SIGINT, to this process | Crashed, 130 |
+| SIGTERM, a worker's too | SIGTERM, to this process | Crashed, 143 |
+| « Cancel » in the interface | Stop, by a SIGTERM to itself | Cancelled, 143 |
+| DBT_RUN_TIMEOUT_SECONDS | Stop, by a SIGTERM to itself | TimedOut, 143 |
+
+Prefect makes a TerminationSignal of SIGTERM, which `pipeline.py` catches: a Stop that has asked
+for it gives the state.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +45,7 @@ class Stop:
 
     state: State[Any] | None = None
 
-    def _ask(self, state: State[Any]) -> None:
+    def _end_in(self, state: State[Any]) -> None:
         self.state = state
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -50,7 +61,9 @@ class Stop:
                     with suppress(Exception):
                         state = client.read_flow_run(flow_run_id).state
                         if state and state.is_cancelling():
-                            self._ask(Cancelled(message="Annulée depuis l'interface de Prefect."))
+                            self._end_in(
+                                Cancelled(message="Annulée depuis l'interface de Prefect.")
+                            )
                             return
 
         if runtime.deployment.id is None:
@@ -68,7 +81,7 @@ class Stop:
             "Relevez DBT_RUN_TIMEOUT_SECONDS, ou voyez dans l'artefact ce qui a duré."
         )
         state: State[Any] = Failed(name="TimedOut", message=str(error), data=error)
-        timer = threading.Timer(seconds or 0, self._ask, [state])
+        timer = threading.Timer(seconds or 0, self._end_in, [state])
         timer.daemon = True
         if seconds:
             timer.start()
