@@ -31,7 +31,7 @@ from prefect.states import Running
 from artifacts_dir import ArtifactsDir
 from bigquery_jobs import bytes_billed
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
-from dbt_options import DbtOptions
+from dbt_options import CHANGED, DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
@@ -257,11 +257,14 @@ class DbtRunner:
                 ),
                 log.listed,
             )
-            self._keep_artifacts(result, empty=bool(options and options.empty))
+            self._keep_artifacts(result, document.get("args", {}))
             return result
 
-    def _keep_artifacts(self, result: DbtResult, *, empty: bool) -> None:
-        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
+    def _keep_artifacts(self, result: DbtResult, arguments: dict[str, Any]) -> None:
+        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says.
+
+        `arguments` are those that dbt says the command had.
+        """
         if not self.settings.artifacts_dir or not result.nodes:
             return
         kept = {}
@@ -269,7 +272,10 @@ class DbtRunner:
             kept[RUN_RESULTS] = RUN_RESULTS
             if self.deferred_dir:
                 kept[DEFERRED] = DEFERRED
-        if result.succeeded and result.command in ("run", "build", "retry") and not empty:
+        # The manifest tells of the whole project: what a selection left out would pass for built.
+        selected = arguments.get("select") not in ([], [CHANGED])
+        partial = selected or any(arguments.get(x) for x in ("exclude", "selector", "empty"))
+        if result.succeeded and result.command in ("run", "build", "retry") and not partial:
             kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:
             kept["static_index.html"] = "docs.html"

@@ -15,6 +15,9 @@ from pipeline_errors import ConfigurationError
 ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "sort_keys": False}
 
 
+# What differs from the state, and what hangs on it.
+CHANGED = "state:modified+"
+
 # The commands that work on a selection of nodes.
 OF_NODES = {
     *("run", "test", "build", "seed", "snapshot", "source freshness", "clone", "compile"),
@@ -108,8 +111,8 @@ class DbtOptions:
                 "--select."
             )
         selections = self.select.split() if self.select else []
-        changed = " ".join(f"{nodes},state:modified+" for nodes in selections)
-        return replace(self, select=changed or "state:modified+")
+        changed = " ".join(f"{nodes},{CHANGED}" for nodes in selections)
+        return replace(self, select=changed or CHANGED)
 
 
 def _option(name: str) -> str:
