@@ -12,7 +12,7 @@ SQL := dbt/models $(wildcard dbt/data-tests)
 
 # The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
 DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
-	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_PROFILE=projet_m2_bi DBT_TARGET_PATH=target/docs PYTHON_DOTENV_DISABLED=1
+	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_PROFILE=projet_m2_bi DBT_TARGET_PATH=target/docs
 
 help: ## Cette aide
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,8 @@ docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:80
 	@cd dbt && export $(DOCS_ENVIRONMENT) && \
 	  ../$(BIN)/dbt --quiet parse && ../$(BIN)/dbt --quiet docs generate --no-compile --empty-catalog
 	@echo "Documentation : http://127.0.0.1:8080 (Ctrl-C pour arrêter)"
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory dbt/target/docs 8080
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory dbt/target/docs 8080 2> /dev/null \
+	  || { echo "Le port 8080 est pris : arrêtez ce qui s'en sert, puis relancez." >&2; exit 1; }
 
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest -m "not slow"

@@ -33,8 +33,11 @@ class ArtifactsDir:
                 kept = Path(self.address) / name
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 half = kept.with_name(kept.name + ".new")
-                shutil.copyfile(file, half)
-                half.replace(kept)
+                try:
+                    shutil.copyfile(file, half)
+                    half.replace(kept)
+                finally:
+                    half.unlink(missing_ok=True)
         except Exception as error:
             raise self._failure("écriture", error) from None
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from pipeline_errors import ConfigurationError, explain
 from pipeline_settings import ENV_FILE, check_env_file
 
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "Interrompu."
 
 # argparse asks gettext for its texts, and Python comes with no French ones.
 FRENCH = {
@@ -54,6 +57,12 @@ def refuse_unreadable_env_file() -> None:
         raise SystemExit(error.exit_code) from None
 
 
+def end_at_once(*_: object) -> None:
+    """Handle Ctrl-C as long as the imports last: no traceback, nothing to put in order."""
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(EXIT_INTERRUPTED)
+
+
 def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Decorate a tool: an error that the user can mend is a message and an exit code.
 
@@ -64,9 +73,11 @@ def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     def tool(argv: list[str] | None = None) -> int:
         refuse_unreadable_env_file()
         try:
+            if signal.getsignal(signal.SIGINT) is end_at_once:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             return main(argv)
         except KeyboardInterrupt:
-            print("Interrompu.", file=sys.stderr)
+            print(INTERRUPTED, file=sys.stderr)
             return EXIT_INTERRUPTED
         except Exception as error:
             known = explain(error)

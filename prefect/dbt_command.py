@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -35,7 +36,7 @@ from dbt_options import CHANGED, DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
-from pipeline_errors import ConfigurationError, DbtError, InfrastructureError
+from pipeline_errors import ConfigurationError, InfrastructureError
 from pipeline_settings import GOOGLE_ENDPOINT, PROJECT_ROOT, PipelineSettings
 from warm_dbt import start_dbt_server
 
@@ -160,14 +161,16 @@ class DbtRunner:
         )
         if self.settings.artifacts_dir:
             folder, where = self.target_dir / "kept", self.settings.artifacts_dir
+            # Of another DBT_ARTIFACTS_DIR, perhaps.
+            shutil.rmtree(folder, ignore_errors=True)
             for name in (RUN_RESULTS, DEFERRED):
                 self.artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
-        document = _read_json(folder / RUN_RESULTS)
+        document = read_json(folder / RUN_RESULTS)
         arguments = document.get("args", {})
         if not document:
             raise ConfigurationError(
                 "dbt retry n'a rien à reprendre : aucune exécution de la cible "
-                f"{self.settings.target} n'a laissé de résultats dans {where}."
+                f"{self.settings.target} n'a laissé de résultats lisibles dans {where}."
             )
         if arguments.get("which") in ("run-operation", "compile", "generate"):
             raise ConfigurationError(
@@ -182,15 +185,9 @@ class DbtRunner:
             flags.append(f"--defer-state={(folder / DEFERRED).parent}")
         return self._run_dbt("retry", [*flags, "retry"], options)
 
-    def list_nodes(self, options: DbtOptions) -> list[str]:
-        """Return the `unique_id` of what the options select; DbtError if dbt cannot tell.
-
-        With a state, `state:modified` is judged by it.
-        """
-        result = self._run_dbt("list", [f"--state={self.state_dir}", *LIST], options)
-        if result.return_code:
-            raise DbtError(f"dbt list a échoué : {result.errors[-1] if result.errors else '?'}")
-        return result.listed
+    def list_nodes(self, options: DbtOptions) -> DbtResult:
+        """Have dbt list what the options select; with a state, it judges `state:modified`."""
+        return self._run_dbt("list", [f"--state={self.state_dir}", *LIST], options)
 
     def _run_dbt(
         self, command: str, arguments: list[str], options: DbtOptions | None = None
@@ -238,7 +235,7 @@ class DbtRunner:
                     _interrupt(process.pid)
                     raise
             # One that dbt has not written again is that of another command.
-            document = _read_json(path) if _written_at(path) != before else {}
+            document = read_json(path) if _written_at(path) != before else {}
             nodes = _read_results(document, self.target_dir / MANIFEST)
             result = DbtResult(
                 command,
@@ -312,6 +309,11 @@ class DbtRunner:
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
             # It would write in ~/.dbt when it last gave a hint.
             "DBT_ENGINE_HINTS_ENABLED": "false",
+            # A project's own `flags:` may say otherwise, and what dbt did would not be known.
+            "DBT_WRITE_JSON": "true",
+            "DBT_LOG_LEVEL": "info",
+            "DBT_QUIET": "false",
+            "DBT_PRINT": "true",
             "DBT_USE_COLORS": "false",
             # dbt 1.12 would load `.env` itself, flags included, after they were forgotten.
             "PYTHON_DOTENV_DISABLED": "1",
@@ -371,7 +373,7 @@ def _read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeRes
         result["status"] in {*FAILED_STATUSES, "warn"} or result["unique_id"].startswith("seed.")
         for result in results
     )
-    manifest = _read_json(manifest_path) if needed else {}
+    manifest = read_json(manifest_path) if needed else {}
     known = {
         unique_id: node
         for kind in ("nodes", "unit_tests", "sources", "functions")
@@ -417,10 +419,11 @@ def _freshness(result: dict[str, Any]) -> Freshness | None:
     return Freshness(result["max_loaded_at"], age, (limit["count"], limit["period"]))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file of dbt; an empty one when it is not there, or cut."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of dbt; an empty one when it is not there, or is no object."""
     with suppress(OSError, ValueError):
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
     return {}
 
 

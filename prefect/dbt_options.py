@@ -10,6 +10,7 @@ import click
 import yaml
 
 from pipeline_errors import ConfigurationError
+from pipeline_settings import MAXIMUM_THREADS
 
 # YAML as dbt reads it back: JSON has no way to write some numbers.
 ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "sort_keys": False}
@@ -68,9 +69,9 @@ class DbtOptions:
                 ) from None
         if bool(self.event_time_start) != bool(self.event_time_end):
             raise ConfigurationError("--event-time-start et --event-time-end vont ensemble.")
-        if self.threads is not None and self.threads < 1:
+        if self.threads is not None and not 1 <= self.threads <= MAXIMUM_THREADS:
             raise ConfigurationError(
-                f"--threads : « {self.threads} » est refusé, il faut 1 ou plus."
+                f"--threads : « {self.threads} » est refusé, il faut de 1 à {MAXIMUM_THREADS}."
             )
 
     def refuse_unused(self, commands: Iterable[str]) -> None:

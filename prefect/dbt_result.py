@@ -119,7 +119,7 @@ class DbtResult:
             before the first.
         seconds: how long dbt worked on the nodes.
         bytes_billed: of all its queries; None when they cannot be listed.
-        listed: what `dbt list` printed, a line each.
+        listed: the `unique_id` of what `dbt list` found.
     """
 
     command: str

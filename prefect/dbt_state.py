@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
-from dbt_command import DBT_PROJECT_DIR, DEFERRED, MANIFEST, DbtRunner
+from dbt_command import DBT_PROJECT_DIR, DEFERRED, MANIFEST, DbtRunner, read_json
 from dbt_connection import build_profile
 from dbt_options import DbtOptions
 from dbt_packages import packages_are_missing
@@ -46,9 +46,10 @@ def with_state_of_prod(dbt: DbtRunner, reference: str | None, options: DbtOption
     connection = replace(dbt.connection, profile=profile)
     parser = replace(dbt, connection=connection, settings=settings, target_dir=state_dir)
     if reference == LAST_RUN or (reference is None and dbt.settings.artifacts_dir):
-        if not dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST):
+        kept = dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST)
+        if not kept or "nodes" not in read_json(state_dir / MANIFEST):
             raise ConfigurationError(
-                f"DBT_ARTIFACTS_DIR ({dbt.artifacts.address}) ne garde encore aucune exécution de "
+                f"DBT_ARTIFACTS_DIR ({dbt.artifacts.address}) ne garde aucune exécution lisible de "
                 "prod : lancez-en une avec ce réglage, ou donnez un commit à --changed-since."
             )
     elif reference is None:
@@ -74,15 +75,17 @@ def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
         dbt: a runner with the state of prod.
         options: those of the run, of what changed.
     """
-    changed = dbt.list_nodes(options)
+    found = dbt.list_nodes(options)
+    if found.return_code:
+        raise DbtError(f"Ce qui a changé : {failure_message(found)}")
     left = [
         unique_id
-        for unique_id in changed
+        for unique_id in found.listed
         if set(dbt.commands).isdisjoint(BUILDERS.get(unique_id.partition(".")[0], dbt.commands))
     ]
-    built = set(changed).difference(left)
+    built = set(found.listed).difference(left)
     assert dbt.state_dir is not None
-    manifest = json.loads((dbt.state_dir / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_json(dbt.state_dir / MANIFEST)
     for section in ("nodes", "functions"):
         for unique_id in built & manifest.get(section, {}).keys():
             del manifest[section][unique_id]

@@ -14,10 +14,13 @@ import sys
 import time
 from typing import Annotated, Any, Literal
 
-from command_line import refuse_unreadable_env_file, say_errors
+from command_line import end_at_once, refuse_unreadable_env_file, say_errors
 from warm_dbt import start_dbt_server
 
 if __name__ == "__main__":
+    # Unless `command &` has it ignored.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end_at_once)
     refuse_unreadable_env_file()
     # While the rest is imported.
     start_dbt_server()
@@ -187,7 +190,13 @@ def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings:
     return Failed(message=message, data=PassingFaultError(message))
 
 
-@flow(name="pipeline-dbt-complet", description="dbt run puis dbt test sur BigQuery.")
+# Its results and its retries are its own affair, whatever Prefect's settings of the shell say.
+@flow(
+    name="pipeline-dbt-complet",
+    description="dbt run puis dbt test sur BigQuery.",
+    retries=0,
+    persist_result=False,
+)
 def dbt_full_pipeline(
     target: Literal["dev", "prod"] | None = None,
     select: Nodes | None = None,

@@ -34,6 +34,10 @@ ENV_FILE = PROJECT_ROOT / ".env"
 
 GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 
+# What a machine still gives, and what a timer still counts.
+MAXIMUM_THREADS = 256
+MAXIMUM_RUN_SECONDS = 30 * 24 * 3600
+
 Target = Literal["dev", "prod"]
 
 
@@ -78,7 +82,10 @@ def _check_artifacts_dir(value: str) -> str:
         return value
     if "://" in value:
         raise ValueError("il faut un dossier, ou gs://bucket/préfixe")
-    return str(PROJECT_ROOT / Path(value).expanduser())
+    try:
+        return str(PROJECT_ROOT / Path(value).expanduser())
+    except RuntimeError:
+        raise ValueError("cette machine n'a pas d'utilisateur de ce nom") from None
 
 
 BlockName = Annotated[str, AfterValidator(check_block_name)]
@@ -138,8 +145,10 @@ class PipelineSettings(BaseModel):
         alias="DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT",
         description="Compte de service au nom duquel agir. Facultatif, donné par Terraform.",
     )
-    threads: PositiveInt = Field(
+    threads: int = Field(
         8,
+        ge=1,
+        le=MAXIMUM_THREADS,
         alias="DBT_THREADS",
         description="Nombre de modèles que dbt construit en même temps. Facultatif.",
     )
@@ -155,6 +164,7 @@ class PipelineSettings(BaseModel):
     )
     run_timeout_seconds: PositiveInt | None = Field(
         None,
+        le=MAXIMUM_RUN_SECONDS,
         alias="DBT_RUN_TIMEOUT_SECONDS",
         description="Durée maximale d'une exécution, en secondes. Facultatif.",
     )

@@ -137,6 +137,17 @@ def test_changed_seed_that_no_command_loads_is_said_and_read_in_prod(changed, pr
     assert "rien n'a changé depuis HEAD." in run.stderr
 
 
+def test_project_that_does_not_compile_is_said_in_one_line(project):
+    model = project.root / "dbt" / "models" / "astray.sql"
+    model.write_text("select * from {{ ref('nowhere') }}")
+
+    run = project.run_pipeline("--changed-since", "HEAD")
+    model.unlink()
+
+    assert run.returncode == 1
+    assert "Ce qui a changé : dbt list a échoué : Compilation Error : Model" in run.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

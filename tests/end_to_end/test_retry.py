@@ -104,12 +104,16 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("", "n'a laissé de résultats dans {tmp}/project/dbt/target/dev."),
-        ("gs://resultats/x", "n'a laissé de résultats dans gs://resultats/x."),
+        ("", "n'a laissé de résultats lisibles dans {tmp}/project/dbt/target/dev."),
+        ("gs://resultats/x", "n'a laissé de résultats lisibles dans gs://resultats/x."),
     ],
 )
 def test_nothing_to_retry_is_said(address, message, tmp_path, local_environment, storage):
     project = copy_project(tmp_path, local_environment, MODELS)
+    # What an earlier retry took out of another DBT_ARTIFACTS_DIR.
+    kept = project.root / "dbt" / "target" / "dev" / "kept" / "run_results.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"results": [{"status": "error"}]}')
 
     run = project.run_pipeline(
         *("--commands", "retry"),

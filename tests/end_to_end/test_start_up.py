@@ -17,11 +17,11 @@ from project import ONE_MODEL, read_blocks
 START = """
 import os, sys
 sys.path.insert(0, "prefect")
-import pipeline
+import pipeline, prefect
 print(*sys.modules)
 pipeline.ensure_prefect_server(while_it_boots=pipeline.import_libraries)
 print(*sys.modules)
-pipeline.get_client(sync_client=True).read_variables()
+prefect.get_client(sync_client=True).read_variables()
 print(os.environ["PREFECT_API_URL"], flush=True)
 sys.stdin.read()
 os.abort()
@@ -99,6 +99,21 @@ def test_temporary_server_refuses_who_has_not_its_secret(start):
     """What the user's shell says of another server does not weaken it."""
     assert start.answer_to_a_stranger.status_code == 401
     assert "access-control-allow-origin" not in start.answer_to_a_stranger.headers
+
+
+def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):
+    project = make_project(ONE_MODEL)
+    command = [sys.executable, "prefect/pipeline.py"]
+
+    # Nothing of dbt's server has begun to listen yet, and half of Prefect is imported.
+    process = subprocess.Popen(
+        command, cwd=project.root, env=project.environment, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(0.7)
+    process.send_signal(signal.SIGINT)
+
+    assert process.communicate(timeout=30)[1] == "Interrompu.\n"
+    assert process.returncode == 130
 
 
 @pytest.mark.slow
