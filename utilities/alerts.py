@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 from command_line import french_parser, say_errors
 from dbt_result import WITH_WARNINGS
 from pipeline_errors import ConfigurationError
-from prefect_login import require_lasting_prefect
+from prefect_login import found, where_prefect_is
 
 if TYPE_CHECKING:
     from prefect.automations import Automation
@@ -189,13 +189,9 @@ def save_block(client: SyncPrefectClient, channel: str, block: NotificationBlock
 
 def find_block(client: SyncPrefectClient, channel: str) -> UUID | None:
     """Return the id of the channel's block on Prefect, None if there is none."""
-    from prefect.exceptions import ObjectNotFound
-
     slug = block_class(channel).get_block_type_slug()
-    try:
-        return client.read_block_document_by_name(BLOCK_NAME, slug, include_secrets=False).id
-    except ObjectNotFound:
-        return None
+    block = found(client.read_block_document_by_name, BLOCK_NAME, slug, include_secrets=False)
+    return block.id if block else None
 
 
 def apply_automation(client: SyncPrefectClient, wanted: Automation, *, really: bool) -> str:
@@ -203,16 +199,16 @@ def apply_automation(client: SyncPrefectClient, wanted: Automation, *, really: b
 
     One that was disabled in Prefect stays so.
     """
-    found = client.read_automations_by_name(wanted.name)
-    if not found:
+    existing = client.read_automations_by_name(wanted.name)
+    if not existing:
         if really:
             wanted.create()
         return "à créer" if not really else "créée"
     same = {"trigger", "actions"}
-    if found[0].model_dump(include=same) == wanted.model_dump(include=same):
+    if existing[0].model_dump(include=same) == wanted.model_dump(include=same):
         return "inchangée"
     if really:
-        wanted.id, wanted.enabled = found[0].id, found[0].enabled
+        wanted.id, wanted.enabled = existing[0].id, existing[0].enabled
         wanted.update()
     return "à mettre à jour" if not really else "mise à jour"
 
@@ -256,7 +252,7 @@ def main(argv: list[str] | None = None) -> int:
     from prefect import get_client
 
     arguments = parse_arguments(argv)
-    print(f"Alertes dans {require_lasting_prefect()}.")
+    print(f"Alertes dans {where_prefect_is(must_last=True)}.")
     channel, really = arguments.channel, arguments.yes
     with get_client(sync_client=True) as client:
         if really:

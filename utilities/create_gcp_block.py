@@ -21,7 +21,7 @@ from dbt_connection import credentials_block_class, load_credentials
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings
-from prefect_login import where_prefect_is
+from prefect_login import found, where_prefect_is
 
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
 
@@ -86,21 +86,15 @@ def save_block(info: dict[str, Any] | None, name: str) -> str:
     default credentials.
     """
     from prefect import get_client
-    from prefect.exceptions import ObjectNotFound
     from prefect.types import SecretDict
 
     key = {"service_account_info": SecretDict(info)} if info else {}
     block = credentials_block_class()(**key)
+    slug = block.get_block_type_slug()
     with get_client(sync_client=True) as client:
-        try:
-            client.read_block_document_by_name(
-                name, block.get_block_type_slug(), include_secrets=False
-            )
-            done = "remplacé"
-        except ObjectNotFound:
-            done = "créé"
+        before = found(client.read_block_document_by_name, name, slug, include_secrets=False)
     block.save(name, overwrite=True)
-    return done
+    return "remplacé" if before else "créé"
 
 
 def check_block(name: str) -> int:

@@ -23,7 +23,7 @@ from command_line import french_parser, say_errors
 from git_repository import git
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
-from prefect_login import is_prefect_cloud, require_lasting_prefect
+from prefect_login import found, is_prefect_cloud, where_prefect_is
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -145,33 +145,21 @@ def read_config() -> dict[str, Any]:
 
 def pool_type(client: SyncPrefectClient, name: str) -> str:
     """Return the type of the work pool; ConfigurationError, with the command, without one."""
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_work_pool(name).type
-    except ObjectNotFound:
+    pool = found(client.read_work_pool, name)
+    if pool is None:
         wanted = "prefect:managed" if is_prefect_cloud() else "process"
         raise ConfigurationError(
             f"Le work pool {name} n'existe pas : lancez "
             f"`.venv/bin/prefect work-pool create --type {wanted} {name}`."
-        ) from None
-
-
-def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse | None:
-    """Return the deployment of this name, FLOW/DEPLOYMENT; None if there is none."""
-    from prefect.exceptions import ObjectNotFound
-
-    try:
-        return client.read_deployment_by_name(name)
-    except ObjectNotFound:
-        return None
+        )
+    return pool.type
 
 
 def refuse_a_second_schedule(client: SyncPrefectClient) -> None:
     """Raise ConfigurationError if a deployment of prefect-cloud would run the pipeline as well."""
     for name in MADE_BY_PREFECT_CLOUD:
-        found = find_deployment(client, name)
-        if found and any(schedule.active for schedule in found.schedules):
+        other = found(client.read_deployment_by_name, name)
+        if other and any(schedule.active for schedule in other.schedules):
             raise ConfigurationError(
                 f"Le déploiement {name}, fait par prefect-cloud, a son propre horaire : la "
                 f"pipeline tournerait deux fois. Lancez `uvx prefect-cloud unschedule {name}`."
@@ -244,9 +232,9 @@ def describe_schedule(config: dict[str, Any], before: DeploymentResponse | None)
     if schedules:
         return f"{schedules[0]['cron']} ({schedules[0]['timezone']})"
     kept = [
-        f"{getattr(found.schedule, 'cron', 'autre')} ({getattr(found.schedule, 'timezone', '')})"
-        + ("" if found.active else ", suspendu")
-        for found in (before.schedules if before else [])
+        f"{getattr(one.schedule, 'cron', 'autre')} ({getattr(one.schedule, 'timezone', '')})"
+        + ("" if one.active else ", suspendu")
+        for one in (before.schedules if before else [])
     ]
     return f"inchangé, {' ; '.join(kept)}" if kept else 'aucun (--cron "0 9 * * *" en donne un)'
 
@@ -277,12 +265,12 @@ def main(argv: list[str] | None = None) -> int:
         check_cron(arguments.cron)
     variables = deployment_variables()
     source, credentials = pushed_source(), login()
-    where, config = require_lasting_prefect(), read_config()
+    where, config = where_prefect_is(must_last=True), read_config()
     with get_client(sync_client=True) as client:
         pool = config["deployments"][0]["work_pool"]["name"]
         kind = pool_type(client, pool)
         refuse_a_second_schedule(client)
-        before = find_deployment(client, f"{DEPLOYMENT}/{DEPLOYMENT}")
+        before = found(client.read_deployment_by_name, f"{DEPLOYMENT}/{DEPLOYMENT}")
         config = compose(config, variables, arguments.cron, first=before is None)
         work_pool = config["deployments"][0]["work_pool"]
         job_variables = work_pool["job_variables"]

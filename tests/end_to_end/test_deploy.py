@@ -21,6 +21,7 @@ import deploy
 from pipeline import dbt_full_pipeline
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT
+from prefect_login import found
 from project import prefect_client
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
 
@@ -115,7 +116,7 @@ class Server:
 
     def find(self, name=FLOW_AND_DEPLOYMENT):
         with prefect_client(self.environment) as client:
-            return deploy.find_deployment(client, name)
+            return found(client.read_deployment_by_name, name)
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def deployed(prefect_cloud, local_environment):
             for command in commands:
                 done = prefect_cloud(*command)
                 assert done.returncode == 0, done.stdout + done.stderr
-            found.append(deploy.find_deployment(client, DEPLOYMENT))
+            found.append(client.read_deployment_by_name(DEPLOYMENT))
         yield found
         client.delete_deployment(found[0].id)
 

@@ -1,10 +1,16 @@
-"""Says which Prefect this shell is logged in to."""
+"""Which Prefect this shell is logged in to, and what it has."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 from pipeline_errors import ConfigurationError, InfrastructureError
 
 ANSWER_TIMEOUT_SECONDS = 15
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def is_prefect_cloud() -> bool:
@@ -15,36 +21,38 @@ def is_prefect_cloud() -> bool:
     return (settings.api.url or "").startswith(settings.cloud.api_url)
 
 
-def where_prefect_is() -> str:
+def where_prefect_is(*, must_last: bool = False) -> str:
     """Return, in French, where what this shell asks of Prefect goes.
 
-    Raises InfrastructureError when that is Prefect Cloud and it does not name the workspace.
+    A deployment or an automation must be where something watches it: `must_last` refuses the
+    local database with ConfigurationError. Raises InfrastructureError when Prefect Cloud does
+    not name the workspace.
     """
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     api_url = settings.api.url
-    if not api_url:
-        return f"la base locale de Prefect ({settings.home})"
-    if not is_prefect_cloud():
+    if api_url and is_prefect_cloud():
+        return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+    if api_url:
         return f"le serveur Prefect {api_url}"
-    return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
-
-
-def require_lasting_prefect() -> str:
-    """Return what where_prefect_is() does; ConfigurationError when that is no server of its own.
-
-    A deployment or an automation is of no use in a database that nothing watches.
-    """
-    from prefect.settings import get_current_settings
-
-    if not get_current_settings().api.url:
+    if must_last:
         raise ConfigurationError(
             "Ce shell n'est connecté à aucun Prefect qui reste : lancez `uvx prefect-cloud login`, "
             "ou démarrez un serveur (`prefect server start`) et donnez son adresse à "
             "PREFECT_API_URL."
         )
-    return where_prefect_is()
+    return f"la base locale de Prefect ({settings.home})"
+
+
+def found(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """Return what Prefect answers to this call of its client, None when it has none."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return read(*arguments, **options)
+    except ObjectNotFound:
+        return None
 
 
 def _cloud_workspace(api_url: str) -> str:
