@@ -7,7 +7,6 @@ Source: `terraform output -json` or `tofu output -json`, an object of
 from __future__ import annotations
 
 import argparse
-import codecs
 import difflib
 import io
 import json
@@ -32,8 +31,7 @@ REQUIRED_OUTPUTS = {
     "bq_dev_dataset_id": "DBT_BIGQUERY_DATASET_DEV",
     "bq_prod_dataset_id": "DBT_BIGQUERY_DATASET_PROD",
 }
-# A state made before these outputs existed lacks some of them, and Terraform leaves out those that
-# are null.
+# A state made before these outputs existed lacks some of them.
 OPTIONAL_OUTPUTS = {
     "bq_raw_dataset_id": "DBT_BIGQUERY_DATASET_RAW",
     "project_id": "GCP_PROJECT_ID",
@@ -46,48 +44,38 @@ CORRECT_AND_REDO = "Corrigez infrastructure/ puis relancez `make infra` et `make
 
 
 def read_outputs(path: Path) -> dict[str, Any]:
-    """Return the value of each output in the file, without the optional ones that are null.
+    """Return the value of each output in the file, without those that are null.
 
-    Takes UTF-8, with or without BOM, and UTF-16 with BOM (what `>` of PowerShell writes).
+    Takes UTF-8, with or without BOM, and UTF-16 (what `>` of PowerShell writes): json finds out.
     Raises ConfigurationError when the file is not there, or is not what it should be.
     """
     try:
-        content = path.read_bytes()
+        outputs = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise ConfigurationError(
             f"Fichier {path} introuvable : lancez d'abord `make outputs`."
         ) from None
     except OSError as error:
         raise ConfigurationError(f"Fichier {path} illisible ({error.strerror}).") from None
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-        outputs = json.loads(text)
     except ValueError:
-        problem = "est vide" if not content.strip() else "n'est pas du JSON"
-        raise ConfigurationError(
-            f"Le fichier {path} {problem} : relancez `make outputs`."
-        ) from None
-    if not isinstance(outputs, dict):
-        raise ConfigurationError(
-            f"Le fichier {path} n'est pas un objet JSON : relancez `make outputs`."
-        )
-    wrong = [name for name in OUTPUTS if name in outputs and not _has_value(outputs[name])]
+        outputs = None
+    if isinstance(outputs, dict):
+        wrong = [
+            f"l'output {name}"
+            for name, output in outputs.items()
+            if not isinstance(output, dict) or "value" not in output
+        ]
+    else:
+        wrong = ["le contenu"]
     if wrong:
         raise ConfigurationError(
-            f"Dans {path}, l'output {wrong[0]} n'a pas la forme {{\"value\": …}} : "
-            "relancez `make outputs`."
+            f"Dans {path}, {wrong[0]} n'a pas la forme attendue, du JSON "
+            '{"nom": {"value": …}} : relancez `make outputs`.'
         )
-    values = {name: outputs[name]["value"] for name in outputs if _has_value(outputs[name])}
+    # Terraform itself leaves out an output that is null.
     return {
-        name: value
-        for name, value in values.items()
-        if value is not None or name not in OPTIONAL_OUTPUTS
+        name: output["value"] for name, output in outputs.items() if output["value"] is not None
     }
-
-
-def _has_value(output: object) -> bool:
-    return isinstance(output, dict) and "value" in output
 
 
 def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[str, str]:
@@ -98,7 +86,7 @@ def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[
     missing = [name for name in REQUIRED_OUTPUTS if name not in outputs]
     if missing:
         raise ConfigurationError(
-            f"Dans {path}, il manque {', '.join(missing)} ; outputs présents : "
+            f"Dans {path}, il manque {', '.join(missing)} (absent ou null) ; outputs présents : "
             f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
         )
     try:
@@ -127,16 +115,12 @@ def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[
 
 def _text(name: str, value: object, path: Path) -> str:
     """Return the value of an output as it is, once sure that it is text and nothing but."""
-    if not isinstance(value, str):
-        kind = "null" if value is None else json.dumps(value, ensure_ascii=False)
-        reason = f"vaut {kind}, il faut une chaîne de caractères"
-    elif not value:
-        reason = "est vide"
-    elif value != value.strip():
-        reason = f"vaut {json.dumps(value, ensure_ascii=False)}, avec des blancs autour"
-    else:
-        return value
-    raise ConfigurationError(f"Dans {path}, l'output {name} {reason}. {CORRECT_AND_REDO}")
+    if not isinstance(value, str) or not value or value != value.strip():
+        raise ConfigurationError(
+            f"Dans {path}, l'output {name} vaut {json.dumps(value, ensure_ascii=False)} : il faut "
+            "une chaîne de caractères, ni vide, ni entourée de blancs. " + CORRECT_AND_REDO
+        )
+    return value
 
 
 def render_env(current: str, values: dict[str, str]) -> str:
@@ -163,13 +147,15 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
     line = binding.original.string
     if binding.key not in values or binding.value == values[binding.key]:
         return line
-    pattern = (
-        rf"(?s)(\s*(?:export[^\S\r\n]+)?'?{binding.key}'?)(.*?)([^\S\r\n]+#[^\r\n]*)?(\r?\n|\r)?"
+    # [^\S\r\n] is a blank that ends no line.
+    match = re.fullmatch(
+        rf"(?P<name>\s*(?:export[^\S\r\n]+)?'?{binding.key}'?).*?"
+        r"(?P<comment>[^\S\r\n]+#[^\r\n]*)?(?P<end>\r?\n|\r)?",
+        line,
+        re.DOTALL,
     )
-    match = re.fullmatch(pattern, line)
     assert match
-    name, _, comment, end = match.groups(default="")
-    return f"{name}={values[binding.key]}{comment}{end}"
+    return f"{match['name']}={values[binding.key]}{match['comment'] or ''}{match['end'] or ''}"
 
 
 def read_env(path: Path) -> str:
@@ -256,13 +242,11 @@ def main(argv: list[str] | None = None) -> int:
     values = own_variables(outputs, arguments.outputs_json, arguments.block_name)
     current = read_env(arguments.output)
     text = render_env(current, values)
-    if not arguments.dry_run:
-        write_env(arguments.output, text)
-
     if arguments.dry_run:
         print(masked(text, values), end="")
         print("\nDifférence avec le fichier actuel :")
     else:
+        write_env(arguments.output, text)
         print(f"{arguments.output} est à jour.")
     for line in changes(current, text, values) or ["aucune"]:
         print(f"  {line}")

@@ -193,11 +193,11 @@ def with_value(name, value):
 
 REFUSED = {
     "missing file": (None, ["introuvable", "make outputs"]),
-    "empty file": ("", ["vide", "make outputs"]),
-    "only blanks": (" \n", ["vide", "make outputs"]),
-    "not JSON": ("{", ["JSON", "make outputs"]),
-    "not text": (b"\x80\x81\x82", ["JSON", "make outputs"]),
-    "not an object": ("[]", ["objet", "make outputs"]),
+    "empty file": ("", ["JSON", "value", "make outputs"]),
+    "only blanks": (" \n", ["JSON", "value", "make outputs"]),
+    "not JSON": ("{", ["JSON", "value", "make outputs"]),
+    "not text": (b"\x80\x81\x82", ["JSON", "value", "make outputs"]),
+    "not an object": ("[]", ["JSON", "value", "make outputs"]),
     "no outputs": ("{}", ["bq_dev_dataset_id", "bq_prod_dataset_id", "aucun", "make infra"]),
     "one required output missing": (
         document({"bq_dev_dataset_id": "d", "region": "EU"}),
@@ -205,7 +205,7 @@ REFUSED = {
     ),
     "output without value": (
         '{"bq_dev_dataset_id": "d"}',
-        ["bq_dev_dataset_id", "value", "make outputs"],
+        ["l'output bq_dev_dataset_id", "value", "make outputs"],
     ),
     "null": (with_value("bq_dev_dataset_id", None), ["bq_dev_dataset_id", "null"]),
     "empty value": (with_value("bq_dev_dataset_id", ""), ["bq_dev_dataset_id", "vide"]),
