@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline_errors import ConfigurationError, explain
-from pipeline_settings import ENV_FILE, check_env_file
+from pipeline_settings import ENV_FILE, check_block_name, check_env_file
 
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "Interrompu."
@@ -42,6 +42,14 @@ def french_parser(prog: str, description: str, **options: object) -> argparse.Ar
     """Return a parser of command lines whose help and errors are in French."""
     argparse._ = lambda text: FRENCH.get(text, text)  # type: ignore[attr-defined]
     return argparse.ArgumentParser(prog, description=description, **options)  # type: ignore[arg-type]
+
+
+def block_name(text: str) -> str:
+    """Return the name of a Prefect block unchanged; argparse's error if Prefect refuses it."""
+    try:
+        return check_block_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"« {text} » est refusé, {error}") from None
 
 
 def refuse_unreadable_env_file() -> None:

@@ -16,11 +16,11 @@ from typing import Any
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from bigquery_access import bigquery_client, dataset_location
-from command_line import french_parser, say_errors
+from command_line import block_name, french_parser, say_errors
 from dbt_connection import credentials_block_class, load_credentials
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, check_block_name, load_settings
+from pipeline_settings import PROJECT_ROOT, load_settings
 from prefect_login import found, where_prefect_is
 
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
@@ -131,7 +131,12 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         default=PROJECT_ROOT / ".secrets" / "sa_key.json",
         help="clé du compte de service (par défaut : .secrets/sa_key.json)",
     )
-    parser.add_argument("--block-name", default="sa-key", help="nom du block (par défaut : sa-key)")
+    parser.add_argument(
+        "--block-name",
+        type=block_name,
+        default="sa-key",
+        help="nom du block (par défaut : sa-key)",
+    )
     parser.add_argument(
         "--check",
         action="store_true",
@@ -144,12 +149,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Save or check the block; return the exit code."""
     arguments = parse_arguments(argv)
-    try:
-        check_block_name(arguments.block_name)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"--block-name « {arguments.block_name} » est refusé : {error}."
-        ) from None
     if arguments.check:
         ensure_prefect_server(while_it_boots=credentials_block_class)
         return check_block(arguments.block_name)

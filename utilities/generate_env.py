@@ -22,9 +22,9 @@ from dotenv.parser import Binding, parse_stream
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import french_parser, say_errors
+from command_line import block_name, french_parser, say_errors
 from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, PipelineSettings, check_block_name
+from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 # Output of Terraform -> variable.
 REQUIRED_OUTPUTS = {
@@ -78,7 +78,7 @@ def read_outputs(path: Path) -> dict[str, Any]:
     }
 
 
-def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[str, str]:
+def own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[str, str]:
     """Return the variables that this tool writes, in the order of the file.
 
     Raises ConfigurationError, which names the file, the output and the remedy.
@@ -89,17 +89,13 @@ def own_variables(outputs: dict[str, Any], path: Path, block_name: str) -> dict[
             f"Dans {path}, il manque {', '.join(missing)} (absent ou null) ; outputs présents : "
             f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
         )
-    try:
-        check_block_name(block_name)
-    except ValueError as error:
-        raise ConfigurationError(f"--block-name « {block_name} » est refusé : {error}.") from None
     values = {
         variable: _text(name, outputs[name], path)
         for name, variable in OUTPUTS.items()
         if name in outputs
     }
     values |= {
-        "PREFECT_GCP_CREDENTIALS_BLOCK": block_name,
+        "PREFECT_GCP_CREDENTIALS_BLOCK": block,
         "DBT_TARGET": "dev",
         "DBT_PROFILE_NAME": "projet_m2_bi",
     }
@@ -223,7 +219,10 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="outputs de Terraform (par défaut : infrastructure/terraform-outputs.json)",
     )
     parser.add_argument(
-        "--block-name", default="sa-key", help="nom du block GcpCredentials (par défaut : sa-key)"
+        "--block-name",
+        type=block_name,
+        default="sa-key",
+        help="nom du block GcpCredentials (par défaut : sa-key)",
     )
     parser.add_argument(
         "--output",

@@ -88,8 +88,10 @@ def test_bad_key_is_refused_without_being_quoted(key_file, capsys, change, words
 
 
 def test_block_name_that_prefect_refuses_is_refused(key_file, capsys):
-    assert main(["--key-file", str(key_file), "--block-name", "Ma Clé"]) == 2
-    assert "--block-name" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["--key-file", str(key_file), "--block-name", "Ma Clé"])
+
+    assert "--block-name : « Ma Clé » est refusé" in capsys.readouterr().err
 
 
 def test_unreachable_api_is_named(key_file, local_environment, capsys):

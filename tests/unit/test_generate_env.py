@@ -248,9 +248,10 @@ def test_bad_input_is_refused_and_env_is_untouched(generate, tmp_path, capsys, c
 def test_block_name_that_prefect_refuses_is_refused(generate, tmp_path, capsys, name):
     (tmp_path / ".env").write_text("A=1\n")
 
-    assert generate(document(OUTPUTS), "--block-name", name) == 2
+    with pytest.raises(SystemExit, match=r"^2$"):
+        generate(document(OUTPUTS), "--block-name", name)
 
-    assert "--block-name" in capsys.readouterr().err
+    assert f"--block-name : « {name} » est refusé" in capsys.readouterr().err
     assert (tmp_path / ".env").read_text() == "A=1\n"
 
 
