@@ -15,9 +15,10 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bigquery_access import bigquery_client, dataset_location
+from bigquery_access import bigquery_client
 from command_line import block_name, french_parser, say_errors
 from dbt_connection import credentials_block_class, load_credentials
+from doctor import Diagnosis, check_datasets
 from local_server import ensure_prefect_server
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, load_settings
@@ -31,6 +32,8 @@ def read_key(path: Path) -> dict[str, Any]:
 
     Raises ConfigurationError, which says what is wrong and never quotes the file.
     """
+    from google.oauth2.service_account import Credentials
+
     try:
         info = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -52,22 +55,14 @@ def read_key(path: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"Dans {path}, il manque {', '.join(missing)} : téléchargez la clé de nouveau."
         )
-    if not _is_private_key(info):
-        raise ConfigurationError(
-            f"Dans {path}, private_key n'est pas une clé privée valable : téléchargez la clé de "
-            "nouveau."
-        )
-    return info
-
-
-def _is_private_key(info: dict[str, Any]) -> bool:
-    from google.oauth2.service_account import Credentials
-
     try:
         Credentials.from_service_account_info(info)
     except ValueError:
-        return False
-    return True
+        raise ConfigurationError(
+            f"Dans {path}, private_key n'est pas une clé privée valable : téléchargez la clé de "
+            "nouveau."
+        ) from None
+    return info
 
 
 def warn_if_others_can_read(path: Path) -> None:
@@ -98,18 +93,11 @@ def save_block(info: dict[str, Any] | None, name: str) -> str:
 
 
 def check_block(name: str) -> int:
-    """Load the block, look for the datasets with it, say what was found; return the exit code."""
+    """Load the block, and say of the datasets what the doctor says; return the exit code."""
     settings = load_settings()
-    client = bigquery_client(load_credentials(name), settings)
-    exit_code = 0
-    for dataset in settings.datasets:
-        try:
-            location = dataset_location(client, dataset)
-            print(f"Dataset {client.project}.{dataset} : trouvé ({location}).")
-        except ConfigurationError as error:
-            print(error, file=sys.stderr)
-            exit_code = 1
-    return exit_code
+    diagnosis = Diagnosis()
+    check_datasets(diagnosis, settings, bigquery_client(load_credentials(name), settings))
+    return int(diagnosis.failed)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

@@ -123,10 +123,10 @@ def test_check_finds_the_datasets_of_the_settings(local_environment, capsys):
     found = capsys.readouterr().out
     with in_environment(local_environment | {"DBT_BIGQUERY_DATASET_DEV": "pas_la"}):
         assert main(["--check"]) == 1
-    lacking = capsys.readouterr().err
+    lacking = capsys.readouterr().out
 
     # Those of the target: an account may not see the other one.
-    assert found.count("trouvé") == 2
+    assert found.count("✓ Dataset") == 2
     assert "pas_la" in lacking
     assert "make infra" in lacking
 
@@ -137,7 +137,9 @@ def test_check_says_that_bigquery_does_not_answer(local_environment, capsys):
     with in_environment(local_environment | nowhere):
         assert main(["--check"]) == 1
 
-    assert "127.0.0.1" in capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "✗ Dataset" in out
+    assert "127.0.0.1" in out
 
 
 def test_check_of_a_missing_block_names_it(make_project):
