@@ -13,7 +13,8 @@ import re
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from string import Template
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
@@ -24,55 +25,71 @@ from pipeline_errors import ConfigurationError
 from prefect_login import found, where_prefect_is
 
 if TYPE_CHECKING:
-    from prefect.automations import Automation
+    from prefect.automations import Automation, EventTrigger
     from prefect.blocks.abstract import NotificationBlock
     from prefect.client.orchestration import SyncPrefectClient
 
 ADDRESS_VARIABLE = "ALERT_ADDRESS"
 BLOCK_NAME = "alertes-pipeline-dbt"
 
-# prefect-cloud's own deploy names the flow after its function.
-FLOWS = ["pipeline-dbt-complet", "dbt_full_pipeline"]
-RUN = "prefect.flow-run."
 
-# The address that is asked for, by channel.
+class Channel(NamedTuple):
+    """Where a message arrives: the address that is asked for, and Prefect's own block for it."""
+
+    address: str
+    block: str
+
+
 CHANNELS = {
-    "slack": "l'adresse du webhook Slack",
-    "teams": "l'adresse du workflow Teams",
-    "discord": "l'adresse du webhook Discord",
-    "email": "la clé d'API SendGrid",
-    "webhook": "l'adresse du webhook",
+    "slack": Channel("l'adresse du webhook Slack", "SlackWebhook"),
+    "teams": Channel("l'adresse du workflow Teams", "MicrosoftTeamsWebhook"),
+    "discord": Channel("l'adresse du webhook Discord", "DiscordWebhook"),
+    "email": Channel("la clé d'API SendGrid", "SendgridEmail"),
+    "webhook": Channel("l'adresse du webhook", "CustomWebhookNotificationBlock"),
 }
 
+# prefect-cloud's own deploy names the flow after its function.
+FLOWS = ["pipeline-dbt-complet", "dbt_full_pipeline"]
+
+# Events of a run, as Prefect names them.
+ANY_EVENT = {"prefect.flow-run.*"}
+FAILED = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
+WARNED = {f"prefect.flow-run.{WITH_WARNINGS}"}
+SUCCEEDED = {"prefect.flow-run.Completed"} | WARNED
+
+# The runs of a laptop have no deployment: their author is looking at them.
+DEPLOYED_RUNS: dict[str, Any] = {
+    "match": {"prefect.resource.id": "prefect.flow-run.*"},
+    "match_related": [
+        {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
+        {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"},
+    ],
+}
+
+# Prefect fills in what stands in braces when it sends, this tool what follows a dollar.
 RUN_MESSAGE = """\
 {{ flow_run.state.message }}
 
-Exécution {{ flow_run.name }} : RUN_URL"""
+Exécution {{ flow_run.name }} : $run_url"""
 
 SILENCE_MESSAGE = """\
-Aucune exécution n'a réussi depuis HOURS heures : toutes échouent, aucun worker ne tourne, ou \
+Aucune exécution n'a réussi depuis $hours heures : toutes échouent, aucun worker ne tourne, ou \
 l'horaire est arrêté.
 {% if deployment %}
-Déploiement {{ deployment.name }} : DEPLOYMENT_URL{% endif %}"""
+Déploiement {{ deployment.name }} : $deployment_url{% endif %}"""
 
 
 def block_class(channel: str) -> Any:
     """Return the class of Prefect's own notification block for this channel."""
     from prefect.blocks import notifications
 
-    return {
-        "slack": notifications.SlackWebhook,
-        "teams": notifications.MicrosoftTeamsWebhook,
-        "discord": notifications.DiscordWebhook,
-        "email": notifications.SendgridEmail,
-        "webhook": notifications.CustomWebhookNotificationBlock,
-    }[channel]
+    return getattr(notifications, CHANNELS[channel].block)
 
 
 def make_block(channel: str, address: str, sender: str, to: list[str]) -> NotificationBlock:
     """Return the block, not saved; ConfigurationError, which never quotes it, for a bad address."""
     refused = ConfigurationError(
-        f"Adresse refusée : il faut {CHANNELS[channel]}, telle que le service la donne."
+        f"Adresse refusée : il faut {CHANNELS[channel].address}, telle que le service la donne."
     )
     if channel == "discord":
         match = re.search(r"/api/webhooks/(\d+)/([\w-]+)/?$", address)
@@ -109,60 +126,52 @@ def read_address(channel: str) -> str:
         return address.strip()
     if sys.stdin.isatty():
         return getpass.getpass(
-            f"Collez {CHANNELS[channel]} (rien ne s'affiche ; vide pour garder celle de Prefect) : "
+            f"Collez {CHANNELS[channel].address} (rien ne s'affiche ; vide pour garder celle de "
+            "Prefect) : "
         ).strip()
     return sys.stdin.readline().strip()
 
 
 def wanted_automations(block_id: UUID, hours: float) -> list[Automation]:
     """Return the three automations that send to this block."""
-    from prefect.automations import Automation, EventTrigger, Posture, SendNotification
+    from prefect.automations import Automation, EventTrigger, SendNotification
     from prefect.utilities.urls import url_for
 
-    # A server often does not know the address of its own interface: this shell does.
-    replaced = {
-        "RUN_URL": url_for("flow-run", obj_id="{{ flow_run.id }}") or "",
-        "DEPLOYMENT_URL": url_for("deployment", obj_id="{{ deployment.id }}") or "",
-        "HOURS": f"{hours:g}",
-    }
-    # The runs of a laptop have no deployment: their author is looking at them.
-    runs: dict[str, Any] = {
-        "match": {"prefect.resource.id": f"{RUN}*"},
-        "match_related": [
-            {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
-            {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"},
-        ],
-    }
-
-    def automation(name: str, text: str, trigger: EventTrigger) -> Automation:
-        subject = f"Pipeline dbt : {name}"
-        for word, value in replaced.items():
-            text = text.replace(word, value)
-        send = SendNotification(block_document_id=block_id, subject=subject, body=text)
-        return Automation(name=subject, trigger=trigger, actions=[send])
-
-    failed = {f"{RUN}{state}" for state in ("Failed", "Crashed", "TimedOut")}
-    succeeded = {f"{RUN}Completed", f"{RUN}{WITH_WARNINGS}"}
-    return [
-        automation("échec", RUN_MESSAGE, EventTrigger(expect=failed, **runs)),
-        automation(
-            "avertissements", RUN_MESSAGE, EventTrigger(expect={f"{RUN}{WITH_WARNINGS}"}, **runs)
-        ),
-        automation(
-            "aucune réussite",
-            SILENCE_MESSAGE,
-            EventTrigger(
-                posture=Posture.Proactive,
-                # Both in `after` and in `expect`, a success starts the time again. Without
-                # `after`, the periods follow each other, and a success at the start of one and
-                # at the end of the next leave a silence of twice the time.
-                after={f"{RUN}*"},
-                expect=succeeded,
-                within=timedelta(hours=hours),
-                **runs,
-            ),
-        ),
+    wanted = [
+        ("échec", RUN_MESSAGE, EventTrigger(expect=FAILED, **DEPLOYED_RUNS)),
+        ("avertissements", RUN_MESSAGE, EventTrigger(expect=WARNED, **DEPLOYED_RUNS)),
+        ("aucune réussite", SILENCE_MESSAGE, silence(hours)),
     ]
+    # A server often does not know the address of its own interface: this shell does.
+    values = {
+        "run_url": url_for("flow-run", obj_id="{{ flow_run.id }}") or "",
+        "deployment_url": url_for("deployment", obj_id="{{ deployment.id }}") or "",
+        "hours": f"{hours:g}",
+    }
+    automations = []
+    for name, text, trigger in wanted:
+        subject, body = f"Pipeline dbt : {name}", Template(text).substitute(values)
+        send = SendNotification(block_document_id=block_id, subject=subject, body=body)
+        automations.append(Automation(name=subject, trigger=trigger, actions=[send]))
+    return automations
+
+
+def silence(hours: float) -> EventTrigger:
+    """Return what fires when no run has succeeded for so long.
+
+    Waits for a success after any event of a run; a success is such an event too, and starts the
+    wait again. Without `after`, the periods would follow each other, and a success at the start
+    of one and at the end of the next would leave a silence of twice the time.
+    """
+    from prefect.automations import EventTrigger, Posture
+
+    return EventTrigger(
+        posture=Posture.Proactive,
+        after=ANY_EVENT,
+        expect=SUCCEEDED,
+        within=timedelta(hours=hours),
+        **DEPLOYED_RUNS,
+    )
 
 
 def save_block(client: SyncPrefectClient, channel: str, block: NotificationBlock | None) -> str:
@@ -174,8 +183,8 @@ def save_block(client: SyncPrefectClient, channel: str, block: NotificationBlock
     if block is None:
         if saved is None:
             raise ConfigurationError(
-                f"Il manque {CHANNELS[channel]} : donnez-la sur l'entrée standard, ou dans la "
-                f"variable d'environnement {ADDRESS_VARIABLE}."
+                f"Il manque {CHANNELS[channel].address} : donnez-la sur l'entrée standard, ou dans "
+                f"la variable d'environnement {ADDRESS_VARIABLE}."
             )
         return "inchangé"
     if saved:
@@ -199,18 +208,18 @@ def apply_automation(client: SyncPrefectClient, wanted: Automation, *, really: b
 
     One that was disabled in Prefect stays so.
     """
-    existing = client.read_automations_by_name(wanted.name)
-    if not existing:
-        if really:
-            wanted.create()
-        return "à créer" if not really else "créée"
+    before = next(iter(client.read_automations_by_name(wanted.name)), None)
     same = {"trigger", "actions"}
-    if existing[0].model_dump(include=same) == wanted.model_dump(include=same):
+    if before and before.model_dump(include=same) == wanted.model_dump(include=same):
         return "inchangée"
-    if really:
-        wanted.id, wanted.enabled = existing[0].id, existing[0].enabled
-        wanted.update()
-    return "à mettre à jour" if not really else "mise à jour"
+    if not really:
+        return "à mettre à jour" if before else "à créer"
+    if before is None:
+        wanted.create()
+        return "créée"
+    wanted.id, wanted.enabled = before.id, before.enabled
+    wanted.update()
+    return "mise à jour"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -233,7 +242,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="le faire")
     arguments = parser.parse_args(argv)
     by_email = arguments.channel == "email"
-    if [by_email] * 2 != [bool(arguments.sender), bool(arguments.to)]:
+    if bool(arguments.sender) != by_email or bool(arguments.to) != by_email:
         parser.error("--sender et --to vont avec email, l'un et l'autre, et avec lui seul")
     return arguments
 
