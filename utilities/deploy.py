@@ -7,7 +7,6 @@ What has been set on the deployment since (schedule, variables, tags) stays.
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import re
 import shlex
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 DEPLOYMENT = "pipeline-dbt-complet"
+DEPLOY_COMMAND = ["prefect", "--no-prompt", "deploy", "--name", DEPLOYMENT]
 # What prefect-cloud's own deploy makes of this file, which names the flow after its function.
 MADE_BY_PREFECT_CLOUD = (f"dbt_full_pipeline/{DEPLOYMENT}", "dbt_full_pipeline/dbt_full_pipeline")
 # The Python of the tests: the pool's own default changes with time.
@@ -166,19 +166,41 @@ def refuse_a_second_schedule(client: SyncPrefectClient) -> None:
             )
 
 
-def compose(
-    config: dict[str, Any], variables: dict[str, str], cron: str | None, *, first: bool
+def merge_job_variables(
+    pool: dict[str, Any],
+    kind: str,
+    settings: dict[str, str],
+    before: DeploymentResponse | None = None,
 ) -> dict[str, Any]:
-    """Return prefect.yaml with these settings, and a schedule if it is to be set."""
-    config = copy.deepcopy(config)
-    deployment = config["deployments"][0]
-    deployment["work_pool"].setdefault("job_variables", {}).setdefault("env", {}).update(variables)
+    """Return the job variables of the deployment; the first of these that gives one decides.
+
+    1. In `env`, the settings of this shell.
+    2. The work pool in prefect.yaml.
+    3. What was set on the deployment `before`: its `env`, but for settings that this shell no
+       longer has, and the others if it is on the same pool, as those of another mean nothing here.
+    4. On a managed pool, the image whose Python is that of the tests.
+    """
+    written = pool.get("job_variables") or {}
+    was_set: dict[str, Any] = before.job_variables if before else {}
+    ours = set(PipelineSettings.variables())
+    own = {name: value for name, value in (was_set.get("env") or {}).items() if name not in ours}
+    return {
+        **({"image": MANAGED_IMAGE} if kind == "prefect:managed" else {}),
+        **(was_set if before and before.work_pool_name == pool["name"] else {}),
+        **written,
+        "env": own | (written.get("env") or {}) | settings,
+    }
+
+
+def set_schedule(deployment: dict[str, Any], cron: str | None, *, first: bool) -> None:
+    """Give the deployment of prefect.yaml this schedule; without one, only the first keeps its own.
+
+    `prefect deploy` leaves alone what its file does not name.
+    """
     if cron:
         deployment["schedules"] = [deployment["schedules"][0] | {"cron": cron}]
     elif not first:
-        # `prefect deploy` leaves alone what its file does not name.
         del deployment["schedules"]
-    return config
 
 
 def run_prefect_deploy(config: dict[str, Any], environment: dict[str, str]) -> int:
@@ -188,24 +210,14 @@ def run_prefect_deploy(config: dict[str, Any], environment: dict[str, str]) -> i
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-        command = [sys.executable, "-m", *deploy_command(), "--prefect-file", str(path)]
+        command = [sys.executable, "-m", *DEPLOY_COMMAND, "--prefect-file", str(path)]
         return subprocess.run(
             command, cwd=PROJECT_ROOT, env={**os.environ, **environment}, check=False
         ).returncode
 
 
-def deploy_command() -> list[str]:
-    """Return the command of Prefect that deploys."""
-    return ["prefect", "--no-prompt", "deploy", "--name", DEPLOYMENT]
-
-
-def of_the_pool(before: DeploymentResponse | None, pool: str) -> dict[str, Any]:
-    """Return the job variables set on this pool: those of another mean nothing here."""
-    return before.job_variables if before and before.work_pool_name == pool else {}
-
-
 def keep_what_was_set(
-    client: SyncPrefectClient, before: DeploymentResponse, work_pool: dict[str, Any]
+    client: SyncPrefectClient, before: DeploymentResponse, job_variables: dict[str, Any]
 ) -> None:
     """Give back to the deployment what was set on it by other means than prefect.yaml.
 
@@ -214,22 +226,32 @@ def keep_what_was_set(
     """
     from prefect.client.schemas.actions import DeploymentUpdate
 
-    settings = set(PipelineSettings.variables())
-    environment = before.job_variables.get("env") or {}
-    own = {name: value for name, value in environment.items() if name not in settings}
-    job_variables = work_pool["job_variables"]
-    merged = of_the_pool(before, work_pool["name"]) | job_variables
-    merged["env"] = own | job_variables["env"]
     client.update_deployment(
         before.id,
-        DeploymentUpdate(job_variables=merged, parameters=before.parameters, tags=before.tags),
+        DeploymentUpdate(
+            job_variables=job_variables, parameters=before.parameters, tags=before.tags
+        ),
     )
 
 
-def describe_schedule(config: dict[str, Any], before: DeploymentResponse | None) -> str:
+def show_plan(
+    where: str,
+    source: dict[str, str],
+    deployment: dict[str, Any],
+    before: DeploymentResponse | None,
+) -> None:
+    """Print what goes where, and when it will run."""
+    environment = deployment["work_pool"]["job_variables"]["env"]
+    print(f"Déploiement dans {where}.")
+    print(f"Code : {source['GIT_REPOSITORY']}, branche {source['GIT_BRANCH']}.")
+    print(f"Horaire : {describe_schedule(deployment, before)}.")
+    print(f"Réglages : {shlex.join(f'{k}={v}' for k, v in environment.items())}")
+    print(f"Commande : {shlex.join(DEPLOY_COMMAND)}", flush=True)
+
+
+def describe_schedule(deployment: dict[str, Any], before: DeploymentResponse | None) -> str:
     """Return, in French, when the pipeline will run."""
-    schedules = config["deployments"][0].get("schedules")
-    if schedules:
+    if schedules := deployment.get("schedules"):
         return f"{schedules[0]['cron']} ({schedules[0]['timezone']})"
     kept = [
         f"{getattr(one.schedule, 'cron', 'autre')} ({getattr(one.schedule, 'timezone', '')})"
@@ -266,21 +288,17 @@ def main(argv: list[str] | None = None) -> int:
     variables = deployment_variables()
     source, credentials = pushed_source(), login()
     where, config = where_prefect_is(must_last=True), read_config()
+    deployment = config["deployments"][0]
+    pool = deployment["work_pool"]
     with get_client(sync_client=True) as client:
-        pool = config["deployments"][0]["work_pool"]["name"]
-        kind = pool_type(client, pool)
+        kind = pool_type(client, pool["name"])
         refuse_a_second_schedule(client)
         before = found(client.read_deployment_by_name, f"{DEPLOYMENT}/{DEPLOYMENT}")
-        config = compose(config, variables, arguments.cron, first=before is None)
-        work_pool = config["deployments"][0]["work_pool"]
-        job_variables = work_pool["job_variables"]
-        if kind == "prefect:managed" and "image" not in of_the_pool(before, pool):
-            job_variables.setdefault("image", MANAGED_IMAGE)
-        print(f"Déploiement dans {where}, work pool {pool} ({kind}).")
-        print(f"Code : {source['GIT_REPOSITORY']}, branche {source['GIT_BRANCH']}.")
-        print(f"Horaire : {describe_schedule(config, before)}.")
-        print(f"Réglages : {shlex.join(f'{k}={v}' for k, v in job_variables['env'].items())}")
-        print(f"Commande : {shlex.join(deploy_command())}", flush=True)
+        # Both of prefect.yaml as it is, so before it changes.
+        merged = merge_job_variables(pool, kind, variables, before)
+        pool["job_variables"] = merge_job_variables(pool, kind, variables)
+        set_schedule(deployment, arguments.cron, first=before is None)
+        show_plan(f"{where}, work pool {pool['name']} ({kind})", source, deployment, before)
         if not arguments.yes:
             print("Rien n'a été lancé : ajoutez --yes.")
             return 0
@@ -288,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
         if exit_code:
             print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
         elif before:
-            keep_what_was_set(client, before, work_pool)
+            keep_what_was_set(client, before, merged)
         return exit_code
 
 
