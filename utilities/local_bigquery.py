@@ -114,7 +114,12 @@ def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     Raises OSError when it cannot be written, InfrastructureError when another process has it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(data_dir), ExitStack() as stack:
+    with ExitStack() as stack:
+        if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
+            raise InfrastructureError(
+                f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
+                "choisissez un autre dossier avec --data-dir."
+            )
         if fresh:
             shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
             shutil.rmtree(data_dir / "prefect", ignore_errors=True)
@@ -150,18 +155,6 @@ def work_on(server: LocalServer, work: Callable[[], None]) -> None:
         raise InfrastructureError(
             f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
         ) from errors[0]
-
-
-@contextmanager
-def _lock(data_dir: Path) -> Iterator[None]:
-    """Keep the folder for this process; refuse when another one has it."""
-    with (data_dir / "lock").open("w") as lock:
-        if not try_lock(lock):
-            raise InfrastructureError(
-                f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
-                "choisissez un autre dossier avec --data-dir."
-            )
-        yield
 
 
 def _clean_environment() -> dict[str, str]:
@@ -329,9 +322,9 @@ def copy_prefect_database(source: Path, target: Path) -> None:
 def run_command(
     command: list[str], environment: dict[str, str], servers: Sequence[LocalServer]
 ) -> int:
-    """Run the command to its end, passing signals on to it; return its exit code.
+    """Run the command to its end; return its exit code, or 3 when a server dies, which ends it.
 
-    When one of the servers dies, says so, ends the command, and returns 3.
+    Until the command runs, a signal ends this process; from then on it is the command's.
     """
     try:
         process = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
@@ -343,42 +336,40 @@ def run_command(
         if number == signal.SIGTERM or not sys.stdin.isatty():
             process.send_signal(number)
 
-    previous = {}
-    try:
+    with ExitStack() as stack:
+        # Of use only when a signal comes before the handlers are there, and ends both.
+        stack.callback(process.wait)
+        stack.callback(process.terminate)
         for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, forward)
-        while process.poll() is None:
-            for server in servers:
-                if server.process.poll() is not None:
-                    print(server.failure("s'est arrêté"), file=sys.stderr, flush=True)
-                    _end(process)
-                    return InfrastructureError.exit_code
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(WATCH_SECONDS)
-        return_code = process.returncode
-    finally:
-        # Only when a signal came before the handlers were there.
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+            stack.callback(signal.signal, number, signal.signal(number, forward))
+        return_code = _wait(process, servers)
     return return_code if return_code >= 0 else 128 - return_code
+
+
+def _wait(process: subprocess.Popen[bytes], servers: Sequence[LocalServer]) -> int:
+    """Return the exit code of the command; when a server dies first, say so and end it."""
+    while process.poll() is None:
+        for server in servers:
+            if server.process.poll() is not None:
+                print(server.failure("s'est arrêté"), file=sys.stderr, flush=True)
+                _end(process)
+                return InfrastructureError.exit_code
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(WATCH_SECONDS)
+    return process.returncode
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt the command; after a while, kill what is left of it and of its children."""
-    family = {psutil.Process(process.pid)}
+    # Once the command has ended, nobody knows its children.
+    children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + END_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        for member in list(family):
-            with suppress(psutil.NoSuchProcess):
-                family.update(member.children())
-        time.sleep(0.05)
-    for member in family:
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_SECONDS)
+    process.kill()
+    for child in children:
         with suppress(psutil.NoSuchProcess):
-            member.kill()
+            child.kill()
     process.wait()
 
 
