@@ -16,6 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
@@ -136,13 +138,6 @@ def login() -> dict[str, str]:
     }
 
 
-def read_config() -> dict[str, Any]:
-    """Return what prefect.yaml holds."""
-    import yaml
-
-    return yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
-
-
 def pool_type(client: SyncPrefectClient, name: str) -> str:
     """Return the type of the work pool; ConfigurationError, with the command, without one."""
     pool = found(client.read_work_pool, name)
@@ -205,8 +200,6 @@ def set_schedule(deployment: dict[str, Any], cron: str | None, *, first: bool) -
 
 def run_prefect_deploy(config: dict[str, Any], environment: dict[str, str]) -> int:
     """Run `prefect deploy` with this content of prefect.yaml; return its exit code."""
-    import yaml
-
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -287,7 +280,8 @@ def main(argv: list[str] | None = None) -> int:
         check_cron(arguments.cron)
     variables = deployment_variables()
     source, credentials = pushed_source(), login()
-    where, config = where_prefect_is(must_last=True), read_config()
+    where = where_prefect_is(must_last=True)
+    config = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
     deployment = config["deployments"][0]
     pool = deployment["work_pool"]
     with get_client(sync_client=True) as client:
