@@ -124,12 +124,17 @@ def read_address(channel: str) -> str:
     """Return the address from the environment or standard input, empty if none was given."""
     if address := os.environ.get(ADDRESS_VARIABLE, ""):
         return address.strip()
-    if sys.stdin.isatty():
+    if not sys.stdin:
+        return ""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().strip()
+    try:
         return getpass.getpass(
             f"Collez {CHANNELS[channel].address} (rien ne s'affiche ; vide pour garder celle de "
             "Prefect) : "
         ).strip()
-    return sys.stdin.readline().strip()
+    except EOFError:
+        return ""
 
 
 def wanted_automations(block_id: UUID, hours: float) -> list[Automation]:

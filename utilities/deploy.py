@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -107,16 +108,21 @@ def deployment_variables() -> dict[str, str]:
 
 
 def check_cron(cron: str) -> None:
-    """Raise ConfigurationError if Prefect would refuse this cron."""
-    from prefect.client.schemas.schedules import CronSchedule
+    """Raise ConfigurationError if a cron has not five fields, or no date at all.
 
-    try:
-        CronSchedule(cron=cron)
-    except ValueError:
+    Prefect takes a sixth field, of seconds: the pipeline would run 60 times.
+    """
+    # What Prefect itself reads a cron with.
+    from prefect._vendor.croniter import croniter
+
+    has_a_date = False
+    with suppress(ValueError):
+        has_a_date = bool(croniter(cron).get_next())
+    if len(cron.split()) != 5 or not has_a_date:
         raise ConfigurationError(
             f"--cron « {cron} » est incorrect : il faut cinq champs (minute, heure, jour, mois, "
-            'jour de la semaine), par exemple "0 9 * * *".'
-        ) from None
+            'jour de la semaine), par exemple "0 9 * * *", et une date qui existe.'
+        )
 
 
 def login() -> dict[str, str]:

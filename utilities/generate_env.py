@@ -156,6 +156,9 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
 
 def read_env(path: Path) -> str:
     """Return the text of `.env`, its line ends untouched; empty when there is none."""
+    if path.exists() and not path.is_file():
+        # It would be replaced by a file, or waited for.
+        raise ConfigurationError(f"{path} n'est pas un fichier : donnez-en un à --output.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return file.read()
@@ -187,13 +190,18 @@ def write_env(path: Path, text: str) -> None:
 
 
 def masked(text: str, values: dict[str, str]) -> str:
-    """Return the text of `.env` with the values that are not this tool's hidden."""
-    return "".join(
-        binding.original.string
-        if binding.key is None or binding.key in values
-        else f"{binding.key}=***\n"
-        for binding in parse_stream(io.StringIO(text, newline=""))
-    )
+    """Return the text of `.env` with the values that are not this tool's hidden.
+
+    Those, too, of a line that is commented out, or that is not understood.
+    """
+    lines = []
+    for binding in parse_stream(io.StringIO(text, newline="")):
+        line = binding.original.string
+        if binding.key in values or re.fullmatch(r"\s*(#[^=]*)?", line):
+            lines.append(line)
+        else:
+            lines.append(f"{binding.key}=***\n" if binding.key else "***\n")
+    return "".join(lines)
 
 
 def changes(current: str, text: str, values: dict[str, str]) -> list[str]:

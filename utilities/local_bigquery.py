@@ -33,7 +33,7 @@ from command_line import french_parser, say_errors
 from file_lock import try_lock
 from local_server import LocalServer, free_port, prefect_server
 from parent_death import end_with_parent
-from pipeline_errors import InfrastructureError
+from pipeline_errors import ConfigurationError, InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
@@ -55,11 +55,16 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
+# Where the data and the state of each server are.
+SERVER_DIRS = ("bigquery", "prefect")
+
 WATCH_SECONDS = 0.2
 # In the path of an upload; the temporary folder of the system takes its place.
 REFUSED_BY_BQEMULATOR = set("'\";`")
 # More than the sample data takes on a slow machine.
 FILL_TIMEOUT_SECONDS = 90
+# Ctrl-C, a request to end, a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long a command has to end by itself once a server has died.
 END_SECONDS = 10
 
@@ -111,9 +116,16 @@ def local_bigquery(
 def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
 
-    Raises OSError when it cannot be written, InfrastructureError when another process has it.
+    Raises OSError when it cannot be written, InfrastructureError when another process has it,
+    ConfigurationError when what `fresh` would delete is not ours.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
+    known = (data_dir / "lock").exists()
+    if fresh and not known and any((data_dir / name).exists() for name in SERVER_DIRS):
+        raise ConfigurationError(
+            f"{data_dir} a un dossier bigquery ou prefect que cet outil n'a pas fait, et que "
+            "--fresh effacerait : choisissez un autre dossier avec --data-dir."
+        )
     with ExitStack() as stack:
         if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
             raise InfrastructureError(
@@ -121,8 +133,8 @@ def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
                 "choisissez un autre dossier avec --data-dir."
             )
         if fresh:
-            shutil.rmtree(data_dir / "bigquery", ignore_errors=True)
-            shutil.rmtree(data_dir / "prefect", ignore_errors=True)
+            for name in SERVER_DIRS:
+                shutil.rmtree(data_dir / name, ignore_errors=True)
         yield [
             stack.enter_context((data_dir / name).open("w+b"))
             for name in ("bigquery.log", "prefect.log")
@@ -332,7 +344,7 @@ def run_command(
         raise InfrastructureError(f"Commande {command[0]} : {error.strerror}.") from None
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        # On a terminal, Ctrl-C has already reached the command.
+        # What comes from the terminal has already reached the command.
         if number == signal.SIGTERM or not sys.stdin.isatty():
             process.send_signal(number)
 
@@ -340,7 +352,7 @@ def run_command(
         # Of use only when a signal comes before the handlers are there, and ends both.
         stack.callback(process.wait)
         stack.callback(process.terminate)
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             stack.callback(signal.signal, number, signal.signal(number, forward))
         return_code = _wait(process, servers)
     return return_code if return_code >= 0 else 128 - return_code
@@ -401,7 +413,7 @@ def main(argv: list[str] | None = None) -> int:
         received.append(128 + number)
         raise SystemExit(128 + number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, interrupt)
     with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
         # A library that was being imported may have swallowed the exception.

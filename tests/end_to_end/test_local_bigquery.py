@@ -177,7 +177,21 @@ def test_fresh_starts_from_nothing(data_dir, tmp_path):
     assert "projet_local_raw" in fresh.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("name", ["bigquery", "prefect"])
+def test_fresh_deletes_no_folder_of_the_user(name, tmp_path):
+    mine = tmp_path / name / "mine.sql"
+    mine.parent.mkdir()
+    mine.write_text("select 1")
+
+    result = run(tmp_path, "--fresh", "true")
+
+    assert result.returncode == 2
+    assert str(tmp_path) in result.stderr
+    assert "--data-dir" in result.stderr
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", SLEEP],

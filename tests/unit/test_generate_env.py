@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -172,7 +173,9 @@ def test_link_stays_a_link(generate, tmp_path):
     assert dotenv_values(tmp_path / "ailleurs")["DBT_TARGET"] == "dev"
 
 
-@pytest.mark.parametrize("current", [None, "A=secret\nDBT_TARGET=prod\n"])
+@pytest.mark.parametrize(
+    "current", [None, "A=secret\nDBT_TARGET=prod\n# B=secret\nC D=secret\n# DBT_TARGET ?\n"]
+)
 def test_dry_run_shows_and_writes_nothing(generate, tmp_path, capsys, current):
     if current:
         (tmp_path / ".env").write_text(current)
@@ -183,6 +186,7 @@ def test_dry_run_shows_and_writes_nothing(generate, tmp_path, capsys, current):
     assert "\nDBT_TARGET=dev\n" in out
     assert "+DBT_BIGQUERY_DATASET_DEV=projet_dev" in out
     assert "secret" not in out
+    assert not current or "\n# DBT_TARGET ?\n" in out
     assert ((tmp_path / ".env").read_text() if current else None) == current
     assert (tmp_path / ".env").exists() == bool(current)
 
@@ -272,12 +276,14 @@ def test_target_that_cannot_be_written_is_refused(tmp_path, capsys):
     assert str(target) in capsys.readouterr().err
 
 
-def test_target_that_is_a_folder_is_refused(generate, tmp_path, capsys):
-    (tmp_path / ".env").mkdir()
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_target_that_is_no_file_is_refused_and_left(generate, tmp_path, capsys, make):
+    make(tmp_path / ".env")
+    before = (tmp_path / ".env").stat()
 
     assert generate(document(OUTPUTS)) == 2
     assert ".env" in capsys.readouterr().err
-    assert list((tmp_path / ".env").iterdir()) == []
+    assert (tmp_path / ".env").stat() == before
 
 
 def test_env_that_is_not_utf8_is_refused_and_untouched(generate, tmp_path, capsys):
