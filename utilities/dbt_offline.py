@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import agate
-import click
 import jinja2
 from dbt.adapters.bigquery.connections import BigQueryConnectionManager
 from dbt.adapters.contracts.connection import AdapterResponse
-from dbt.adapters.factory import get_adapter
-from dbt.cli.exceptions import ExceptionExit
-from dbt.cli.main import cli
+from dbt.adapters.factory import get_adapter_by_type
 from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
 from dbt.context.providers import generate_runtime_model_context
 from dbt.plugins.manager import PluginManager
@@ -30,15 +27,17 @@ from pipeline_errors import ConfigurationError
 # Comments, so that whoever reads SQL in a macro is not disturbed by them.
 MARK = re.compile(r"/\*line:(\d+)\*/")
 
-# What a table needs to have a name; none of these is asked anything.
-PLACES = {
+# What dbt reads from the environment, when that says nothing.
+DEFAULTS = {
+    # What a table needs to have a name; none of these is asked anything.
     "GCP_PROJECT_ID": "projet",
     "DBT_BIGQUERY_DATASET_DEV": "dev",
     "DBT_BIGQUERY_DATASET_PROD": "prod",
     # Otherwise dbt 1.12 writes in ~/.dbt when it last gave a hint.
     "DBT_ENGINE_HINTS_ENABLED": "false",
+    # Otherwise dbt reads the `.env` of the folder that it is called from.
+    "PYTHON_DOTENV_DISABLED": "1",
 }
-
 
 # A line and a column, from 1.
 Place = tuple[int, int]
@@ -66,7 +65,7 @@ class DbtProject:
         columns_of_query: Callable[[str], list[str] | None],
     ) -> None:
         self.folder = folder.resolve()
-        self.config, self.manifest = _parse(self.folder, arguments, work)
+        self.config, self.manifest = parse(self.folder, arguments, work)
         self.asked_bigquery = False
         self._answer_for_bigquery(columns_of, columns_of_query)
 
@@ -83,7 +82,7 @@ class DbtProject:
     def seed_columns(self, seed: Any) -> dict[str, str]:
         """Return the columns of a seed and their types, as `dbt seed` would make them."""
         table = self._context(seed)["load_agate_table"]()
-        adapter = get_adapter(self.config)
+        adapter = get_adapter_by_type("bigquery")
         types = seed.config.column_types
         return {
             name: types.get(name) or adapter.convert_type(table, index)
@@ -152,7 +151,7 @@ class DbtProject:
         columns_of: Callable[[str], dict[str, str] | None],
         columns_of_query: Callable[[str], list[str] | None],
     ) -> None:
-        adapter: Any = get_adapter(self.config)
+        adapter: Any = get_adapter_by_type("bigquery")
         adapter.set_macro_resolver(self.manifest)
 
         def refuse(*_: object, **__: object) -> None:
@@ -186,41 +185,43 @@ class DbtProject:
         adapter.acquire_connection("check")
 
 
-def _parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
+def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
     """Return the configuration and the manifest of a dbt project; nothing in it changes.
 
-    Raises ConfigurationError with dbt's words.
+    dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
     """
-    for name, value in PLACES.items():
+    for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    # Not above: it reads `.env` as soon as it is imported.
+    from dbt.cli.main import dbtRunner
+
     target = os.environ.get("DBT_TARGET") or "dev"
     output = {
         **{"type": "bigquery", "method": "oauth", "threads": 1},
         "project": os.environ["GCP_PROJECT_ID"],
         "dataset": os.environ.get(f"DBT_BIGQUERY_DATASET_{target.upper()}", target),
     }
+    # In search of plugins dbt imports all that is called dbt_…: with ours, Prefect too.
+    PluginManager.get_prefixed_modules = staticmethod(dict)
     with tempfile.TemporaryDirectory(prefix="check-") as profiles:
         (Path(profiles) / "profiles.yml").write_text(
             json.dumps({"check": {"target": target, "outputs": {target: output}}})
         )
-        command = [
-            *("--log-level", "none", "--no-send-anonymous-usage-stats", "--log-level-file", "none"),
-            *("parse", "--project-dir", str(folder), "--profiles-dir", profiles),
-            *("--profile", "check", "--target", target),
-            *("--target-path", str(work / "target"), "--log-path", str(work / "logs")),
-            *arguments,
-        ]
-        context = cli.make_context("dbt", list(command))
-        context.obj = {"manifest": None, "callbacks": [], "dbt_runner_command_args": command}
-        # In search of plugins dbt imports all that is called dbt_…: with ours, Prefect too.
-        PluginManager.get_prefixed_modules = staticmethod(dict)
-        try:
-            cli.invoke(context)
-        except ExceptionExit as error:
-            raise ConfigurationError(f"Projet dbt : {error.exception}") from None
-        except click.ClickException as error:
-            raise ConfigurationError(f"Projet dbt : {error.format_message()}") from None
-    return context.obj["runtime_config"], context.obj["manifest"]
+        answer = dbtRunner().invoke(
+            [
+                *("--log-level", "none", "--log-level-file", "none"),
+                *("--no-send-anonymous-usage-stats", "parse"),
+                *("--project-dir", str(folder), "--profiles-dir", profiles),
+                *("--profile", "check", "--target", target),
+                *("--target-path", str(work / "target"), "--log-path", str(work / "logs")),
+                *arguments,
+            ]
+        )
+    if isinstance(answer.exception, KeyboardInterrupt):
+        raise answer.exception
+    if answer.exception:
+        raise ConfigurationError(f"Projet dbt : {answer.exception}")
+    return get_adapter_by_type("bigquery").config, answer.result
 
 
 def mark_lines(raw_code: str) -> str:
