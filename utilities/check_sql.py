@@ -112,11 +112,6 @@ class Check:
             self.refusals.append(Refusal(title(project, node, incremental), f"dbt : {error}"))
             self._leave(project, node, "", f"{node.name} est refusé")
             return None
-        if project.asked_bigquery and not incremental:
-            # Its columns may depend on what BigQuery would answer. An incremental branch has to
-            # be right without a row as well: its table may be empty.
-            self._leave(project, node, ASKS_BIGQUERY)
-            return None
         if sql == already_read:
             return sql
         parents = [*node.depends_on_nodes, *([node.unique_id] if incremental else [])]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from difflib import SequenceMatcher
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import agate
 import jinja2
@@ -66,7 +66,7 @@ class DbtProject:
     ) -> None:
         self.folder = folder.resolve()
         self.config, self.manifest = parse(self.folder, arguments, work)
-        self.asked_bigquery = False
+        self._asked_bigquery = False
         self._answer_for_bigquery(columns_of, columns_of_query)
 
     def nodes(self) -> Iterator[Any]:
@@ -92,21 +92,26 @@ class DbtProject:
     def render(self, node: Any, *, incremental: bool, raw_code: str | None = None) -> str:
         """Return the SQL of a node, in which an ephemeral model is a table of its name.
 
-        `asked_bigquery` then says whether a macro has asked for rows, and got none. Raises
-        NeedsBigQueryError, or what dbt raises when the node does not compile.
+        A macro's query is answered by no row in an incremental run only, which has to be right
+        when its table is empty. Raises NeedsBigQueryError, or what dbt raises when the node does
+        not compile.
         """
         context = self._context(node)
         context["is_incremental"] = lambda: incremental
         if hasattr(node, "test_metadata"):
             add_rendered_test_kwargs(context, node)
-        self.asked_bigquery = False
+        self._asked_bigquery = False
         try:
-            return str(get_rendered(raw_code or node.raw_code, context, node))
+            sql = str(get_rendered(raw_code or node.raw_code, context, node))
         except Exception:
             # dbt wraps it in its own.
-            if self.asked_bigquery:
+            if self._asked_bigquery:
                 raise NeedsBigQueryError from None
             raise
+        if self._asked_bigquery and not incremental:
+            # The columns may depend on what BigQuery would answer.
+            raise NeedsBigQueryError
+        return sql
 
     def file(self, node: Any) -> Path:
         """Return the file that a node is written in."""
@@ -154,15 +159,15 @@ class DbtProject:
         adapter: Any = get_adapter_by_type("bigquery")
         adapter.set_macro_resolver(self.manifest)
 
-        def refuse(*_: object, **__: object) -> None:
-            self.asked_bigquery = True
+        def refuse(*_: object, **__: object) -> NoReturn:
+            self._asked_bigquery = True
             raise NeedsBigQueryError
 
         def get_columns(relation: Any) -> list[Any]:
             columns = columns_of(str(relation))
             if columns is None:
                 refuse()
-            return [adapter.Column(name, kind) for name, kind in (columns or {}).items()]
+            return [adapter.Column(name, kind) for name, kind in columns.items()]
 
         def get_relation(database: str, schema: str, identifier: str) -> Any:
             relation = adapter.Relation.create(database, schema, identifier, type="table")
@@ -172,10 +177,8 @@ class DbtProject:
             names = columns_of_query(sql)
             if names is None:
                 refuse()
-            self.asked_bigquery = True
-            return AdapterResponse("OK"), agate.Table(
-                [], names or [], [agate.Text()] * len(names or [])
-            )
+            self._asked_bigquery = True
+            return AdapterResponse("OK"), agate.Table([], names, [agate.Text()] * len(names))
 
         adapter.execute = execute
         adapter.get_columns_in_relation = get_columns
