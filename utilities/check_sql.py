@@ -144,8 +144,8 @@ class Check:
             column = max(column - len(wrapping(node)[0]), 1)
         sql_lines = sql.split("\n")
         line = min(line, len(sql_lines))
-        found, sure = project.line(node, sql, (line, column), incremental=incremental)
-        where = title(project, node, incremental, found, None if sure else line)
+        found = project.line(node, sql, (line, column), incremental=incremental)
+        where = title(project, node, incremental, found)
         self.refusals.append(Refusal(where, str(error), sql_lines[line - 1]))
         if not incremental:
             self._leave(project, node, "", f"{node.name} est refusé")
@@ -277,23 +277,14 @@ def snapshot_columns(node: Any, columns: Columns) -> Columns:
 
 
 def title(
-    project: DbtProject,
-    node: Any,
-    incremental: bool,
-    line: int | None = None,
-    sql_line: int | None = None,
+    project: DbtProject, node: Any, incremental: bool = False, line: int | None = None
 ) -> str:
-    """Return where a refusal stands: file, line, node, and the SQL's line when unsure."""
+    """Return where a refusal stands: file, line when it is sure, node."""
     path = project.file(node)
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    about = "vers la ligne" if sql_line else "ligne"
-    details = [
-        f"{KINDS[node.resource_type]} {node.name}",
-        "en incrémental" if incremental else "",
-        f"ligne {sql_line} du SQL compilé" if sql_line else "",
-    ]
-    where = f"{shown}, {about} {line}" if line else str(shown)
-    return f"{where} ({', '.join(detail for detail in details if detail)})"
+    place = f"{shown}, ligne {line}" if line else str(shown)
+    branch = ", en incrémental" if incremental else ""
+    return f"{place} ({KINDS[node.resource_type]} {node.name}{branch})"
 
 
 def report(check: Check) -> str:

@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from difflib import SequenceMatcher
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NoReturn
@@ -120,23 +119,23 @@ class DbtProject:
             folder = Path(self.config.load_dependencies()[node.package_name].project_root)
         return folder / node.original_file_path
 
-    def line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> tuple[int, bool]:
-        """Return the line of the node's file that a place in its SQL comes from, and if it is sure.
+    def line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> int | None:
+        """Return the line of the node's file that a place in its SQL comes from, None if unsure.
 
-        What a macro writes comes from the line that calls it.
+        What a macro writes comes from the line that calls it; what is written in YAML, a generic
+        test or a snapshot, from the line that names it there.
         """
         text = self.file(node).read_text(encoding="utf-8")
         start = text.find(node.raw_code)
         if start < 0:
-            # Written in YAML: a generic test, a snapshot.
-            return _line_in_yaml(text, self._names(node)), False
-        first_line = text.count("\n", 0, start)
+            return line_in_yaml(text, self._names(node))
+        marked = ""
         with suppress(Exception):
             marked = self.render(node, incremental=incremental, raw_code=mark_lines(node.raw_code))
-            # A macro may have taken a mark for text that it compares or cuts.
-            if MARK.sub("", marked) == sql:
-                return first_line + marked_line(marked, *place), True
-        return first_line + similar_line(node.raw_code, sql, place[0]), False
+        # A macro may have taken a mark for text that it compares or cuts.
+        if MARK.sub("", marked) != sql:
+            return None
+        return text.count("\n", 0, start) + marked_line(marked, *place)
 
     def _names(self, node: Any) -> list[str]:
         """Return the names under which a node stands in its YAML file, from the outermost."""
@@ -228,7 +227,11 @@ def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
 
 
 def mark_lines(raw_code: str) -> str:
-    """Return a template that says, in comments, which line its text and values come from."""
+    """Return a template that says, in comments, which line its text and values come from.
+
+    `select {{ x }}` becomes `/*line:1*/select /*line:1*/{{ x }}`. In the SQL that it then gives,
+    the last mark before an error says the line of that error, however many lines `x` has.
+    """
     pieces = []
     for first, kind, text in jinja2.Environment().lex(raw_code):  # noqa: S701
         if kind == "data":
@@ -253,19 +256,8 @@ def marked_line(marked: str, line: int, column: int) -> int:
     return found
 
 
-def similar_line(raw_code: str, sql: str, line: int) -> int:
-    """Return the line of the template that looks most like a line of what it rendered to."""
-    raw_lines, sql_lines = raw_code.split("\n"), sql.split("\n")
-    blocks = SequenceMatcher(None, raw_lines, sql_lines, autojunk=False).get_matching_blocks()
-    block = max(block for block in blocks if block.b < line or block is blocks[0])
-    return min(max(block.a + line - block.b, 1), len(raw_lines))
-
-
-def _line_in_yaml(text: str, names: list[str]) -> int:
+def line_in_yaml(text: str, names: list[str]) -> int | None:
     """Return the line of the last name, when each stands after the one before it."""
-    position = 0
-    for name in names:
-        entry = re.compile(rf"^[ -]*name: *['\"]?{re.escape(name)}['\"]? *$", re.MULTILINE)
-        found = entry.search(text, position)
-        position = found.end() if found else position
-    return text.count("\n", 0, position) + 1
+    entries = (rf"^[ -]*name: *['\"]?{re.escape(name)}['\"]? *$" for name in names)
+    found = re.search(".*?".join(entries), text, re.MULTILINE | re.DOTALL)
+    return text.count("\n", 0, found.end()) + 1 if found else None

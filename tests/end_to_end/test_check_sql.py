@@ -91,6 +91,9 @@ where sold_at > (
 )
 {% endif %}
 """,
+    # Counts the marks of its lines with its text.
+    "models/counts.sql": "{% set word %}four{% endset %}\n"
+    "select {{ word | length }} as letters, nope\n",
     "models/history.sql": "select id, dbt_valid_from from {{ ref('menu_history') }}\n",
     "models/rain.sql": "select rain.millimetres from {{ source('till', 'weather') }} as rain\n",
     "models/wet.sql": "select millimetres from {{ ref('rain') }}\n",
@@ -140,7 +143,7 @@ def test_what_the_local_bigquery_accepts_and_google_does_not_is_refused(
 
 @pytest.fixture(scope="module")
 def cafe_report(tmp_path_factory, compiled_module):
-    """What is said of another team's project, whose files stay as they are."""
+    """What is said of another team's project, whose files stay as they are, as HOME does."""
     root = tmp_path_factory.mktemp("cafe-check")
     for path, text in CAFE.items():
         (root / "cafe" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +151,7 @@ def cafe_report(tmp_path_factory, compiled_module):
     before = sorted((root / "cafe").rglob("*"))
     run = check(root, compiled_module, ONE_MODEL, "--project-dir", str(root / "cafe"))
     assert sorted((root / "cafe").rglob("*")) == before
+    assert not list((root / "home").iterdir())
     return run
 
 
@@ -162,7 +166,12 @@ def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
 
 def test_error_in_a_test_is_found_and_nothing_else_is(cafe_report):
     assert "cafe/tests/dear.sql, ligne 3 (test dear)" in cafe_report.stdout
-    assert "4 refusées" in cafe_report.stdout, cafe_report.stdout
+    assert "5 refusées" in cafe_report.stdout, cafe_report.stdout
+
+
+def test_line_that_is_not_sure_is_not_said(cafe_report):
+    place = "cafe/models/counts.sql (modèle counts) :\n    Unrecognized name: nope\n"
+    assert f"{place}    select 4 as letters, nope\n" in cafe_report.stdout
 
 
 def test_contract_that_the_sql_does_not_keep_is_refused(cafe_report):

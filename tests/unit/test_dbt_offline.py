@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbt_offline import _line_in_yaml, mark_lines, marked_line, similar_line
+from dbt_offline import MARK, line_in_yaml, mark_lines, marked_line
 from googlesql import POSITION
 
 TEMPLATE = """\
@@ -39,18 +39,13 @@ def test_place_in_the_sql_leads_to_the_line_of_the_template(text, raw_line):
 
 
 def test_marks_are_comments_that_leave_the_sql_as_it_was():
-    from dbt_offline import MARK
-
     assert MARK.sub("", render(mark_lines(TEMPLATE))) == render(TEMPLATE)
 
 
-def test_without_marks_the_line_that_looks_like_it_is_taken():
-    raw_code = "select\n    {{ many() }}\n    nope\nfrom t"
-
-    assert similar_line(raw_code, "select\n    a,\n    b,\n    nope\nfrom t", 4) == 3
-
-
-def test_generic_test_leads_to_its_column_of_its_model():
+@pytest.mark.parametrize(
+    ("names", "line"), [(["orders", "id"], 7), (["orders", "date"], None), (["id"], 4)]
+)
+def test_generic_test_leads_to_its_column_of_its_model(names, line):
     text = """\
 models:
   - name: other
@@ -61,7 +56,7 @@ models:
       - name: id
 """
 
-    assert _line_in_yaml(text, ["orders", "id"]) == 7
+    assert line_in_yaml(text, names) == line
 
 
 def test_place_of_an_error_is_read_from_its_end():
