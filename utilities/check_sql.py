@@ -22,11 +22,11 @@ from pipeline_settings import PROJECT_ROOT, load_environment
 
 # What BigQuery's API calls otherwise than its SQL.
 API_TYPES = {"FLOAT": "FLOAT64"}
-KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test", "seed": "seed"}
+# What is read, in French. Seeds and sources, which have no SQL, are said in their own word.
+KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}
 OWN_MATERIALIZATIONS = {
     *("table", "view", "incremental", "ephemeral", "materialized_view", "snapshot", "test"),
 }
-ASKS_BIGQUERY = "interroge BigQuery pendant sa compilation"
 # What the analyser does not have and BigQuery may: another team's tables and functions, models.
 # A name without a dot is BigQuery's own function, which has to be one of these.
 BEYOND = re.compile(
@@ -38,36 +38,39 @@ BEYOND = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Refusal:
-    """A statement that the analyser refuses, and where it stands in the project."""
-
-    where: str
-    message: str
-    extract: str = ""
-
-    def __str__(self) -> str:
-        lines = [f"✗ {self.where} :", *self.message.strip().split("\n"), self.extract.strip()]
-        return "\n    ".join(line for line in lines if line)
-
-
 @dataclass
 class Check:
-    """What has been read so far, and the columns that came out of it."""
+    """What has been read of a project so far, and the columns that came out of it."""
 
     analyser: SqlAnalyser
+    project: DbtProject
     columns: dict[TablePath, Columns] = field(default_factory=dict)
     # Why a node's columns are not known: a node that reads it cannot be judged either.
     unknown: dict[str, str] = field(default_factory=dict)
-    refusals: list[Refusal] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
     # For a reason, what could not be judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     statements: int = 0
 
+    def read(self) -> None:
+        """Read the whole project, each node after those it reads."""
+        self.project.answer_for_bigquery(self.declared_types, self.columns_of_query)
+        for source in self.project.manifest.sources.values():
+            name = f"source {source.source_name}.{source.name}"
+            self._declare(source, f"{name} sans `data_type` à chaque colonne")
+        for node in self.project.nodes():
+            if node.resource_type == "seed":
+                self._learn(node, self.project.seed_columns(node))
+            elif node.resource_type in KINDS:
+                self._read_node(node)
+            elif node.resource_type == "analysis":
+                self.not_judged["analyses, que dbt n'exécute pas"].append(node.name)
+        self._list_what_stays_apart()
+
     def declared_types(self, relation: str) -> dict[str, str] | None:
         """Return the columns of a relation and their types, as a macro would ask BigQuery."""
         columns = self.columns.get(path_of(relation))
-        return None if columns is None else {name: str(kind) for name, kind in columns.items()}
+        return None if columns is None else type_names(columns)
 
     def columns_of_query(self, sql: str) -> list[str] | None:
         """Return the names of the columns that a macro's query gives; None if it is refused."""
@@ -76,96 +79,102 @@ class Check:
         except SqlError:
             return None
 
-    def read(self, project: DbtProject) -> None:
-        """Read the whole project, each node after those it reads."""
-        for source in project.manifest.sources.values():
-            self._declare(project, source, f"source {source.source_name}.{source.name}")
-        for node in project.nodes():
-            if node.resource_type == "seed":
-                self._learn(node, project.seed_columns(node))
-            elif node.resource_type in KINDS:
-                self._read_node(project, node)
-            elif node.resource_type == "analysis":
-                self.not_judged["analyses, que dbt n'exécute pas"].append(node.name)
-        self._list_what_stays_apart(project)
-
-    def _read_node(self, project: DbtProject, node: Any) -> None:
-        """Read a node's SQL, and a second time as an incremental run would have it."""
+    def _read_node(self, node: Any) -> None:
+        """Judge a node's SQL, and that of an incremental run where it is another."""
         why = reason_to_leave(node)
         if why:
-            self._leave(project, node, why)
+            self._leave(node, why)
             return
-        full = self._read_branch(project, node, incremental=False)
-        if node.config.materialized == "incremental" and full is not None:
-            self._read_branch(project, node, incremental=True, already_read=full)
+        full = self._render(node, incremental=False)
+        if full is None:
+            return
+        self._judge(node, full, incremental=False)
+        if node.config.materialized == "incremental":
+            sql = self._render(node, incremental=True)
+            if sql is not None and sql != full:
+                self._judge(node, sql, incremental=True)
 
-    def _read_branch(
-        self, project: DbtProject, node: Any, *, incremental: bool, already_read: str = ""
-    ) -> str | None:
-        """Read one branch of a node, and keep its columns; return its SQL, None if it has none."""
+    def _render(self, node: Any, *, incremental: bool) -> str | None:
+        """Return the SQL of a node; None, once the reason is noted, if it has none."""
         try:
-            sql = project.render(node, incremental=incremental)
+            return self.project.render(node, incremental=incremental)
         except NeedsBigQueryError:
-            self._leave(project, node, ASKS_BIGQUERY)
-            return None
+            self._leave(node, "interroge BigQuery pendant sa compilation")
         except Exception as error:
-            self.refusals.append(Refusal(title(project, node, incremental), f"dbt : {error}"))
-            self._leave(project, node, "", f"{node.name} est refusé")
-            return None
-        if sql == already_read:
-            return sql
+            # Whatever a macro raises.
+            self._refuse(node, f"dbt : {error}", incremental=incremental)
+            self._declare(node, f"{node.name} est refusé")
+        return None
+
+    def _judge(self, node: Any, sql: str, *, incremental: bool) -> None:
+        """Have a node's SQL read, and keep its columns.
+
+        Its grammar alone is read when the columns of what it reads are not all known.
+        """
         parents = [*node.depends_on_nodes, *([node.unique_id] if incremental else [])]
         causes = [self.unknown[parent] for parent in parents if parent in self.unknown]
         before, after = wrapping(node)
+        statement = before + sql + after
         self.statements += 1
         try:
             if causes:
-                self.analyser.check_grammar(before + sql + after)
-                self._leave(project, node, f"grammaire seule : {causes[0]}", causes[0])
-            else:
-                tables = self._tables(project, parents)
-                columns = self.analyser.columns(before + sql + after, tables)
-                if not incremental:
-                    self.columns[table_path(node)] = columns | snapshot_columns(node, columns)
-                    self._check_contract(project, node, columns)
+                self.analyser.check_grammar(statement)
+                self._leave(node, f"grammaire seule : {causes[0]}", causes[0])
+                return
+            columns = self.analyser.columns(statement, self._tables(parents))
         except SqlError as error:
-            self._refuse(project, node, sql, error, incremental)
-        return sql
+            self._note_error(node, sql, error, incremental=incremental)
+            return
+        if not incremental:
+            self.columns[table_path(node)] = columns | snapshot_columns(node, columns)
+            self._check_contract(node, columns)
 
-    def _refuse(
-        self, project: DbtProject, node: Any, sql: str, error: SqlError, incremental: bool
-    ) -> None:
-        """Note a refusal, or that the analyser lacks what BigQuery may have."""
+    def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
+        """Note where a node's SQL is refused, or that the analyser lacks what BigQuery may have."""
         if BEYOND.match(str(error)) or ("Function not found" in str(error) and has_header(node)):
-            self._leave(project, node, f"hors de portée : {str(error).partition(';')[0]}")
+            self._leave(node, f"hors de portée : {str(error).partition(';')[0]}")
             return
         line, column = error.place
         if line == 1:
             column = max(column - len(wrapping(node)[0]), 1)
         sql_lines = sql.split("\n")
         line = min(line, len(sql_lines))
-        found = project.line(node, sql, (line, column), incremental=incremental)
-        where = title(project, node, incremental, found)
-        self.refusals.append(Refusal(where, str(error), sql_lines[line - 1]))
-        if not incremental:
-            self._leave(project, node, "", f"{node.name} est refusé")
+        found = self.project.line(node, sql, (line, column), incremental=incremental)
+        message = f"{error}\n{sql_lines[line - 1].strip()}"
+        self._refuse(node, message, incremental=incremental, line=found)
+        self._declare(node, f"{node.name} est refusé")
 
-    def _leave(self, project: DbtProject, node: Any, why: str, cause: str = "") -> None:
-        """Note why a node is not judged; its YAML says its columns to those that read it."""
-        if why:
-            self.not_judged[why].append(node.name)
-        if table_path(node) not in self.columns:
-            self._declare(project, node, cause or f"{node.name} n'est pas jugé")
+    def _refuse(
+        self, node: Any, message: str, *, incremental: bool = False, line: int | None = None
+    ) -> None:
+        """Note a refusal as the user reads it: its place, then the message, indented."""
+        lines = [f"✗ {self._title(node, incremental, line)} :", *message.strip().split("\n")]
+        self.refusals.append("\n    ".join(line for line in lines if line))
 
-    def _declare(self, project: DbtProject, node: Any, cause: str) -> None:
-        """Learn the columns that the YAML of a source or model declares, if all have a type."""
-        types = {column.name: column.data_type for column in node.columns.values()}
+    def _title(self, node: Any, incremental: bool, line: int | None) -> str:
+        """Return where a refusal stands: file, line when it is sure, node."""
+        path = self.project.file(node)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        place = f"{shown}, ligne {line}" if line else str(shown)
+        kind = KINDS.get(node.resource_type, node.resource_type)
+        branch = ", en incrémental" if incremental else ""
+        return f"{place} ({kind} {node.name}{branch})"
+
+    def _leave(self, node: Any, why: str, cause: str = "") -> None:
+        """Note why a node is not judged, and `cause`, why those that read it cannot be either."""
+        self.not_judged[why].append(node.name)
+        self._declare(node, cause or f"{node.name} n'est pas jugé")
+
+    def _declare(self, node: Any, cause: str) -> None:
+        """Learn the columns of a node from its YAML; `cause` is why they are unknown otherwise."""
+        if table_path(node) in self.columns:
+            # Learnt from its SQL: it is the incremental branch that cannot be judged.
+            return
+        types = types_in_yaml(node)
         if types and all(types.values()):
             self._learn(node, types)
-            return
-        if node.resource_type == "source":
-            cause += " sans `data_type` à chaque colonne"
-        self.unknown[node.unique_id] = cause
+        else:
+            self.unknown[node.unique_id] = cause
 
     def _learn(self, node: Any, types: dict[str, str]) -> None:
         """Learn the columns of a node from the names of their types."""
@@ -184,20 +193,17 @@ class Check:
         try:
             return self.analyser.columns(f"select {', '.join(casts)}", {})
         except SqlError as error:
-            where = f"{node.original_file_path} ({node.name})"
-            self.refusals.append(Refusal(where, f"type d'une colonne : {error}"))
+            self._refuse(node, f"type d'une colonne : {error}")
             return None
 
-    def _check_contract(self, project: DbtProject, node: Any, columns: Columns) -> None:
+    def _check_contract(self, node: Any, columns: Columns) -> None:
         """Refuse a node whose SQL does not give the columns that its contract promises."""
         if node.resource_type != "model" or not node.config.contract.enforced:
             return
-        types = {column.name: column.data_type for column in node.columns.values()}
-        promised = self._columns_of_types(node, types)
+        promised = self._columns_of_types(node, types_in_yaml(node))
         if promised is None:
             return
-        given = {name: str(kind) for name, kind in columns.items()}
-        wanted = {name: str(kind) for name, kind in promised.items()}
+        given, wanted = type_names(columns), type_names(promised)
         differences = [
             f"{name} : {given.get(name, 'absente')} dans le SQL, {wanted.get(name, 'absente')} "
             "dans le YAML"
@@ -205,18 +211,18 @@ class Check:
             if given.get(name) != wanted.get(name)
         ]
         if differences:
-            message = "\n".join(["contrat non tenu", *differences])
-            self.refusals.append(Refusal(title(project, node, incremental=False), message))
+            self._refuse(node, "\n".join(["contrat non tenu", *differences]))
 
-    def _tables(self, project: DbtProject, names: list[str]) -> dict[TablePath, Columns]:
-        manifest = project.manifest
+    def _tables(self, names: list[str]) -> dict[TablePath, Columns]:
+        """Return the columns, as far as they are known, of what a node reads."""
+        manifest = self.project.manifest
         nodes = (manifest.nodes.get(name) or manifest.sources.get(name) for name in names)
         paths = (table_path(node) for node in nodes if node)
         return {path: self.columns[path] for path in paths if path in self.columns}
 
-    def _list_what_stays_apart(self, project: DbtProject) -> None:
+    def _list_what_stays_apart(self) -> None:
         """List what stands beside the statements and is not read."""
-        manifest = project.manifest
+        manifest = self.project.manifest
         for node in manifest.nodes.values():
             hooks = node.config.get("pre_hook") or node.config.get("post_hook")
             if hooks or has_header(node) or node.resource_type == "operation":
@@ -248,6 +254,16 @@ def path_of(relation: str) -> TablePath:
     return tuple(relation.replace("`", "").split("."))
 
 
+def type_names(columns: Columns) -> dict[str, str]:
+    """Return the name of each column's type."""
+    return {name: str(kind) for name, kind in columns.items()}
+
+
+def types_in_yaml(node: Any) -> dict[str, str]:
+    """Return the name of the type that the YAML gives to each column of a node."""
+    return {column.name: column.data_type for column in node.columns.values()}
+
+
 def table_path(node: Any) -> TablePath:
     """Return the path under which the SQL of other nodes names this one."""
     if node.relation_name and node.config.get("materialized") != "ephemeral":
@@ -276,20 +292,9 @@ def snapshot_columns(node: Any, columns: Columns) -> Columns:
     return {getattr(names, name, None) or name: kind for name, kind in added.items()}
 
 
-def title(
-    project: DbtProject, node: Any, incremental: bool = False, line: int | None = None
-) -> str:
-    """Return where a refusal stands: file, line when it is sure, node."""
-    path = project.file(node)
-    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    place = f"{shown}, ligne {line}" if line else str(shown)
-    branch = ", en incrémental" if incremental else ""
-    return f"{place} ({KINDS[node.resource_type]} {node.name}{branch})"
-
-
 def report(check: Check) -> str:
     """Return what the user reads: refusals, what was not judged, and the count."""
-    lines = [str(refusal) for refusal in check.refusals]
+    lines = list(check.refusals)
     for why, names in check.not_judged.items():
         others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
         lines.append(f"! Pas jugé ({why}) : {', '.join(names[:5] if others else names)}{others}")
@@ -318,10 +323,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"
-    check = Check(SqlAnalyser(work / "googlesql"))
-    options = ["--vars", arguments.vars]
-    answers = (check.declared_types, check.columns_of_query)
-    check.read(DbtProject(arguments.project_dir, options, work, *answers))
+    project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
+    check = Check(SqlAnalyser(work / "googlesql"), project)
+    check.read()
     print(report(check))
     return int(bool(check.refusals))
 

@@ -47,26 +47,55 @@ class NeedsBigQueryError(Exception):
 
 
 class DbtProject:
-    """A dbt project, each node of which can be rendered without BigQuery.
+    """A dbt project, each node of which can be rendered without BigQuery."""
 
-    `columns_of` stands for BigQuery when a macro asks for the columns of a table: it returns
-    those of a relation (project, dataset and name, quoted) as names and types, or None.
-    `columns_of_query` does when a macro runs a query, whose answer then has these columns and
-    no row; None when it has no such answer.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        arguments: list[str],
-        work: Path,
-        columns_of: Callable[[str], dict[str, str] | None],
-        columns_of_query: Callable[[str], list[str] | None],
-    ) -> None:
+    def __init__(self, folder: Path, arguments: list[str], work: Path) -> None:
+        """Parse the project with more `arguments` of dbt, which writes in `work` alone."""
         self.folder = folder.resolve()
         self.config, self.manifest = parse(self.folder, arguments, work)
         self._asked_bigquery = False
-        self._answer_for_bigquery(columns_of, columns_of_query)
+
+    def answer_for_bigquery(
+        self,
+        columns_of: Callable[[str], dict[str, str] | None],
+        columns_of_query: Callable[[str], list[str] | None],
+    ) -> None:
+        """Have the macros that ask BigQuery answered by these functions, or refused.
+
+        `columns_of` returns the columns of a relation (project, dataset and name, quoted) as
+        names and types, or None. `columns_of_query` returns those of a query, which is answered
+        by no row; None if it has no such answer.
+        """
+        adapter: Any = get_adapter_by_type("bigquery")
+        adapter.set_macro_resolver(self.manifest)
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            self._asked_bigquery = True
+            raise NeedsBigQueryError
+
+        def get_columns(relation: Any) -> list[Any]:
+            columns = columns_of(str(relation))
+            if columns is None:
+                refuse()
+            return [adapter.Column(name, kind) for name, kind in columns.items()]
+
+        def get_relation(database: str, schema: str, identifier: str) -> Any:
+            relation = adapter.Relation.create(database, schema, identifier, type="table")
+            return None if columns_of(str(relation)) is None else relation
+
+        def execute(sql: str, **_: object) -> tuple[AdapterResponse, agate.Table]:
+            names = columns_of_query(sql)
+            if names is None:
+                refuse()
+            self._asked_bigquery = True
+            return AdapterResponse("OK"), agate.Table([], names, [agate.Text()] * len(names))
+
+        adapter.execute = execute
+        adapter.get_columns_in_relation = get_columns
+        adapter.get_relation = get_relation
+        BigQueryConnectionManager.open = refuse
+        # Never released: that would open it.
+        adapter.acquire_connection("check")
 
     def nodes(self) -> Iterator[Any]:
         """Yield the nodes of the project, each after those it reads."""
@@ -149,42 +178,6 @@ class DbtProject:
 
     def _context(self, node: Any) -> dict[str, Any]:
         return generate_runtime_model_context(node, self.config, self.manifest)
-
-    def _answer_for_bigquery(
-        self,
-        columns_of: Callable[[str], dict[str, str] | None],
-        columns_of_query: Callable[[str], list[str] | None],
-    ) -> None:
-        adapter: Any = get_adapter_by_type("bigquery")
-        adapter.set_macro_resolver(self.manifest)
-
-        def refuse(*_: object, **__: object) -> NoReturn:
-            self._asked_bigquery = True
-            raise NeedsBigQueryError
-
-        def get_columns(relation: Any) -> list[Any]:
-            columns = columns_of(str(relation))
-            if columns is None:
-                refuse()
-            return [adapter.Column(name, kind) for name, kind in columns.items()]
-
-        def get_relation(database: str, schema: str, identifier: str) -> Any:
-            relation = adapter.Relation.create(database, schema, identifier, type="table")
-            return None if columns_of(str(relation)) is None else relation
-
-        def execute(sql: str, **_: object) -> tuple[AdapterResponse, agate.Table]:
-            names = columns_of_query(sql)
-            if names is None:
-                refuse()
-            self._asked_bigquery = True
-            return AdapterResponse("OK"), agate.Table([], names, [agate.Text()] * len(names))
-
-        adapter.execute = execute
-        adapter.get_columns_in_relation = get_columns
-        adapter.get_relation = get_relation
-        BigQueryConnectionManager.open = refuse
-        # Never released: that would open it.
-        adapter.acquire_connection("check")
 
 
 def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
