@@ -186,7 +186,8 @@ def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
     dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
     """
     for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+        # An empty variable counts as not set, as for the settings.
+        os.environ[name] = os.environ.get(name) or value
     # Not above: it reads `.env` as soon as it is imported.
     from dbt.cli.main import dbtRunner
 

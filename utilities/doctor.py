@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -185,26 +184,17 @@ def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Cli
 
 def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
     """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
-    with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-        process = subprocess.run(
-            [
-                *(str(Path(sys.executable).parent / "dbt"), "--quiet", "parse"),
-                *("--no-partial-parse", "--target-path", folder, "--log-path", folder),
-                *("--profiles-dir", str(PROJECT_ROOT / "dbt"), "--profile", "projet_m2_bi"),
-            ],
-            cwd=PROJECT_ROOT / "dbt",
-            # The profile wants a project; parsing asks nothing of it.
-            env=os.environ
-            | {"GCP_PROJECT_ID": "projet", "DBT_USE_COLORS": "false", "PYTHON_DOTENV_DISABLED": "1"}
-            | settings.to_mapping(),
-            capture_output=True,
-            text=True,
-        )
-    if process.returncode == 0:
-        diagnosis.ready("Projet dbt")
+    from dbt_offline import parse
+
+    # For env_var() in the project; nothing after this check reads the environment.
+    os.environ |= settings.to_mapping()
+    try:
+        with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
+            parse(PROJECT_ROOT / "dbt", [], Path(folder))
+    except ConfigurationError as error:
+        diagnosis.missing(str(error), "corrigez dbt/")
     else:
-        lines = [line.strip() for line in process.stdout.splitlines() if line.strip()]
-        diagnosis.missing(f"Projet dbt : {' '.join(lines[-2:])}", "corrigez dbt/")
+        diagnosis.ready("Projet dbt")
 
 
 def diagnose() -> Diagnosis:

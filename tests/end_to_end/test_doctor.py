@@ -5,15 +5,22 @@ from pathlib import Path
 import pytest
 
 import doctor
-from project import ONE_MODEL, in_environment
+from project import in_environment
+
+# Its model reads a setting that has its default; dbt would report its use, which makes a file.
+DBT_FILES = {
+    "dbt_project.yml": "name: project\nprofile: project\n",
+    "models/one.sql": "select {{ env_var('DBT_RETRIES') }} as retries",
+}
 
 
 @pytest.fixture
 def project(make_project, local_environment):
     """A project whose datasets exist."""
-    project = make_project(ONE_MODEL)
+    project = make_project(DBT_FILES)
     for name in ("DBT_BIGQUERY_DATASET_DEV", "DBT_BIGQUERY_DATASET_PROD"):
         project.environment[name] = local_environment[name]
+    del project.environment["DBT_RETRIES"]
     return project
 
 
@@ -38,6 +45,7 @@ def test_everything_ready_is_said_and_nothing_changes(project):
     for ready in ("Python", "Dépendances", "Réglages", "Block sa-key", "Dataset", "Projet dbt"):
         assert f"✓ {ready}" in run.stdout
     assert snapshot(project) == before
+    assert not (Path(project.environment["HOME"]) / ".dbt").exists()
 
 
 @pytest.mark.parametrize(
