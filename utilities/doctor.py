@@ -39,7 +39,6 @@ except (ImportError, AttributeError) as error:
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
 
-MINIMUM_PYTHON = (3, 11)
 LOCK = PROJECT_ROOT / "requirements.txt"
 
 
@@ -61,15 +60,6 @@ class Diagnosis:
         """Say that something is missing, and what to do unless `what` says it already."""
         self.failed = True
         print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""))
-
-
-def check_python(diagnosis: Diagnosis) -> None:
-    """Python 3.11 or newer."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info >= MINIMUM_PYTHON:
-        diagnosis.ready(f"Python {version}")
-    else:
-        diagnosis.missing(f"Python {version}", "installez Python 3.11 ou plus récent")
 
 
 def check_lock(diagnosis: Diagnosis) -> bool:
@@ -200,7 +190,7 @@ def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
 def diagnose() -> Diagnosis:
     """Go through all that the pipeline needs; a check that needs another waits for it."""
     diagnosis = Diagnosis()
-    check_python(diagnosis)
+    diagnosis.ready(f"Python {sys.version.split()[0]}")
     if not check_lock(diagnosis):
         return diagnosis
     settings = check_settings(diagnosis)
