@@ -32,7 +32,7 @@ DEFAULTS = {
     "GCP_PROJECT_ID": "projet",
     "DBT_BIGQUERY_DATASET_DEV": "dev",
     "DBT_BIGQUERY_DATASET_PROD": "prod",
-    # Otherwise dbt 1.12 writes in ~/.dbt when it last gave a hint.
+    # Otherwise dbt 1.12, after a long parse, gives a hint and writes in ~/.dbt that it did.
     "DBT_ENGINE_HINTS_ENABLED": "false",
     # Otherwise dbt reads the `.env` of the folder that it is called from.
     "PYTHON_DOTENV_DISABLED": "1",

@@ -45,7 +45,6 @@ def test_everything_ready_is_said_and_nothing_changes(project):
     for ready in ("Python", "Dépendances", "Réglages", "Block sa-key", "Dataset", "Projet dbt"):
         assert f"✓ {ready}" in run.stdout
     assert snapshot(project) == before
-    assert not (Path(project.environment["HOME"]) / ".dbt").exists()
 
 
 @pytest.mark.parametrize(
