@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+
+# What a user mends who owns the disk: other errors of files are defects of the program.
+OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class PipelineError(Exception):
@@ -45,6 +49,11 @@ def explain(error: BaseException | None) -> PipelineError | None:
     """
     if isinstance(error, PipelineError) or error is None:
         return error
+    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+        return InfrastructureError(
+            f"{error.filename or 'Disque'} : écriture impossible ({error.strerror}). Vérifiez ses "
+            "droits et la place libre."
+        )
     return _explain_prefect(error) or _explain_google(error)
 
 

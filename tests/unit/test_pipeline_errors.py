@@ -31,6 +31,8 @@ ACTING = "Unable to acquire impersonated credentials"
         (ServiceUnavailable("down"), InfrastructureError, "vérifiez le réseau"),
         (requests.ConnectionError("reset"), InfrastructureError, "vérifiez le réseau"),
         (httpx.ConnectError("refused"), InfrastructureError, "API Prefect injoignable"),
+        (PermissionError(13, "Permission denied", "/x"), InfrastructureError, "/x : écriture"),
+        (OSError(28, "No space left on device"), InfrastructureError, "place libre"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -43,3 +45,4 @@ def test_error_of_a_library_is_put_in_words_that_help(error, kind, words):
 
 def test_defect_of_the_program_is_not_explained_away():
     assert explain(KeyError("target")) is None
+    assert explain(FileNotFoundError(2, "No such file or directory", "x")) is None
