@@ -11,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from typing import IO
@@ -23,6 +23,9 @@ from pipeline_settings import PROJECT_ROOT
 
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
+
+# Ctrl-C, a request to end, a terminal that is closed.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass
@@ -49,17 +52,18 @@ class LocalServer:
 
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for the command first."""
-        self.process = subprocess.Popen(
-            self.command,
-            # Where Prefect reads prefect.toml.
-            cwd=PROJECT_ROOT,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=end_with_parent,
-        )
+        with signals_held():
+            self.process = subprocess.Popen(
+                self.command,
+                # Where Prefect reads prefect.toml.
+                cwd=PROJECT_ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_begin,
+            )
 
     def wait_until_ready(self) -> None:
         """Return once the server answers; InfrastructureError, with the end of its log, if not."""
@@ -95,6 +99,25 @@ class LocalServer:
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Have signals wait until the end of the block.
+
+    A handler that raises while Python forks would leave the lock of `logging` taken for ever.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin() -> None:
+    """Have a child take signals again, and end with this process."""
+    end_with_parent()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def free_port() -> int:

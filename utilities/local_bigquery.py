@@ -31,7 +31,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
 from file_lock import try_lock
-from local_server import LocalServer, free_port, prefect_server
+from local_server import SIGNALS, LocalServer, free_port, prefect_server, signals_held
 from parent_death import end_with_parent
 from pipeline_errors import ConfigurationError, InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
@@ -63,8 +63,6 @@ WATCH_SECONDS = 0.2
 REFUSED_BY_BQEMULATOR = set("'\";`")
 # More than the sample data takes on a slow machine.
 FILL_TIMEOUT_SECONDS = 90
-# Ctrl-C, a request to end, a terminal that is closed.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # How long a command has to end by itself once a server has died.
 END_SECONDS = 10
 
@@ -101,8 +99,9 @@ def local_bigquery(
         )
         servers: list[LocalServer] = [prefect, bigquery]
         for server in servers:
-            server.start()
-            stack.callback(server.stop)
+            with signals_held():
+                server.start()
+                stack.callback(server.stop)
         credentials_info = throwaway_key()
         environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
         bigquery.wait_until_ready()
@@ -415,9 +414,14 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in SIGNALS:
         signal.signal(number, interrupt)
-    with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
-        # A library that was being imported may have swallowed the exception.
-        return received[0] if received else run_command(arguments.command, environment, servers)
+    try:
+        with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
+            # A library that was being imported may have swallowed the exception.
+            return received[0] if received else run_command(arguments.command, environment, servers)
+    except SystemExit:
+        # All is stopped. Python's own end would cut our threads short inside of libraries, some
+        # of which then abort.
+        os._exit(received[0])
 
 
 if __name__ == "__main__":
