@@ -50,7 +50,7 @@ docs: .venv/installed ## La documentation du projet dbt, sur http://127.0.0.1:80
 	  ../$(BIN)/dbt --quiet parse && ../$(BIN)/dbt --quiet docs generate --no-compile --empty-catalog
 	@echo "Documentation : http://127.0.0.1:8080 (Ctrl-C pour arrêter)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory dbt/target/docs 8080 2> /dev/null \
-	  || { echo "Le port 8080 est pris : arrêtez ce qui s'en sert, puis relancez." >&2; exit 1; }
+	  || { echo "Arrêtée. Si le port 8080 était pris, arrêtez ce qui s'en sert, puis relancez." >&2; exit 1; }
 
 test: .venv/installed ## Les tests, sur un BigQuery et un Prefect locaux
 	@$(BIN)/python -m pytest -m "not slow"

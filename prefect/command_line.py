@@ -66,7 +66,7 @@ def refuse_unreadable_env_file() -> None:
 
 
 def end_at_once(*_: object) -> None:
-    """Handle Ctrl-C as long as the imports last: no traceback, nothing to put in order."""
+    """Handle Ctrl-C while the big imports last: no traceback, nothing to put in order."""
     print(INTERRUPTED, file=sys.stderr, flush=True)
     os._exit(EXIT_INTERRUPTED)
 

@@ -1,6 +1,6 @@
 """Runs one dbt command through DbtCoreOperation; returns what it did.
 
-The only module that touches dbt's processes, and the files that dbt leaves in `target/`:
+The only module that touches dbt's processes, and the files that a command leaves in `target/`:
 `run_results.json`, `sources.json` and, for what failed, `manifest.json`. It writes none of
 them, and keeps copies in DBT_ARTIFACTS_DIR. Everything that this project uses of
 DbtCoreOperation is behind `DbtRunner._run_dbt`.
@@ -32,7 +32,7 @@ from prefect.states import Running
 from artifacts_dir import ArtifactsDir
 from bigquery_jobs import bytes_billed
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
-from dbt_options import CHANGED, DbtOptions
+from dbt_options import DbtOptions
 from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
@@ -270,8 +270,7 @@ class DbtRunner:
             if self.deferred_dir:
                 kept[DEFERRED] = DEFERRED
         # The manifest tells of the whole project: what a selection left out would pass for built.
-        selected = arguments.get("select") not in ([], [CHANGED])
-        partial = selected or any(arguments.get(x) for x in ("exclude", "selector", "empty"))
+        partial = any(arguments.get(x) for x in ("select", "exclude", "selector", "empty"))
         if result.succeeded and result.command in ("run", "build", "retry") and not partial:
             kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:

@@ -68,7 +68,7 @@ class NodeResult:
         file: where it is, from `dbt/`.
         compiled_path: its compiled SQL, from the root; empty if dbt left none.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
-        freshness: of a source, when dbt could tell.
+        freshness: of a source that is too old.
     """
 
     unique_id: str

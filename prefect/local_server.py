@@ -62,7 +62,7 @@ class LocalServer:
                 stdout=self.log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_begin,
+                preexec_fn=end_with_parent,
             )
 
     def wait_until_ready(self) -> None:
@@ -103,21 +103,23 @@ class LocalServer:
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Have signals wait until the end of the block.
+    """Have the handlers of signals wait until the end of the block.
 
-    A handler that raises while Python forks would leave the lock of `logging` taken for ever.
+    One that raises while Python forks would leave the lock of `logging` taken for ever. To block
+    signals would not do: another thread takes them, and the handler runs in this one.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    held: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for taken in ours:
+        signal.signal(taken, lambda number, _: held.append(number))
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin() -> None:
-    """Have a child take signals again, and end with this process."""
-    end_with_parent()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for taken, handler in ours.items():
+            signal.signal(taken, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def free_port() -> int:

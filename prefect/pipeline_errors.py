@@ -49,10 +49,10 @@ def explain(error: BaseException | None) -> PipelineError | None:
     """
     if isinstance(error, PipelineError) or error is None:
         return error
-    if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+    if isinstance(error, OSError) and error.filename and error.errno in OF_THE_DISK:
         return InfrastructureError(
-            f"{error.filename or 'Disque'} : écriture impossible ({error.strerror}). Vérifiez ses "
-            "droits et la place libre."
+            f"{error.filename} : accès impossible ({error.strerror}). Vérifiez ses droits et la "
+            "place libre."
         )
     return _explain_prefect(error) or _explain_google(error)
 

@@ -95,7 +95,7 @@ def save_block(info: dict[str, Any] | None, name: str) -> str:
 def check_block(name: str) -> int:
     """Load the block, and say of the datasets what the doctor says; return the exit code."""
     settings = load_settings()
-    diagnosis = Diagnosis()
+    diagnosis = Diagnosis(errors=sys.stderr)
     check_datasets(diagnosis, settings, bigquery_client(load_credentials(name), settings))
     return int(diagnosis.failed)
 

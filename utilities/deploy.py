@@ -114,10 +114,11 @@ def check_cron(cron: str) -> None:
     """
     # What Prefect itself reads a cron with.
     from prefect._vendor.croniter import croniter
+    from prefect.client.schemas.schedules import CronSchedule
 
     has_a_date = False
     with suppress(ValueError):
-        has_a_date = bool(croniter(cron).get_next())
+        has_a_date = bool(croniter(CronSchedule(cron=cron).cron).get_next())
     if len(cron.split()) != 5 or not has_a_date:
         raise ConfigurationError(
             f"--cron « {cron} » est incorrect : il faut cinq champs (minute, heure, jour, mois, "

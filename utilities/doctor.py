@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
@@ -45,8 +45,8 @@ LOCK = PROJECT_ROOT / "requirements.txt"
 class Diagnosis:
     """The lines said so far, and whether the pipeline would fail."""
 
-    def __init__(self) -> None:
-        self.failed = False
+    def __init__(self, errors: TextIO | None = None) -> None:
+        self.failed, self._errors = False, errors
 
     def ready(self, what: str) -> None:
         """Say that something is ready."""
@@ -59,7 +59,7 @@ class Diagnosis:
     def missing(self, what: str, remedy: str = "") -> None:
         """Say that something is missing, and what to do unless `what` says it already."""
         self.failed = True
-        print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""))
+        print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""), file=self._errors)
 
 
 def check_lock(diagnosis: Diagnosis) -> bool:

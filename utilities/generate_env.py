@@ -190,17 +190,20 @@ def write_env(path: Path, text: str) -> None:
 
 
 def masked(text: str, values: dict[str, str]) -> str:
-    """Return the text of `.env` with the values that are not this tool's hidden.
+    """Return the text of `.env` with all hidden that is not this tool's, but the names.
 
-    Those, too, of a line that is commented out, or that is not understood.
+    A comment, or a line that dotenv does not understand, may hold a secret too.
     """
     lines = []
+    known = {f"# {field.description}" for field in PipelineSettings.model_fields.values()}
     for binding in parse_stream(io.StringIO(text, newline="")):
         line = binding.original.string
-        if binding.key in values or re.fullmatch(r"\s*(#[^=]*)?", line):
+        if binding.key in values or not line.strip() or line.strip() in known:
             lines.append(line)
+        elif binding.key and binding.value is not None:
+            lines.append(f"{binding.key}=***\n")
         else:
-            lines.append(f"{binding.key}=***\n" if binding.key else "***\n")
+            lines.append("# …\n" if line.lstrip().startswith("#") else "***\n")
     return "".join(lines)
 
 

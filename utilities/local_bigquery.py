@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -33,7 +32,7 @@ from command_line import french_parser, say_errors
 from file_lock import try_lock
 from local_server import SIGNALS, LocalServer, free_port, prefect_server, signals_held
 from parent_death import end_with_parent
-from pipeline_errors import ConfigurationError, InfrastructureError
+from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 if TYPE_CHECKING:
@@ -55,8 +54,8 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
-# Where the data and the state of each server are.
-SERVER_DIRS = ("bigquery", "prefect")
+# The data and the state of the servers. Whatever else is there, perhaps the user's, stays.
+DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
 
 WATCH_SECONDS = 0.2
 # In the path of an upload; the temporary folder of the system takes its place.
@@ -115,16 +114,9 @@ def local_bigquery(
 def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
 
-    Raises OSError when it cannot be written, InfrastructureError when another process has it,
-    ConfigurationError when what `fresh` would delete is not ours.
+    Raises OSError when it cannot be written, InfrastructureError when another process has it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    known = (data_dir / "lock").exists()
-    if fresh and not known and any((data_dir / name).exists() for name in SERVER_DIRS):
-        raise ConfigurationError(
-            f"{data_dir} a un dossier bigquery ou prefect que cet outil n'a pas fait, et que "
-            "--fresh effacerait : choisissez un autre dossier avec --data-dir."
-        )
     with ExitStack() as stack:
         if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
             raise InfrastructureError(
@@ -132,8 +124,8 @@ def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
                 "choisissez un autre dossier avec --data-dir."
             )
         if fresh:
-            for name in SERVER_DIRS:
-                shutil.rmtree(data_dir / name, ignore_errors=True)
+            for path in [path for files in DATABASES for path in data_dir.glob(files)]:
+                path.unlink()
         yield [
             stack.enter_context((data_dir / name).open("w+b"))
             for name in ("bigquery.log", "prefect.log")
@@ -330,6 +322,12 @@ def copy_prefect_database(source: Path, target: Path) -> None:
         original.backup(copy)
 
 
+def handled_signals() -> list[int]:
+    """Return the signals that this process takes: `nohup` has a closed terminal ignored."""
+    hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [x for x in SIGNALS if not (x == signal.SIGHUP and hangup_is_ignored)]
+
+
 def run_command(
     command: list[str], environment: dict[str, str], servers: Sequence[LocalServer]
 ) -> int:
@@ -337,10 +335,6 @@ def run_command(
 
     Until the command runs, a signal ends this process; from then on it is the command's.
     """
-    try:
-        process = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
-    except OSError as error:
-        raise InfrastructureError(f"Commande {command[0]} : {error.strerror}.") from None
 
     def forward(number: int, _frame: FrameType | None) -> None:
         # What comes from the terminal has already reached the command.
@@ -348,10 +342,15 @@ def run_command(
             process.send_signal(number)
 
     with ExitStack() as stack:
-        # Of use only when a signal comes before the handlers are there, and ends both.
-        stack.callback(process.wait)
-        stack.callback(process.terminate)
-        for number in SIGNALS:
+        with signals_held():
+            try:
+                process = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
+            except OSError as error:
+                raise InfrastructureError(f"Commande {command[0]} : {error.strerror}.") from None
+            # Of use only when a signal comes before the handlers are there, and ends both.
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        for number in handled_signals():
             stack.callback(signal.signal, number, signal.signal(number, forward))
         return_code = _wait(process, servers)
     return return_code if return_code >= 0 else 128 - return_code
@@ -412,13 +411,15 @@ def main(argv: list[str] | None = None) -> int:
         received.append(128 + number)
         raise SystemExit(128 + number)
 
-    for number in SIGNALS:
+    for number in handled_signals():
         signal.signal(number, interrupt)
     try:
         with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
             # A library that was being imported may have swallowed the exception.
             return received[0] if received else run_command(arguments.command, environment, servers)
     except SystemExit:
+        if not received:
+            raise
         # All is stopped. Python's own end would cut our threads short inside of libraries, some
         # of which then abort.
         os._exit(received[0])

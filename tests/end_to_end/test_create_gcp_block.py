@@ -123,7 +123,7 @@ def test_check_finds_the_datasets_of_the_settings(local_environment, capsys):
     found = capsys.readouterr().out
     with in_environment(local_environment | {"DBT_BIGQUERY_DATASET_DEV": "pas_la"}):
         assert main(["--check"]) == 1
-    lacking = capsys.readouterr().out
+    lacking = capsys.readouterr().err
 
     # Those of the target: an account may not see the other one.
     assert found.count("✓ Dataset") == 2
@@ -137,7 +137,7 @@ def test_check_says_that_bigquery_does_not_answer(local_environment, capsys):
     with in_environment(local_environment | nowhere):
         assert main(["--check"]) == 1
 
-    out = capsys.readouterr().out
+    out = capsys.readouterr().err
     assert "✗ Dataset" in out
     assert "127.0.0.1" in out
 

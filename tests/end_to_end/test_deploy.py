@@ -432,7 +432,9 @@ def test_files_that_stand_in_the_way_are_named(on_cloud):
     assert "(prefect/pipeline.py, a, b, c, clé.sql et 3 de plus)" in run.stderr
 
 
-@pytest.mark.parametrize("cron", ["", "9h", "0 25 * * *", "* * * *", "0 9 * * * *", "0 9 31 2 *"])
+@pytest.mark.parametrize(
+    "cron", ["", "9h", "0 25 * * *", "* * * *", "0 9 * * * *", "0 9 31 2 *", "R 9 * * *"]
+)
 def test_invalid_cron_is_refused(capsys, cron):
     assert deploy.main(["--cron", cron]) == 2
     assert "--cron" in capsys.readouterr().err

@@ -2,6 +2,9 @@
 
 from datetime import UTC, datetime
 
+import pytest
+
+import load_sample_data as tool
 from load_sample_data import TABLES, load_sample_data, main, read_table
 from project import ONE_MODEL, in_environment
 
@@ -25,6 +28,17 @@ def test_na_is_null():
 
     assert planes["year"].null_count == 70
     assert "NA" not in planes["engine"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "version: 2", "sources: [{name: ventes}]", "sources: [{name: nycflights, tables: }]"],
+)
+def test_sources_of_another_project_describe_nothing(text, tmp_path, monkeypatch):
+    (tmp_path / "_sources.yml").write_text(text)
+    monkeypatch.setattr(tool, "SOURCES", tmp_path / "_sources.yml")
+
+    assert tool.described_tables() == {}
 
 
 def test_loading_again_leaves_the_same_rows(make_project, bigquery):

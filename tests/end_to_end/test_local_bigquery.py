@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from websockets.sync.client import connect as connect_socket
 from websockets.typing import Subprotocol
 
 from local_bigquery import local_bigquery, run_command, work_on
-from local_server import InfrastructureError, LocalServer, prefect_server
+from local_server import InfrastructureError, LocalServer, prefect_server, signals_held
 from pipeline_settings import PROJECT_ROOT
 from project import connect, read_blocks
 
@@ -31,6 +32,7 @@ DATASETS_URL = (
 )
 
 # Takes SIGINT whatever the shell that started the tests does with it.
+GO = "print('go', flush=True); input()"
 SLEEP = (
     "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL);"
     "print('go', flush=True); time.sleep(60)"
@@ -167,28 +169,18 @@ def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_r
     assert [path.name for path in first_run.temporary.iterdir()] == ["bqemu_uploads"]
 
 
-def test_fresh_starts_from_nothing(data_dir, tmp_path):
+def test_fresh_starts_from_nothing_and_deletes_nothing_of_the_user(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path / "data")
+    # A folder of the user may have such a name.
+    mine = tmp_path / "data" / "prefect" / "mine.sql"
+    mine.write_text("select 1")
     look = f"import httpx, os; print(httpx.get({DATASETS_URL}).text)"
 
     fresh = run(tmp_path / "data", "--fresh", sys.executable, "-c", look)
 
     assert "mine" not in fresh.stdout
     assert "projet_local_raw" in fresh.stdout
-
-
-@pytest.mark.parametrize("name", ["bigquery", "prefect"])
-def test_fresh_deletes_no_folder_of_the_user(name, tmp_path):
-    mine = tmp_path / name / "mine.sql"
-    mine.parent.mkdir()
-    mine.write_text("select 1")
-
-    result = run(tmp_path, "--fresh", "true")
-
-    assert result.returncode == 2
-    assert str(tmp_path) in result.stderr
-    assert "--data-dir" in result.stderr
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [mine]
+    assert mine.read_text() == "select 1"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -205,6 +197,40 @@ def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
 
     assert process.wait(timeout=30) == 128 + number
     assert processes_using(data_dir) == []
+
+
+def test_signal_waits_until_python_has_forked():
+    received, stop = [], threading.Event()
+    # Another thread takes a signal that this one blocks, and the handler runs in this one.
+    threading.Thread(target=stop.wait, daemon=True).start()
+    before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
+
+    try:
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            meanwhile = list(received)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+        stop.set()
+
+    assert (meanwhile, received) == ([], [signal.SIGHUP])
+
+
+def test_terminal_that_is_closed_is_nothing_to_a_command_under_nohup(data_dir):
+    process = subprocess.Popen(
+        ["nohup", sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", GO],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "go\n"
+
+    process.send_signal(signal.SIGHUP)
+    process.communicate("\n", timeout=30)
+
+    assert process.returncode == 0
 
 
 def test_signal_during_the_start_stops_the_servers(data_dir):

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass
 
 import httpx
+import psutil
 import pytest
 
 from pipeline_settings import PROJECT_ROOT
@@ -105,11 +106,12 @@ def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):
     project = make_project(ONE_MODEL)
     command = [sys.executable, "prefect/pipeline.py"]
 
-    # Nothing of dbt's server has begun to listen yet, and half of Prefect is imported.
     process = subprocess.Popen(
         command, cwd=project.root, env=project.environment, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(0.7)
+    # It starts dbt's server, then imports Prefect.
+    while not psutil.Process(process.pid).children():
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
 
     assert process.communicate(timeout=30)[1] == "Interrompu.\n"

@@ -173,9 +173,10 @@ def test_link_stays_a_link(generate, tmp_path):
     assert dotenv_values(tmp_path / "ailleurs")["DBT_TARGET"] == "dev"
 
 
-@pytest.mark.parametrize(
-    "current", [None, "A=secret\nDBT_TARGET=prod\n# B=secret\nC D=secret\n# DBT_TARGET ?\n"]
-)
+SECRETS = "A=secret\nDBT_TARGET=prod\n# B=secret\n# secret\nC D=secret\nE=---\nsecret\n"
+
+
+@pytest.mark.parametrize("current", [None, SECRETS])
 def test_dry_run_shows_and_writes_nothing(generate, tmp_path, capsys, current):
     if current:
         (tmp_path / ".env").write_text(current)
@@ -186,7 +187,8 @@ def test_dry_run_shows_and_writes_nothing(generate, tmp_path, capsys, current):
     assert "\nDBT_TARGET=dev\n" in out
     assert "+DBT_BIGQUERY_DATASET_DEV=projet_dev" in out
     assert "secret" not in out
-    assert not current or "\n# DBT_TARGET ?\n" in out
+    assert "# Nom du block GcpCredentials" in out
+    assert not current or "A=***\nDBT_TARGET=dev\n# …\n# …\n***\nE=***\n***\n" in out
     assert ((tmp_path / ".env").read_text() if current else None) == current
     assert (tmp_path / ".env").exists() == bool(current)
 

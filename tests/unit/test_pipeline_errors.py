@@ -31,8 +31,8 @@ ACTING = "Unable to acquire impersonated credentials"
         (ServiceUnavailable("down"), InfrastructureError, "vérifiez le réseau"),
         (requests.ConnectionError("reset"), InfrastructureError, "vérifiez le réseau"),
         (httpx.ConnectError("refused"), InfrastructureError, "API Prefect injoignable"),
-        (PermissionError(13, "Permission denied", "/x"), InfrastructureError, "/x : écriture"),
-        (OSError(28, "No space left on device"), InfrastructureError, "place libre"),
+        (PermissionError(13, "Permission denied", "/x"), InfrastructureError, "/x : accès"),
+        (OSError(28, "No space left on device", "/x"), InfrastructureError, "place libre"),
     ],
     ids=lambda value: str(value)[:40],
 )
