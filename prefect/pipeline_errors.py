@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+import sys
 
 # What a user mends who owns the disk: other errors of files are defects of the program.
 OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -58,6 +59,9 @@ def explain(error: BaseException | None) -> PipelineError | None:
 
 
 def _explain_prefect(error: BaseException) -> PipelineError | None:
+    if "httpx" not in sys.modules:
+        # Nobody has called Prefect, and to import it makes a ~/.prefect.
+        return None
     import httpx
     from prefect.settings import PREFECT_API_URL
 

@@ -371,15 +371,18 @@ def _wait(process: subprocess.Popen[bytes], servers: Sequence[LocalServer]) -> i
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Interrupt the command; after a while, kill what is left of it and of its children."""
-    # Once the command has ended, nobody knows its children.
-    children = psutil.Process(process.pid).children(recursive=True)
+    # Those too that are born meanwhile: once their parent has ended, nobody knows whose they are.
+    family = {psutil.Process(process.pid)}
     process.send_signal(signal.SIGINT)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(END_SECONDS)
-    process.kill()
-    for child in children:
+    deadline = time.monotonic() + END_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        for member in list(family):
+            with suppress(psutil.NoSuchProcess):
+                family.update(member.children())
+        time.sleep(0.05)
+    for member in family:
         with suppress(psutil.NoSuchProcess):
-            child.kill()
+            member.kill()
     process.wait()
 
 

@@ -1,5 +1,8 @@
 """What the libraries raise, and what the user reads of it: the exit code and the remedy."""
 
+import subprocess
+import sys
+
 import httpx
 import pytest
 import requests
@@ -7,6 +10,7 @@ from google.api_core.exceptions import Forbidden, NotFound, ServiceUnavailable
 from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
 from pipeline_errors import ConfigurationError, InfrastructureError, explain
+from pipeline_settings import PROJECT_ROOT
 
 QUOTA = (
     "Your application is authenticating by using local Application Default Credentials. The "
@@ -41,6 +45,17 @@ def test_error_of_a_library_is_put_in_words_that_help(error, kind, words):
 
     assert type(known) is kind
     assert words in str(known)
+
+
+def test_defect_of_a_tool_without_prefect_makes_no_prefect_folder(tmp_path):
+    code = "from pipeline_errors import explain; assert explain(KeyError()) is None"
+    folder = PROJECT_ROOT / "prefect"
+
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env={"HOME": str(tmp_path)}, check=True
+    )
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_defect_of_the_program_is_not_explained_away():
