@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from typing import IO
 
@@ -62,7 +63,8 @@ class LocalServer:
                 stdout=self.log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                # SIGTERM would leave it its databases for a while: the next start needs them.
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
 
     def wait_until_ready(self) -> None:

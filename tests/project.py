@@ -13,6 +13,8 @@ import httpx
 import pytest
 from google.cloud.bigquery import Client
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime
+from prefect.client.schemas.objects import FlowRun
 
 from bigquery_access import bigquery_client
 from dbt_connection import load_credentials
@@ -126,6 +128,13 @@ def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
     """Yield a client of the Prefect server of this environment."""
     with on_prefect_server(environment), get_client(sync_client=True) as client:
         yield client
+
+
+def last_run(client: SyncPrefectClient) -> FlowRun:
+    """Return the last run to start; those that a schedule has planned have not."""
+    started = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
+    (run,) = client.read_flow_runs(flow_run_filter=started, sort="START_TIME_DESC", limit=1)
+    return run
 
 
 @contextmanager

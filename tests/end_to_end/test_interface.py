@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from project import ONE_MODEL, copy_project, prefect_client
+from project import ONE_MODEL, copy_project, last_run, prefect_client
 
 DRIVER = shutil.which("chromedriver")
 
@@ -25,7 +25,7 @@ def failed_run(tmp_path_factory, local_environment):
     project = copy_project(tmp_path_factory.mktemp("page"), local_environment, ONE_MODEL | broken)
     assert project.run_pipeline().returncode == 1
     with prefect_client(local_environment) as client:
-        (run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
+        run = last_run(client)
         filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         (artifact,) = client.read_artifacts(flow_run_filter=filter_)
     base = local_environment["PREFECT_API_URL"].removesuffix("/api")

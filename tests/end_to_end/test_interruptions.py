@@ -18,7 +18,7 @@ from prefect.states import Cancelling
 
 from fault_proxy import fault_proxy
 from local_bigquery import local_bigquery
-from project import connect, copy_project, prefect_client
+from project import connect, copy_project, last_run, prefect_client
 
 pytestmark = pytest.mark.slow
 
@@ -140,8 +140,7 @@ def state_in_prefect(environment, name):
     deadline = time.monotonic() + 5
     with prefect_client(environment) as client:
         while time.monotonic() < deadline:
-            (run,) = client.read_flow_runs(sort="START_TIME_DESC", limit=1)
-            if run.state.name == name:
+            if last_run(client).state.name == name:
                 return True
             time.sleep(0.1)
     return False
@@ -221,8 +220,7 @@ def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_en
         pipeline_during_the_merge(project, proxy) as process,
         prefect_client(local_environment) as client,
     ):
-        run = client.read_flow_runs(sort="START_TIME_DESC", limit=1)[0]
-        client.set_flow_run_state(run.id, Cancelling())
+        client.set_flow_run_state(last_run(client).id, Cancelling())
 
         assert end(process, project, proxy, local_environment) == Left(143, "CANCELLED")
 
