@@ -7,5 +7,7 @@ from tempfile import mkdtemp
 # Before anything imports Prefect, which would make a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
-# A shell that starts the tests in the background has it ignored, for all that they start.
+# A shell that starts the tests in the background, or nohup, has them ignored for all that the
+# tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
