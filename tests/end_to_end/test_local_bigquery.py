@@ -24,6 +24,8 @@ from local_server import InfrastructureError, LocalServer, prefect_server, signa
 from pipeline_settings import PROJECT_ROOT
 from project import connect, read_blocks
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 
 # For the Python of a command.
