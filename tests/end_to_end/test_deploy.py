@@ -176,13 +176,17 @@ def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the
     clone = made.pull_steps[0]["prefect.deployments.steps.git_clone"]
     assert clone["repository"] == "https://github.com/equipe/projet.git"
     assert clone["branch"] == "main"
+    install = made.pull_steps[1]["prefect.deployments.steps.run_shell_script"]
+    assert "requirements.txt" in install["script"]
     assert f"Prefect Cloud, workspace {WORKSPACE}, work pool pipeline-dbt (prefect:managed)" in (
         run.stdout
     )
 
 
-def test_server_of_ones_own_gets_the_same_without_an_image(on_own_server, server):
+def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(on_own_server, server):
     server.make_pool("process")
+    on_own_server.git("switch", "-qc", "feature/x")
+    on_own_server.git("push", "-q", "origin", "feature/x")
 
     run = on_own_server.deploy("--yes")
 
@@ -190,6 +194,7 @@ def test_server_of_ones_own_gets_the_same_without_an_image(on_own_server, server
     made = server.find()
     assert made.schedules[0].schedule.timezone == "Europe/Paris"
     assert made.job_variables == {"env": SETTINGS}
+    assert made.pull_steps[0]["prefect.deployments.steps.git_clone"]["branch"] == "feature/x"
     assert "le serveur Prefect http://127.0.0.1" in run.stdout
 
 
@@ -278,14 +283,14 @@ def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(on_own_
 
 def test_cron_takes_the_place_of_the_schedule(on_own_server, server):
     server.make_pool("process")
-    on_own_server.deploy("--yes")
 
-    run = on_own_server.deploy("--yes", "--cron", "30 6 * * 1-5")
+    for cron in ("0 6 * * *", "30 6 * * 1-5"):
+        run = on_own_server.deploy("--yes", "--cron", cron)
 
-    assert run.returncode == 0, run.stdout + run.stderr
-    (schedule,) = server.find().schedules
-    assert schedule.schedule.cron == "30 6 * * 1-5"
-    assert schedule.schedule.timezone == "Europe/Paris"
+        assert run.returncode == 0, run.stdout + run.stderr
+        (schedule,) = server.find().schedules
+        assert schedule.schedule.cron == cron
+        assert schedule.schedule.timezone == "Europe/Paris"
 
 
 def test_without_yes_all_is_shown_and_nothing_done(on_cloud, server):
@@ -373,6 +378,7 @@ def test_deployment_that_fails_gives_its_exit_code(on_own_server, server):
 
     assert run.returncode == 1
     assert "La commande a échoué (code 1)" in run.stderr
+    assert server.find() is None
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from fault_proxy import RESET, Fault, error_reply, fault_proxy
-from project import copy_project
+from fault_proxy import RESET, Fault, Reply, error_reply, fault_proxy
+from project import built, copy_project
 
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
@@ -31,14 +31,21 @@ MODELS = {
 EACH_ONCE = ["first", "second", "third"]
 
 BACKEND = error_reply(503, "backendError", "Error encountered during execution.")
+RATE_LIMIT = error_reply(429, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
+OLD_RATE_LIMIT = error_reply(403, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
+GATEWAY_TIMEOUT = error_reply(504, "gatewayTimeout", "The gateway gave up.")
+DENIED = error_reply(403, "accessDenied", "Access Denied: Table second")
+QUOTA = error_reply(403, "quotaExceeded", "Quota exceeded: too many table updates")
 SYNTAX = error_reply(400, "invalidQuery", "Syntax error: Unexpected keyword FROM at [3:8]")
+TIME_LIMIT = error_reply(500, "timeout", "Operation timed out after 6.0 hours.")
 
 
 @dataclass
 class Case:
     """Faults, and what has to come of them.
 
-    `starts` counts dbt's processes, and `queries` are those that BigQuery took.
+    `starts` counts dbt's processes, and `queries` are those that BigQuery took. What is said is
+    `message`, and `end` starts the last line.
     """
 
     name: str
@@ -48,16 +55,27 @@ class Case:
     exit_code: int = 0
     queries: list[str] = field(default_factory=lambda: EACH_ONCE)
     message: str = "réussi"
+    end: str = ""
     variables: dict[str, str] = field(default_factory=dict)
 
 
 # One of each kind: absorbed by dbt, redone by `dbt retry`, never ending. Which fault is of
-# which kind is in tests/unit/test_dbt_result.py.
+# which kind is in tests/unit/test_dbt_result.py too.
 CASES = [
     Case(
-        "submit-503-and-submitted-reset",
-        [Fault("submit", BACKEND, "first"), Fault("submitted", RESET, "second")],
+        "absorbed-without-another-start",
+        [
+            Fault("metadata", BACKEND, times=2),
+            Fault("submit", BACKEND, "first"),
+            Fault("submit", RESET, "first"),
+            Fault("poll", OLD_RATE_LIMIT, "first"),
+            Fault("submitted", RESET, "second"),
+            Fault("poll", RESET, "second"),
+            Fault("submit", RATE_LIMIT, "third"),
+            Fault("submit", Reply(502, b"<html>Bad Gateway</html>"), "third"),
+        ],
     ),
+    Case("job-backend-error", [Fault("job", BACKEND, "second")], starts=2),
     Case(
         "metadata-503-for-long-and-test-job-backend-error",
         [Fault("metadata", BACKEND, times=4), Fault("job", BACKEND, "even")],
@@ -72,7 +90,17 @@ CASES = [
         starts=2,
         queries=["first"],
         message="modèle second (models/second.sql) : 500 Error encountered during execution.",
+        end="Panne passagère de BigQuery ou du réseau, essai 2 sur 2 : relancez plus tard",
         variables={"DBT_RETRIES": "1"},
+    ),
+    Case(
+        "job-backend-error-without-retries",
+        [Fault("job", BACKEND, "second")],
+        exit_code=3,
+        queries=["first"],
+        message="modèle second (models/second.sql) : 500 Error encountered during execution.",
+        end="Panne passagère de BigQuery ou du réseau, essai 1 sur 1 : relancez plus tard",
+        variables={"DBT_RETRIES": "0"},
     ),
 ]
 
@@ -111,6 +139,7 @@ def test_fault(case, project, proxy, bigquery):
 
     assert pipeline.returncode == case.exit_code, pipeline.stderr
     assert case.message in pipeline.stderr
+    assert pipeline.stderr.splitlines()[-1].startswith(case.end)
     assert "Traceback" not in pipeline.stderr
     assert "NoneType" not in pipeline.stderr
     assert pipeline.stderr.count("Running with dbt") == case.starts
@@ -118,6 +147,7 @@ def test_fault(case, project, proxy, bigquery):
     # Every fault was met.
     assert [fault for fault in proxy.faults if fault.times] == []
     if case.exit_code == 0:
+        assert built(pipeline) == EACH_ONCE
         assert rows(bigquery, project, "second") == [(1,), (2,)]
         assert rows(bigquery, project, "third") == [(2,)]
 
@@ -132,6 +162,39 @@ def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
     assert end[0].startswith("dbt test a échoué (et 1 de plus) : test ")
     assert end[1] == "Tests en échec :"
     assert "essai" not in pipeline.stderr
+
+
+# Where one of each stands, and what is said of it.
+LASTING = {
+    "submit_denied": (Fault("submit", DENIED), "Access Denied: Table second"),
+    "submit_quota": (Fault("submit", QUOTA), "Quota exceeded: too many table updates"),
+    "submit_syntax": (Fault("submit", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
+    "job_syntax": (Fault("job", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
+    "job_time_limit": (Fault("job", TIME_LIMIT), "500 Operation timed out after 6.0 hours."),
+}
+PASSING = {
+    "submit_timeout": (Fault("submit", GATEWAY_TIMEOUT), "504 POST http"),
+    "job_rate_limit": (Fault("job", RATE_LIMIT), "429 Exceeded rate limits: too many queries."),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("faults", "starts", "exit_code"), [(LASTING, 1, 1), (PASSING, 2, 0)], ids=["last", "pass"]
+)
+def test_faults_are_known_by_the_words_that_dbt_has_for_them_today(
+    faults, starts, exit_code, make_project, local_environment
+):
+    project = make_project({f"models/{name}.sql": "select 1 as id" for name in faults})
+    with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
+        proxy.faults = [replace(fault, node=name) for name, (fault, _) in faults.items()]
+
+        pipeline = run(project, proxy, "--commands", "run")
+
+    assert pipeline.returncode == exit_code, pipeline.stderr
+    assert pipeline.stderr.count("Running with dbt") == starts
+    for name, (_, words) in faults.items():
+        assert f"{name} (models/{name}.sql) : {words}" in pipeline.stderr, pipeline.stderr
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """The Terraform files: their own tests, what make infra leaves, what becomes of older states."""
 
+import base64
 import json
 import os
 import re
@@ -326,6 +327,17 @@ def test_state_that_others_could_read_is_closed(with_key):
 
     modes = with_key.state_modes()
     assert modes == {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
+
+
+def test_no_output_gives_the_key(with_key):
+    key = (with_key.root / ".secrets" / "sa_key.json").read_bytes()
+
+    outputs = with_key.run("terraform -chdir=infrastructure output -json")
+
+    assert '"dev_key_file"' in outputs
+    # As Google's provider gives it, or decoded.
+    assert base64.b64encode(key).decode() not in outputs
+    assert "PRIVATE KEY" not in outputs
 
 
 def test_key_is_replaced_and_the_old_one_destroyed_last(with_key):

@@ -1,6 +1,7 @@
 """A run that is stopped, or killed, in the middle of an incremental load; and the next one."""
 
 import os
+import select
 import signal
 import sqlite3
 import subprocess
@@ -204,18 +205,25 @@ def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(interrupted):
     assert interrupted.rows == [(1, 2), (2, 2)]
 
 
-def test_sigterm_in_the_background_leaves_nothing_not_even_the_temporary_prefect_server(
-    project, proxy, without_prefect_server
+@pytest.mark.parametrize(
+    ("number", "in_background", "exit_code"),
+    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
+    ids=["Ctrl-C", "SIGTERM in the background"],
+)
+def test_stopped_run_leaves_nothing_not_even_its_temporary_prefect_server(
+    number, in_background, exit_code, project, proxy, without_prefect_server
 ):
     with pipeline_during_the_merge(
-        project, proxy, in_background=True, **without_prefect_server
+        project, proxy, in_background=in_background, **without_prefect_server
     ) as process:
-        process.terminate()
+        process.send_signal(number)
 
-        assert end(process, project, proxy, without_prefect_server) == Left(143, "CRASHED")
+        assert end(process, project, proxy, without_prefect_server) == Left(exit_code, "CRASHED")
 
 
-def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_environment):
+def test_cancellation_from_the_interface_leaves_nothing_and_the_next_run_loses_no_row(
+    project, proxy, bigquery, local_environment
+):
     with (
         pipeline_during_the_merge(project, proxy) as process,
         prefect_client(local_environment) as client,
@@ -223,6 +231,11 @@ def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_en
         client.set_flow_run_state(last_run(client).id, Cancelling())
 
         assert end(process, project, proxy, local_environment) == Left(143, "CANCELLED")
+    following = project.run_pipeline("--commands", "run")
+
+    assert following.returncode == 0, following.stderr
+    assert "attend" not in following.stderr
+    assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
 def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_environment):
@@ -245,6 +258,8 @@ def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(
         waits = next(line for line in following.stderr if "celle-ci attend" in line)
         assert "Une autre pipeline utilise" in waits
         assert state_in_prefect(local_environment, "En attente")
+        # Not a line more while dbt writes.
+        assert select.select([following.stderr], [], [], 3)[0] == []
         assert following.poll() is None
 
     _, stderr = following.communicate(timeout=120)

@@ -90,7 +90,7 @@ class FirstRun:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """A run that filled its folder, and whose command made the dataset `mine`."""
+    """A run that filled its folder; its command made the dataset `mine`, and ended with 7."""
     root = tmp_path_factory.mktemp("first") / "projet d'Alice"
     root.mkdir()
     # As from an environment in this folder.
@@ -98,7 +98,9 @@ def first_run(tmp_path_factory):
     temporary = tmp_path_factory.mktemp("temporary")
     (temporary / "bqemu_uploads").write_text("")
     body = "{'datasetReference': {'projectId': 'projet-local', 'datasetId': 'mine'}}"
-    create = f"import httpx, os; httpx.post({DATASETS_URL}, json={body}).raise_for_status()"
+    create = (
+        f"import httpx, os; httpx.post({DATASETS_URL}, json={body}).raise_for_status(); exit(7)"
+    )
     result = run(
         *(root / ".local", sys.executable, "-c", create),
         PYTHONPATH=str(root),
@@ -110,7 +112,7 @@ def first_run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data_dir(first_run):
     """A folder that the tests of this file use one after the other, filled once."""
-    assert first_run.result.returncode == 0, first_run.result.stderr
+    assert first_run.result.returncode == 7, first_run.result.stderr
     return first_run.data_dir
 
 
@@ -158,16 +160,17 @@ def test_next_start_finds_what_an_earlier_one_made(running):
     assert connect(environment).get_dataset("mine")
 
 
-def test_servers_are_stopped_once_the_command_has_ended(first_run):
+def test_servers_are_stopped_once_the_command_has_ended_even_badly(first_run):
+    assert first_run.result.returncode == 7, first_run.result.stderr
     assert processes_using(first_run.data_dir) == []
 
 
 def test_folder_whose_name_has_an_apostrophe_works(first_run):
-    assert first_run.result.returncode == 0, first_run.result.stderr
+    assert first_run.result.returncode == 7, first_run.result.stderr
 
 
 def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_run):
-    assert first_run.result.returncode == 0, first_run.result.stderr
+    assert first_run.result.returncode == 7, first_run.result.stderr
     assert [path.name for path in first_run.temporary.iterdir()] == ["bqemu_uploads"]
 
 

@@ -9,6 +9,7 @@ import pytest
 from google.auth.exceptions import DefaultCredentialsError
 from httpx import HTTPStatusError
 from prefect.client.schemas.actions import BlockDocumentCreate
+from prefect.variables import Variable
 
 import create_gcp_block
 import pipeline_settings
@@ -16,7 +17,7 @@ from dbt_connection import load_credentials
 from doctor import Diagnosis, check_block
 from local_bigquery import on_prefect_server
 from pipeline_errors import ConfigurationError, InfrastructureError, explain
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_settings
 from project import ONE_MODEL, copy_project, prefect_client
 
 
@@ -88,6 +89,7 @@ def test_failing_data_test_is_named(failures):
     assert failures.data_test.returncode == 1
     assert "dbt test a échoué" in end
     assert "never (data-tests/never.sql) : Got 1 result" in end
+    assert failures.data_test.stderr.count("Running with dbt") == 1
     assert "Traceback" not in failures.data_test.stderr
 
 
@@ -134,6 +136,21 @@ def in_this_process(local_environment, tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with on_prefect_server(local_environment):
         yield
+
+
+def test_prefect_variable_gives_the_target_unless_the_environment_does(
+    in_this_process, monkeypatch
+):
+    Variable.set("dbt_target", "prod")
+    try:
+        targets = []
+        for environment in ("", "dev"):
+            monkeypatch.setenv("DBT_TARGET", environment)
+            targets.append(load_settings().target)
+    finally:
+        Variable.unset("dbt_target")
+
+    assert targets == ["prod", "dev"]
 
 
 def test_wrong_block_name_is_named_with_the_remedy(in_this_process):

@@ -6,6 +6,18 @@ from dbt_packages import packages_are_missing
 from project import ONE_MODEL, copy_project
 
 MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "models/three.sql": "select 3 as id"}
+BANNER = """\
+======================================================================
+CONFIGURATION DBT PROFILE
+======================================================================
+Block GCP        : sa-key
+Target           : prod
+Dataset utilisé  : {dataset}
+Nom du profil    : projet_m2_bi
+======================================================================
+Démarrage de la pipeline...
+Projet GCP       : projet-local
+"""
 # A team's own, which would hide what dbt did.
 FLAGS = "flags: {log_level: error, quiet: true, print: false, write_json: false}\n"
 
@@ -32,12 +44,18 @@ def test_two_selections_build_both_and_no_other_model(project, selected):
     assert sorted(built) == [f"  {dataset}.one  vue", f"  {dataset}.two  vue"]
 
 
-def test_target_of_the_command_line_is_said(selected):
-    assert "Target           : prod" in selected.stdout
+def test_banner_comes_first_and_is_exact(project, selected):
+    dataset = project.environment["DBT_BIGQUERY_DATASET_PROD"]
+
+    assert selected.stdout.startswith(BANNER.format(dataset=dataset))
+
+
+def test_tasks_are_named_after_the_dbt_commands(selected):
+    assert "Task run 'dbt run-" in selected.stderr
+    assert "Task run 'dbt test-" in selected.stderr
 
 
 def test_lack_of_tests_of_what_is_selected_is_no_failure(selected):
-    assert "Task run 'dbt test-" in selected.stderr
     assert selected.returncode == 0, selected.stderr
 
 

@@ -81,7 +81,7 @@ def test_libraries_and_temporary_server_bring_nothing_that_nothing_needs(start):
     assert "prefect_gcp" in start.imported_with_server
     left_out = {
         *("dbt.adapters.bigquery", "google.cloud.aiplatform"),
-        *("prefect.server.api.server", "sqlalchemy"),
+        *("prefect.server.api.server", "sqlalchemy", "pandas", "pyarrow"),
     }
     assert start.imported_with_server & left_out == set()
 
@@ -100,6 +100,14 @@ def test_temporary_server_refuses_who_has_not_its_secret(start):
     """What the user's shell says of another server does not weaken it."""
     assert start.answer_to_a_stranger.status_code == 401
     assert "access-control-allow-origin" not in start.answer_to_a_stranger.headers
+
+
+def test_refused_command_line_shows_nothing_and_runs_nothing(make_project):
+    run = make_project(ONE_MODEL).run_pipeline("--target", "production")
+
+    assert run.returncode == 2
+    assert run.stdout == ""
+    assert run.stderr.splitlines()[-1].startswith("pipeline.py : --target")
 
 
 def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):

@@ -1,6 +1,8 @@
 """One run in hostile surroundings: what is around the project changes nothing of it."""
 
 import shutil
+import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,9 @@ PRINTS = """
 {% do exceptions.warn(credentials | string) %}
 select '{{ env_var('DBT_MY_COUNTRY') }}' as country
 """
-MODELS = {
+DBT_FILES = {
+    # Without the flag that keeps dbt from calling home.
+    "dbt_project.yml": "name: project\nprofile: project\n",
     "models/prints.sql": PRINTS,
     "models/one.sql": "{{ config(materialized='table') }} select * from {{ ref('prints') }}",
 }
@@ -31,9 +35,12 @@ BROKEN_PROFILE = "not: [a profile"
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, local_environment, outside):
-    """The run, with its project, the profile of its user and what it asked of the outside."""
+    """The run, with its project, the profile of its user and what it asked of the outside.
+
+    `profiles` is what was seen of its temporary profile.
+    """
     root = tmp_path_factory.mktemp("surroundings")
-    project = copy_project(root, local_environment, MODELS)
+    project = copy_project(root, local_environment, DBT_FILES)
     project.root = Path(shutil.move(project.root, root / "l'été du $projet `bi`"))
     # dbt 1.12 loads `.env` itself, from its own folder upwards.
     (project.root / "dbt" / ".env").write_text(FLAGS_OF_ENV)
@@ -48,8 +55,28 @@ def run(tmp_path_factory, local_environment, outside):
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
     around = FLAGS | proxies | local | {"DBT_MY_COUNTRY": "fr", "DBT_TARGET": "dev"}
+    profiles, stop = set(), threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for path in (root / "tmp").rglob("profiles.yml"):
+                # It may be gone.
+                with suppress(OSError):
+                    profiles.add(path.read_text())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     process = project.run_pipeline("--commands", "run", **around)
-    return SimpleNamespace(process=process, project=project, profile=profile, requests=requests)
+    stop.set()
+    watcher.join()
+    return SimpleNamespace(
+        process=process,
+        root=root,
+        project=project,
+        profile=profile,
+        profiles=profiles,
+        requests=requests,
+    )
 
 
 @pytest.fixture
@@ -86,17 +113,26 @@ def test_profile_of_the_user_is_neither_read_nor_written(run):
     assert list(run.profile.parent.iterdir()) == [run.profile]
 
 
-def test_model_can_print_no_key_and_its_token_is_masked_everywhere(run, key_lines):
-    logs = (run.project.root / "dbt" / "logs" / "dbt.log").read_text()
-    prefect_home = Path(run.project.environment["PREFECT_HOME"])
-    database = b"".join(path.read_bytes() for path in prefect_home.glob("prefect.db*"))
+def test_warnings_of_libraries_do_not_reach_the_user(run):
+    assert "Deprecat" not in run.process.stdout + run.process.stderr
 
-    written = run.process.stdout + run.process.stderr + logs + database.decode(errors="replace")
+
+def test_nothing_is_left_in_the_temporary_folder(run):
+    assert list((run.root / "tmp").iterdir()) == []
+
+
+def test_model_can_print_no_key_and_its_token_is_masked_everywhere(run, key_lines):
+    prefect_home = Path(run.project.environment["PREFECT_HOME"])
+    files = [path for folder in (run.root, prefect_home) for path in folder.rglob("*")]
+    written = {path: path.read_text(errors="replace") for path in files if path.is_file()}
+    written |= {"output": run.process.stdout + run.process.stderr, "profile": str(run.profiles)}
+    # The last is what the token of a service account starts with.
+    secrets = [*key_lines, "eyJ"]
 
     assert "*****" in run.process.stderr
-    assert [line for line in key_lines if line in written] == []
-    # What the token of a service account starts with.
-    assert "eyJ" not in written
+    # The watcher did see the profile, with the reference in the place of the key.
+    assert "DBT_ENV_SECRET_GCP_TOKEN" in "".join(run.profiles)
+    assert [name for name, text in written.items() if any(x in text for x in secrets)] == []
 
 
 def test_nothing_outside_the_machine_is_reached(run):

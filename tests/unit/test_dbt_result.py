@@ -13,6 +13,8 @@ PASSING = {
     "gateway timeout": "504 POST http://127.0.0.1:1/bigquery/v2/projects/p/jobs?prettyPrint=false: "
     "The gateway gave up.",
     "unavailable": "503 GET http://127.0.0.1:1/bigquery/v2/projects/p/datasets: Unavailable",
+    "too many requests": "429 POST http://127.0.0.1:1/bigquery/v2/projects/p/jobs: Too many.",
+    "bad gateway": "502 GET http://127.0.0.1:1/bigquery/v2/projects/p/datasets: Bad Gateway",
     "rate limit": "Exceeded rate limits: too many queries.",
     "reset": "('Connection aborted.', ConnectionResetError(104, 'Connection reset by peer'))",
     "refused": "HTTPConnectionPool(host='127.0.0.1', port=1): Max retries exceeded with url: /x",
