@@ -209,7 +209,9 @@ def draw_plot(results: Results, path: Path) -> None:
             f"× {_french(ratio, 2)} ({results.seconds(size, runner):.0f} s)"
             for ratio, runner in zip(ratios, results.runners, strict=True)
         ]
-        axes.bar_label(bars, texts, padding=4, fontsize=9)
+        # White behind, for where they cross the dashed line.
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.bar_label(bars, texts, padding=4, fontsize=9, bbox=behind)
     middle = 0.4 - height / 2
     axes.set_yticks(
         [row + middle for row in range(len(results.runners))],
