@@ -34,15 +34,13 @@ def bytes_billed(
 
     Args:
         endpoint: the address of the BigQuery API, with no slash at its end.
-        known_jobs: those that dbt reports: a list without one of them lacks others too. When
-            there are none, BigQuery is not asked: it was asked nothing.
+        known_jobs: those that dbt reports. If one is missing from BigQuery's list, the list
+            is not whole.
         since: when the command started, in seconds since 1970.
 
     None when the account may not list jobs (`bigquery.jobs.list`), without an answer, and
     when the list is not whole (bqemulator 1.4.0 keeps the labels of few jobs).
     """
-    if not known_jobs:
-        return 0
     parameters = {
         # With the labels and the statistics.
         "projection": "full",

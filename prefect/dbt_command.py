@@ -87,7 +87,7 @@ class _DbtLogReader(logging.Filter):
         if record.msg.startswith("Traceback"):
             # dbt's own crash: its message was logged just before.
             return False
-        # Of a catalog, a warning has the reason and the error no more than a count.
+        # When a catalog fails, the reason is in a warning; the error holds only a count.
         failed = record.levelno >= logging.ERROR and name != "WriteCatalogFailure"
         if failed or name == "CatalogGenerationError":
             self.errors.append(record.msg)
@@ -234,14 +234,17 @@ class DbtRunner:
                 except BaseException:
                     _interrupt(process.pid)
                     raise
-            # One that dbt has not written again is that of another command.
+            # If dbt did not rewrite the file, it belongs to an earlier command.
             document = read_json(path) if _written_at(path) != before else {}
             nodes = _read_results(document, self.target_dir / MANIFEST)
+            jobs = {str(node.response["job_id"]) for node in nodes if node.response.get("job_id")}
+            # Of a macro or of a microbatch, dbt reports no job.
+            worked = bool(jobs) or any(node.status == "success" for node in nodes)
             result = DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
                 log.errors,
-                # What changed may be nothing.
+                # With --changed-since, an empty selection is normal.
                 self.deferred_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
                 document.get("elapsed_time", 0.0),
@@ -249,9 +252,11 @@ class DbtRunner:
                     self.connection,
                     self.settings.endpoint or GOOGLE_ENDPOINT,
                     document.get("metadata", {}).get("invocation_id", ""),
-                    {str(x.response["job_id"]) for x in nodes if x.response.get("job_id")},
+                    jobs,
                     started_at,
-                ),
+                )
+                if worked
+                else 0,
                 log.listed,
             )
             self._keep_artifacts(result, document.get("args", {}))
@@ -271,7 +276,9 @@ class DbtRunner:
                 kept[DEFERRED] = DEFERRED
         # The manifest tells of the whole project: what a selection left out would pass for built.
         partial = any(arguments.get(x) for x in ("select", "exclude", "selector", "empty"))
-        if result.succeeded and result.command in ("run", "build", "retry") and not partial:
+        # Of a retry, `which` is the command that it took up.
+        built = arguments.get("which") in ("run", "build")
+        if result.succeeded and built and not partial:
             kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:
             kept["static_index.html"] = "docs.html"

@@ -27,7 +27,7 @@ SCOPES = [
 # dbt keeps the value of a variable named so out of its logs, and out of its partial parse.
 TOKEN_VARIABLE = "DBT_ENV_SECRET_GCP_TOKEN"  # noqa: S105 - its name
 
-# What prefect_gcp and prefect_dbt import beside: by package, and by module.
+# What prefect_gcp and prefect_dbt import and a run never uses: packages, then modules.
 UNUSED_BY_PREFECT_GCP = (
     ["prefect_gcp"],
     [

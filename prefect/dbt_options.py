@@ -24,12 +24,13 @@ OF_NODES = {
     *("run", "test", "build", "seed", "snapshot", "source freshness", "clone", "compile"),
     *("docs generate", "list"),
 }
-# Which commands of dbt take an option: what its own command line says.
+# Which commands of dbt take an option: what its own command line says, but for `retry`, which
+# takes --full-refresh and does nothing with it.
 TAKEN_BY = {
     "select": OF_NODES,
     "exclude": OF_NODES,
     "selector": OF_NODES,
-    "full_refresh": {"run", "build", "seed", "clone", "compile", "retry"},
+    "full_refresh": {"run", "build", "seed", "clone", "compile"},
     "empty": {"run", "build", "seed", "snapshot", "compile"},
     "vars": OF_NODES | {"retry", "run-operation", "deps", "parse"},
     "event_time_start": {"run", "build"},

@@ -65,7 +65,7 @@ def use_tokens_of_the_pipeline(tokens: int) -> None:
     """Have the adapter take its credentials from the pipeline, once for the whole process.
 
     It makes new ones for each node otherwise, which costs a token request each time. The
-    function is the adapter's own affair: one that has moved leaves the token of the profile.
+    function is private to the adapter: if it moves, dbt falls back to the token of the profile.
 
     Args:
         tokens: descriptor of the socket that `google_tokens.serve_tokens` answers.

@@ -10,6 +10,9 @@ from dbt_result import DbtResult, NodeResult
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
+# dbt puts these in lines of their own before BigQuery's message.
+TITLE = re.compile(r"\w+ Error( in .*)?|An error occurred during execution of unit test .*")
+
 PERIODS = {"minute": "min", "hour": "h", "day": "j"}
 
 # What a message shows; the rest is counted.
@@ -90,10 +93,9 @@ def _reason(node: NodeResult) -> str:
             "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
             f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
         )
-    # dbt puts the name of the node in a line of its own before BigQuery's message.
     lines = [line for line in _lines(node.message) if line]
-    start = 0 if node.kind == "test unitaire" else 1
-    return next(iter(lines[start:] or lines), node.status)
+    reasons = (line for line in lines if not TITLE.fullmatch(line))
+    return next(reasons, lines[0] if lines else node.status)
 
 
 def _details(node: NodeResult) -> list[str]:
@@ -147,7 +149,8 @@ def _list_failures(failed: list[NodeResult]) -> list[str]:
 def _object_type(node: NodeResult) -> str:
     if node.kind in ("seed", "snapshot"):
         return node.kind
-    code = str(node.response.get("code"))
+    # Of a microbatch or a materialized view, dbt says nothing.
+    code = node.response.get("code") or ""
     return BUILT_OBJECTS.get(code, code.lower())
 
 

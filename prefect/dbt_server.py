@@ -153,11 +153,11 @@ def wait_for(pid: int, connection: socket.socket) -> int:
 
 
 if __name__ == "__main__":
-    # Nobody waits for it yet.
+    # No command has started yet: to die with the pipeline loses nothing.
     end_with_parent()
     rehearse()
     gc.freeze()
-    # From here on, a dbt that writes is let finish: the end of the socket tells.
+    # From now on dbt may be writing: it outlives the pipeline, whose closed socket says to stop.
     end_with_parent(0)
     with socket.socket(fileno=os.dup(0)) as control:
         serve(control)

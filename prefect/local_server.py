@@ -63,7 +63,7 @@ class LocalServer:
                 stdout=self.log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # SIGTERM would leave it its databases for a while: the next start needs them.
+                # After SIGTERM it keeps its databases locked for a while: a next start fails.
                 preexec_fn=partial(end_with_parent, signal.SIGKILL),
             )
 

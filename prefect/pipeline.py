@@ -294,7 +294,7 @@ def dbt_full_pipeline(
 def run_commands(
     options: DbtOptions, dbt: DbtRunner, warnings: list[str], changed_since: str | None
 ) -> State[Any]:
-    """Run the dbt commands until one fails, and show what was built."""
+    """Run the dbt commands until one fails, and show what those before it built."""
     results = []
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
@@ -304,10 +304,15 @@ def run_commands(
         )
         state = dbt_task(command, options, dbt, warnings, return_state=True)
         if not state.is_completed():
-            return Failed(message=state.message, data=get_state_exception(state))
+            break
         results.append(state.result())
+    # What an earlier command built is there, whatever failed after it.
     if built := summary(results, dbt.settings.target):
         show(built)
+    if not state.is_completed():
+        error: Any = get_state_exception(state)
+        known = explain(error)
+        return Failed(message=str(known or state.message), data=known or error)
     message = f"{', '.join(f'dbt {command}' for command in dbt.commands)} : réussi."
     if changed_since and not any(result.nodes for result in results):
         message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."

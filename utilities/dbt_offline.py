@@ -21,6 +21,7 @@ from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
 from dbt.context.providers import generate_runtime_model_context
 from dbt.plugins.manager import PluginManager
 
+from dbt_packages import packages_are_missing
 from pipeline_errors import ConfigurationError
 
 # Comments, so that whoever reads SQL in a macro is not disturbed by them.
@@ -215,8 +216,13 @@ def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
         )
     if isinstance(answer.exception, KeyboardInterrupt):
         raise answer.exception
+    if answer.exception and packages_are_missing(folder):
+        raise ConfigurationError(
+            "Projet dbt : ses packages ne sont pas installés. La pipeline les installe, et "
+            "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
+        )
     if answer.exception:
-        raise ConfigurationError(f"Projet dbt : {answer.exception}")
+        raise ConfigurationError(f"Projet dbt : {answer.exception}\nCorrigez dbt/.")
     return get_adapter_by_type("bigquery").config, answer.result
 
 

@@ -295,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         kind = pool_type(client, pool["name"])
         refuse_a_second_schedule(client)
         before = found(client.read_deployment_by_name, f"{DEPLOYMENT}/{DEPLOYMENT}")
-        # Both of prefect.yaml as it is, so before it changes.
+        # Computed before set_schedule changes what prefect.yaml says.
         merged = merge_job_variables(pool, kind, variables, before)
         pool["job_variables"] = merge_job_variables(pool, kind, variables)
         set_schedule(deployment, arguments.cron, first=before is None)

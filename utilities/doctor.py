@@ -182,7 +182,7 @@ def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
         with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
             parse(PROJECT_ROOT / "dbt", [], Path(folder))
     except ConfigurationError as error:
-        diagnosis.missing(str(error), "corrigez dbt/")
+        diagnosis.missing(str(error))
     else:
         diagnosis.ready("Projet dbt")
 

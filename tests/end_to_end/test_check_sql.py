@@ -204,6 +204,16 @@ def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_m
     assert "Traceback" not in run.stderr
 
 
+def test_packages_that_are_not_installed_are_said_with_the_remedy(tmp_path, compiled_module):
+    packages = "packages: [{package: dbt-labs/dbt_utils, version: 1.3.0}]"
+
+    run = check(tmp_path, compiled_module, {"packages.yml": packages})
+
+    assert run.returncode == 2
+    assert "--commands deps" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
 def test_damaged_cache_is_made_again(tmp_path, compiled_module):
     damaged = tmp_path / "damaged"
     shutil.copytree(compiled_module, damaged)

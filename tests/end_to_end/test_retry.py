@@ -101,6 +101,28 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     assert (folder / "dev" / "manifest.json").exists()
 
 
+@pytest.mark.slow
+def test_manifest_is_not_kept_by_the_retry_of_a_test(tmp_path, local_environment):
+    """A model that changed meanwhile would pass for built."""
+    project = copy_project(
+        tmp_path,
+        local_environment,
+        {"models/one.sql": "select 1 as id", "data-tests/never.sql": "select 1 as id"},
+    )
+    folder, data_test = tmp_path / "kept", project.root / "dbt" / "data-tests" / "never.sql"
+
+    failed = project.run_pipeline(DBT_ARTIFACTS_DIR=str(folder))
+    (folder / "dev" / "manifest.json").unlink()
+    data_test.write_text("select 1 as id limit 0")
+    retried = project.run_pipeline("--commands", "retry", DBT_ARTIFACTS_DIR=str(folder))
+
+    assert failed.returncode == 1
+    # What the run before the test built is there.
+    assert ".one " in failed.stdout
+    assert retried.returncode == 0, retried.stderr
+    assert not (folder / "dev" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [

@@ -53,6 +53,12 @@ Compilation Error in model con (models/con.sql)
 
 
   > in macro assert_columns_equivalent (macros/relations/column/columns_spec_ddl.sql)"""
+UNIT_TEST_ERROR = """\
+Runtime Error in unit_test two_keeps (models/two.yml)
+  An error occurred during execution of unit test 'two_keeps'. There may be an error in the unit \
+test definition: check the data types.
+   Database Error
+    Unrecognized name: nope at [1:8]"""
 DIFFERENCE = (
     "\n\nactual differs from expected:\n\n@@ ,id,name\r\n   ,1 ,a\r\n+++,2 ,b\r\n---,3 ,c\r\n\n"
 )
@@ -84,6 +90,14 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
             ],
         ),
         (
+            failed("unit_test.p.two.two_keeps", UNIT_TEST_ERROR),
+            ["test unitaire two.two_keeps (?) : Unrecognized name: nope at [1:8]"],
+        ),
+        (
+            failed("model.p.b", "Exceeded rate limits: too many\n\nLocation: EU\nJob ID: x"),
+            ["modèle b (?) : Exceeded rate limits: too many"],
+        ),
+        (
             failed("source.p.raw.flights", freshness=STALE),
             [
                 "source raw.flights (?) : dernière donnée du 2014-01-01 04:00, il y a 4710 j ; "
@@ -103,7 +117,15 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
             ],
         ),
     ],
-    ids=["contract", "unit test", "stale source", "microbatch", "Python, locally"],
+    ids=[
+        "contract",
+        "unit test",
+        "unit test that errs",
+        "no title",
+        "stale source",
+        "microbatch",
+        "Python, locally",
+    ],
 )
 def test_reason_is_the_one_that_helps(node, lines):
     message = failure_message(result(node))
@@ -144,6 +166,8 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
         built("dev_staging.a", code="CREATE VIEW"),
         built("dev.b", code="MERGE", rows_affected=1200),
         NodeResult("test.p.t", "pass"),
+        # A microbatch: dbt keeps no answer of BigQuery.
+        built("dev.days"),
         NodeResult("model.p.c", "skipped", relation="dev.c"),
     )
 
@@ -152,6 +176,7 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
         "  dev.colours    seed                 1 ligne écrite",
         "  dev_staging.a  vue",
         "  dev.b          incrémental      1 200 lignes écrites",
+        "  dev.days",
     ]
 
 
