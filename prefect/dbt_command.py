@@ -238,8 +238,16 @@ class DbtRunner:
             document = read_json(path) if _written_at(path) != before else {}
             nodes = _read_results(document, self.target_dir / MANIFEST)
             jobs = {str(node.response["job_id"]) for node in nodes if node.response.get("job_id")}
+            billed: int | None = 0
             # Of a macro or of a microbatch, dbt reports no job.
-            worked = bool(jobs) or any(node.status == "success" for node in nodes)
+            if jobs or any(node.status == "success" for node in nodes):
+                billed = bytes_billed(
+                    self.connection,
+                    self.settings.endpoint or GOOGLE_ENDPOINT,
+                    document["metadata"]["invocation_id"],
+                    jobs,
+                    started_at,
+                )
             result = DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
@@ -248,15 +256,7 @@ class DbtRunner:
                 self.deferred_dir is None and _selection_is_empty(command, asked, log.events),
                 nodes,
                 document.get("elapsed_time", 0.0),
-                bytes_billed(
-                    self.connection,
-                    self.settings.endpoint or GOOGLE_ENDPOINT,
-                    document.get("metadata", {}).get("invocation_id", ""),
-                    jobs,
-                    started_at,
-                )
-                if worked
-                else 0,
+                billed,
                 log.listed,
             )
             self._keep_artifacts(result, document.get("args", {}))

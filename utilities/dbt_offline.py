@@ -216,13 +216,14 @@ def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
         )
     if isinstance(answer.exception, KeyboardInterrupt):
         raise answer.exception
-    if answer.exception and packages_are_missing(folder):
-        raise ConfigurationError(
-            "Projet dbt : ses packages ne sont pas installés. La pipeline les installe, et "
-            "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
-        )
     if answer.exception:
-        raise ConfigurationError(f"Projet dbt : {answer.exception}\nCorrigez dbt/.")
+        remedy = "Corrigez dbt/."
+        if packages_are_missing(folder):
+            remedy = (
+                "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
+                "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
+            )
+        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{remedy}")
     return get_adapter_by_type("bigquery").config, answer.result
 
 

@@ -210,6 +210,7 @@ def test_packages_that_are_not_installed_are_said_with_the_remedy(tmp_path, comp
     run = check(tmp_path, compiled_module, {"packages.yml": packages})
 
     assert run.returncode == 2
+    assert "dbt_packages" in run.stderr
     assert "--commands deps" in run.stderr
     assert "Traceback" not in run.stderr
 

@@ -44,9 +44,9 @@ def bigquery(pages, status=200):
         server.shutdown()
 
 
-def billed(url):
+def billed(url, known_jobs=("a", "d")):
     connection = DbtConnection("projet", None, AnonymousCredentials())
-    return bytes_billed(connection, url, "mine", {"a", "d"}, since=1000.0)
+    return bytes_billed(connection, url, "mine", set(known_jobs), since=1000.0)
 
 
 def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():
@@ -63,6 +63,11 @@ def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():
     assert [path for path, _ in asked] == ["/bigquery/v2/projects/projet/jobs"] * 2
     assert asked[0][1]["minCreationTime"] == "940000"
     assert asked[0][1]["projection"] == "full"
+
+
+def test_macro_of_which_dbt_reports_no_job_is_billed_too():
+    with bigquery([[job("a", "mine", 10), job("x", "another", 1000)]]) as (url, _):
+        assert billed(url, known_jobs=()) == 10
 
 
 def test_account_that_may_not_list_jobs_knows_nothing():
