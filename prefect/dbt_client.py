@@ -28,7 +28,10 @@ def main() -> int:
             pid = answers.readline()
         if not pid:
             plain = os.path.join(os.path.dirname(__file__), "dbt_process.py")  # noqa: PTH118, PTH120
-            os.execv(sys.executable, [sys.executable, "-P", plain, tokens, *arguments])  # noqa: S606
+            # Code of dbt reads /proc/self/environ: what opens the Prefect API must not be there.
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+            command = [sys.executable, "-P", plain, tokens, *arguments]
+            os.execve(sys.executable, command, environment)  # noqa: S606
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: pass_on(number, int(pid)))
         return int(answers.readline() or KILLED)

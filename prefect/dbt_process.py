@@ -1,9 +1,10 @@
 """dbt's command line, in a process that the pipeline controls.
 
 Run as `python -P dbt_process.py TOKENS ARGUMENT…`, or forked by `dbt_server.py`, which imports
-it once. Four things differ from dbt's own command: Python's garbage collector stays off,
+it once. Six things differ from dbt's own command: Python's garbage collector stays off,
 Google's tokens come from the pipeline, the environment says nothing to dbt but what the
-pipeline wants said, and a call to BigQuery that keeps failing is said.
+pipeline wants said, a call to BigQuery that keeps failing is said, the adapter sends no file
+from outside the project, and dbt ends when the pipeline has gone.
 """
 
 # ruff: noqa: E402
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import gc
 import os
+import select
 import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +30,13 @@ sys.path.append(str(Path(__file__).parent))
 
 import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
 from dbt.adapters.bigquery import clients, python_submissions
+from dbt.adapters.bigquery.connections import BigQueryConnectionManager
 from dbt.cli.main import cli
 from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
 from dbt_common.events.base_types import EventLevel
 from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Note
+from dbt_common.exceptions import DbtRuntimeError
 from google.api_core.retry import retry_unary
 
 from google_tokens import PipelineCredentials
@@ -44,6 +49,10 @@ OURS = "PIPELINE_VARIABLES"
 
 # As long as a service that takes no connection (`service_watch.py`).
 FAILING_SECONDS = 15
+
+# How long a dbt whose client or pipeline has gone has to cancel its BigQuery jobs.
+INTERRUPT_SECONDS = 8
+KILLED = 128 + signal.SIGKILL
 
 
 def forget_what_the_shell_says() -> None:
@@ -74,6 +83,50 @@ def use_tokens_of_the_pipeline(tokens: int) -> None:
     for module in (clients, python_submissions):
         if hasattr(module, "create_google_credentials"):
             module.create_google_credentials = lambda _: credentials
+
+
+def end_with_the_pipeline(tokens: int) -> None:
+    """Interrupt dbt when the pipeline has gone, and end it INTERRUPT_SECONDS later.
+
+    If the pipeline is killed, nobody reads what dbt does, and the lock that dbt holds keeps the
+    next pipeline waiting.
+
+    Args:
+        tokens: descriptor of a socket whose other end only the pipeline holds.
+    """
+
+    def wait() -> None:
+        # A hang-up is reported without being asked for.
+        poller = select.poll()
+        poller.register(tokens, 0)
+        poller.poll()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(INTERRUPT_SECONDS)
+        os._exit(KILLED)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def refuse_files_from_outside() -> None:
+    """Have the adapter send BigQuery no file from outside the dbt project and its packages.
+
+    Links are followed. Jinja reaches `adapter.upload_file`, and a package says where its seeds
+    are: either could put a key, or any CSV of the user, in a table. dbt's process is in the folder
+    of the project.
+    """
+    send = BigQueryConnectionManager._write_file_to_table
+
+    def _write_file_to_table(manager: Any, client: Any, file: str, *others: Any) -> None:
+        # `dbt deps` makes a link of a package that is a folder beside the project.
+        packages = (package.resolve() for package in Path("dbt_packages").glob("*"))
+        if not any(Path(file).resolve().is_relative_to(x) for x in (Path.cwd(), *packages)):
+            raise DbtRuntimeError(
+                f"{file} n'est ni dans le projet dbt ni dans l'un de ses packages : la pipeline ne "
+                "l'envoie pas à BigQuery."
+            )
+        send(manager, client, file, *others)
+
+    BigQueryConnectionManager._write_file_to_table = _write_file_to_table
 
 
 def say_what_keeps_failing() -> None:
@@ -121,6 +174,8 @@ def run(tokens: int, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
+    end_with_the_pipeline(tokens)
+    refuse_files_from_outside()
     say_what_keeps_failing()
     sys.argv = ["dbt", *arguments]
     cli(prog_name="dbt")

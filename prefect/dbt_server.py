@@ -8,7 +8,8 @@ through the sockets, descriptors beside bytes:
                          socket of the tokens; then a line of JSON: arguments, folder, environment
     server -> client     a line, the process of dbt; when that has ended a line, its exit code
 
-A client that goes before dbt has it stopped: SIGINT, and SIGKILL after INTERRUPT_SECONDS.
+A client that goes before dbt has it stopped: SIGINT, and SIGKILL after INTERRUPT_SECONDS. If the
+pipeline goes, dbt_process.py stops by itself.
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ REHEARSAL_FILES = {
         "sources: [{name: none, tables: [{name: one}]}]}"
     ),
 }
-
-# How long a dbt whose client has gone has to cancel its BigQuery jobs.
-INTERRUPT_SECONDS = 8
 
 
 def rehearse() -> None:
@@ -144,7 +142,7 @@ def wait_for(pid: int, connection: socket.socket) -> int:
             connection.sendall(f"{pid}\n".encode())
         if ended not in select.select([ended, connection], [], [])[0]:
             os.kill(pid, signal.SIGINT)
-            if not select.select([ended], [], [], INTERRUPT_SECONDS)[0]:
+            if not select.select([ended], [], [], dbt_process.INTERRUPT_SECONDS)[0]:
                 os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:

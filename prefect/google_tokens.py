@@ -51,6 +51,9 @@ def _answer(channel: socket.socket, credentials: Credentials) -> None:
                 }
             except GoogleAuthError as error:
                 answer = {"error": str(error)}
+            except Exception as error:
+                # If this thread ended, dbt would take the closed socket for the pipeline's death.
+                answer = {"error": f"{type(error).__name__}: {error}"}
             lines.write(json.dumps(answer) + "\n")
             lines.flush()
 

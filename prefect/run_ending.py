@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | Ctrl-C | SIGINT, to this process | Crashed, 130 |
 | SIGTERM, a worker's too | SIGTERM, to this process | Crashed, 143 |
+| its terminal is closed | SIGHUP, to this process | Crashed, 143 |
 | « Cancel » in the interface | Stop, by a SIGTERM to itself | Cancelled, 143 |
 | DBT_RUN_TIMEOUT_SECONDS | Stop, by a SIGTERM to itself | TimedOut, 143 |
 
@@ -28,6 +29,7 @@ from prefect import get_client, runtime
 from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Failed
 
+from local_server import SIGNALS
 from pipeline_errors import OutOfTimeError
 
 CANCELLATION_POLL_SECONDS = 3
@@ -91,8 +93,24 @@ class Stop:
             timer.cancel()
 
 
+def take_hangup_for_termination() -> None:
+    """Have this process take SIGHUP for a SIGTERM, once, unless it ignores it (`nohup`).
+
+    By default it ends the process at once: Prefect would show the run as running for ever.
+    """
+
+    def terminate(*_: object) -> None:
+        # A closed terminal sends it more than once: the next would cut the ending short.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGTERM)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, terminate)
+
+
 def end_soon_after_a_signal() -> None:
-    """Have this process end within ENDING_SECONDS of a SIGINT or SIGTERM.
+    """Have this process end within ENDING_SECONDS of a SIGINT, SIGTERM or SIGHUP.
 
     When the Prefect server has gone, Prefect goes on telling it of the end for minutes.
     """
@@ -102,7 +120,9 @@ def end_soon_after_a_signal() -> None:
 
     def wait() -> None:
         with reader, writer:
-            number = reader.recv(1)[0]
+            # A team's own task may use others: Prefect's time limit of a task is SIGALRM.
+            while (number := reader.recv(1)[0]) not in SIGNALS:
+                pass
             time.sleep(ENDING_SECONDS)
         print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
         os._exit(128 + number)

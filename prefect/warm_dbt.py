@@ -8,6 +8,7 @@ machine can reach.
 from __future__ import annotations
 
 import functools
+import os
 import socket
 import subprocess
 import sys
@@ -34,6 +35,9 @@ class DbtServer:
                 self.process = subprocess.Popen(
                     # -P keeps our modules from those that dbt imports.
                     [sys.executable, "-P", str(Path(__file__).with_name("dbt_server.py"))],
+                    # Code of dbt reads /proc/self/environ, which in a fork stays that of the
+                    # server, whatever it forgets: what opens the Prefect API must not be there.
+                    env={k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")},
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

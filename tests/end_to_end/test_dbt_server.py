@@ -27,6 +27,11 @@ SHOW = [
     *("--quiet", "compile", "--no-introspect", "--no-populate-cache", "--inline"),
     "select '{{ env_var('FIRST', 'absent') }}', '{{ env_var('SECOND', 'absent') }}'",
 ]
+# Takes minutes, unless it is interrupted.
+LAST = [
+    *("compile", "--no-introspect", "--no-populate-cache", "--inline"),
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+]
 
 
 @pytest.fixture
@@ -136,6 +141,51 @@ def test_whoever_is_killed_dbt_ends_and_the_client_tells(victim, exit_code, held
 
     assert client.wait(timeout=30) == exit_code
     assert psutil.wait_procs([dbt], timeout=30)[1] == []
+
+
+@pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
+def test_dbt_ends_when_its_pipeline_is_killed(forks, dbt_project):
+    """Its client is in a process group of its own, which a closed terminal does not reach."""
+    code = f"""
+import sys; sys.path += {[str(PROJECT_ROOT / folder) for folder in ("prefect", "utilities")]!r}
+sys.path.append({str(Path(__file__).parents[1])!r})
+from pathlib import Path
+import warm_dbt
+from end_to_end.test_dbt_server import start
+warm_dbt.FORKS = {forks}
+client = start(warm_dbt.DbtServer(), Path({str(dbt_project)!r}), *{LAST!r})
+print(client.stdout.readline(), flush=True)
+client.wait()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as pipeline:
+        assert "Running with dbt" in pipeline.stdout.readline()
+        family = psutil.Process(pipeline.pid).children(recursive=True)
+        pipeline.kill()
+
+    # Python's own keeper of semaphores ends with the server.
+    assert psutil.wait_procs(family, timeout=20)[1] == []
+
+
+@pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
+def test_environment_of_dbt_never_held_what_opens_the_prefect_api(forks, dbt_project, monkeypatch):
+    """What a process was started with can be read in /proc, whatever it forgets."""
+    monkeypatch.setattr(warm_dbt, "FORKS", forks)
+    monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
+    with start(warm_dbt.DbtServer(), dbt_project, *LAST) as client:
+        assert "Running with dbt" in client.stdout.readline()
+        family = psutil.Process().children(recursive=True)
+        clients = [] if not forks else [client.pid]
+        environments = [
+            Path(f"/proc/{process.pid}/environ").read_bytes()
+            for process in family
+            if process.pid not in clients and "dbt_" in " ".join(process.cmdline())
+        ]
+        client.kill()
+
+    assert len(environments) == (2 if forks else 1)
+    assert not any(b"pnu_secret" in environment for environment in environments)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
