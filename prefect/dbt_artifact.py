@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import takewhile
+
+from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from bigquery_prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from dbt_report import SHOWN_FAILURES, describe, failure_message
@@ -26,28 +32,63 @@ STATUSES = {
 PRICING = "https://cloud.google.com/bigquery/pricing"
 
 SHOWN_RUNS = 20
-LAST_RUNS = "## Dernières exécutions\n\n| fin (UTC) | commit | échecs | facturé | durée (s) | |\n"
-
 # The longest nodes are shown, the rest is counted.
 SHOWN_NODES = 50
 BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What the history keeps of one run of a command.
+
+    Attributes:
+        ended_at: seconds since 1970.
+        commit: that of the project; empty if it is in no repository.
+        failed: how many nodes failed; 1 for a command that failed before the first.
+        billed: bytes, at least.
+        seconds: how long dbt worked on the nodes.
+    """
+
+    ended_at: FiniteFloat
+    commit: str
+    failed: NonNegativeInt
+    billed: NonNegativeInt
+    seconds: FiniteFloat
+
+
+def add_to_history(
+    history: list[PastRun], result: DbtResult, *, commit: str, ended_at: float
+) -> list[PastRun]:
+    """Return the last runs, this one first."""
+    failed = len(result.failed_nodes) or int(not result.succeeded)
+    run = PastRun(ended_at, commit, failed, _billed(result), result.seconds)
+    return [run, *history][:SHOWN_RUNS]
+
+
+def dump_history(history: list[PastRun]) -> dict[str, str]:
+    """Return the history as the metadata of an artifact, which Prefect wants as short texts."""
+    return {str(number): json.dumps(asdict(run)) for number, run in enumerate(history)}
+
+
+def load_history(metadata: Mapping[str, str] | None) -> list[PastRun]:
+    """Return the history in the metadata of an artifact, without what is none."""
+    history, run = [], TypeAdapter(PastRun)
+    for text in (metadata or {}).values():
+        # Of another version of this project, perhaps.
+        with suppress(ValueError):
+            history.append(run.validate_json(text))
+    return sorted(history, key=lambda run: -run.ended_at)
 
 
 def render_markdown(
     result: DbtResult,
     settings: PipelineSettings,
     warnings: list[str],
-    *,
-    commit: str = "",
-    ended_at: float = 0.0,
-    previous: str = "",
+    history: list[PastRun],
 ) -> str:
     """Return the page: warnings, outcome, cost, failures, last runs, timeline, table of the nodes.
 
-    Args:
-        commit: that of the project, if it is in a repository.
-        ended_at: when the command ended, in seconds since 1970.
-        previous: the page of the same command of the run before, which has the runs before it.
+    `history` has the last runs of the command, this one first.
     """
     slowest = sorted(result.nodes, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
@@ -56,7 +97,7 @@ def render_markdown(
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _overview(result, settings),
         _failures(result),
-        _last_runs(result, commit, ended_at, previous),
+        _last_runs(history),
         _timeline(shown),
         _table(shown),
     ]
@@ -131,26 +172,25 @@ def _failures(result: DbtResult) -> str:
     return "\n\n".join(blocks)
 
 
-def _last_runs(result: DbtResult, commit: str, ended_at: float, previous: str) -> str:
+def _last_runs(history: list[PastRun]) -> str:
     """Return one row a run, the last first, with a bar as long as it took."""
-    failed = len(result.failed_nodes) or int(not result.succeeded)
-    row = [
-        datetime.fromtimestamp(ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
-        commit,
-        str(failed or ""),
-        _size(_billed(result)),
-        _decimal(result.seconds),
+    longest = max((run.seconds for run in history), default=0.0) or 1.0
+    rows = [
+        "## Dernières exécutions\n",
+        "| fin (UTC) | commit | échecs | facturé | durée (s) | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
     ]
-    _, _, earlier = previous.partition(LAST_RUNS)
-    lines = takewhile(bool, earlier.splitlines()[1:])
-    rows = [row, *([cell.strip() for cell in line.split("|")[1:-2]] for line in lines)]
-    rows = rows[:SHOWN_RUNS]
-    longest = max(float(cells[-1].replace(",", ".")) for cells in rows) or 1.0
-    table = []
-    for cells in rows:
-        length = round(float(cells[-1].replace(",", ".")) / longest * BAR_WIDTH / 2)
-        table.append(f"| {' | '.join([*cells, '█' * length])} |")
-    return "\n".join([LAST_RUNS + "| --- | --- | ---: | ---: | ---: | --- |", *table])
+    for run in history:
+        cells = [
+            datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
+            run.commit,
+            str(run.failed or ""),
+            _size(run.billed),
+            _decimal(run.seconds),
+            "█" * round(run.seconds / longest * BAR_WIDTH / 2),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _timeline(nodes: list[NodeResult]) -> str:

@@ -32,8 +32,15 @@ from prefect.states import Running
 from artifacts_dir import ArtifactsDir
 from bigquery_jobs import bytes_billed
 from dbt_connection import TOKEN_VARIABLE, DbtConnection
-from dbt_options import DbtOptions
-from dbt_result import FAILED_STATUSES, DbtResult, Freshness, NodeResult
+from dbt_options import EMPTY_SNAPSHOT, DbtOptions
+from dbt_result import (
+    FAILED_STATUSES,
+    NOTHING_TO_DO,
+    RETRIED,
+    DbtResult,
+    Freshness,
+    NodeResult,
+)
 from file_lock import try_lock, wait_for_lock
 from google_tokens import serve_tokens
 from pipeline_errors import ConfigurationError, InfrastructureError
@@ -53,45 +60,11 @@ MANIFEST = "manifest.json"
 # The manifest of prod without what a run builds itself.
 DEFERRED = f"deferred/{MANIFEST}"
 LIST = ["list", "--output=json", "--output-keys=unique_id"]
-# The commands that `dbt retry` takes up, and what it redoes.
+# The commands that `dbt retry` takes up.
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
-RETRIED = {*FAILED_STATUSES, "skipped"}
 
 # How long dbt has to cancel its BigQuery jobs before it is ended.
 INTERRUPT_SECONDS = 8
-
-
-@dataclass
-class _DbtLogReader(logging.Filter):
-    """Turns dbt's JSON lines into plain records of the right level, and keeps what failed."""
-
-    errors: list[str] = field(default_factory=list)
-    events: set[str] = field(default_factory=set)
-    listed: list[str] = field(default_factory=list)
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        line = record.getMessage()
-        try:
-            event = json.loads(line)["info"]
-            message, level, name = event["msg"].strip(), event["level"], event["name"]
-        except (ValueError, KeyError, TypeError):
-            # Not dbt's: the operation's own remarks on its process, or a crash.
-            return not line.startswith(("PID ", "Successfully closed"))
-        record.msg, record.args = message, ()
-        record.levelno = logging.getLevelNamesMapping().get(level.upper(), logging.INFO)
-        record.levelname = logging.getLevelName(record.levelno)
-        self.events.add(name)
-        if name == "PrintEvent" and record.msg.startswith('{"unique_id"'):
-            self.listed.append(json.loads(record.msg)["unique_id"])
-            return False
-        if record.msg.startswith("Traceback"):
-            # dbt's own crash: its message was logged just before.
-            return False
-        # When a catalog fails, the reason is in a warning; the error holds only a count.
-        failed = record.levelno >= logging.ERROR and name != "WriteCatalogFailure"
-        if failed or name == "CatalogGenerationError":
-            self.errors.append(record.msg)
-        return bool(record.msg)
 
 
 @dataclass
@@ -123,21 +96,35 @@ class DbtRunner:
 
         With `resume`, the last command has met a passing fault: `dbt retry` redoes what
         failed or was skipped, and the result is that of the whole. A command that dbt
-        cannot take up again, or that had done nothing, starts from the beginning.
+        cannot take up again, or of which it would redo nothing, starts from the beginning.
 
-        Raises ConfigurationError when there is nothing to retry, or when DBT_ARTIFACTS_DIR
-        cannot be used.
+        Raises ConfigurationError when there is nothing to retry, when DBT_ARTIFACTS_DIR
+        cannot be used, or for a build with --empty that would take up snapshots.
         """
-        earlier = self._last if resume and command != SOURCE_FRESHNESS else None
-        if earlier and earlier.nodes:
+        earlier = self._last if resume else None
+        taken_up: set[str] = set()
+        if earlier and earlier.can_be_taken_up and command != SOURCE_FRESHNESS:
             # dbt remembers the flags of the command, but for where the rest is read.
             flags = [f"--defer-state={self.deferred_dir}"] if self.deferred_dir else []
-            self._last = earlier.followed_by(self._run_dbt(command, [*flags, "retry"]))
+            result = self._run_dbt(command, [*flags, "retry"])
         elif command == "retry":
-            self._last = self._retry(options)
+            result, taken_up = self._retry(options)
         else:
-            self._last = self._run_dbt(command, self._words(command), options)
+            if command == "build" and options.empty:
+                self._refuse_empty_snapshots(options)
+            result = self._run_dbt(command, self._words(command), options)
+        self._last = earlier.followed_by(result) if earlier else result
+        self._keep_artifacts(self._last, taken_up)
         return self._last
+
+    def _refuse_empty_snapshots(self, options: DbtOptions) -> None:
+        """Raise ConfigurationError if the options select snapshots."""
+        snapshots = [name for name in self.list_nodes(options).listed if "snapshot." in name[:9]]
+        if snapshots:
+            raise ConfigurationError(
+                f"--empty : {EMPTY_SNAPSHOT} Laissez-les de côté avec --exclude "
+                f"resource_type:snapshot ({len(snapshots)} ici)."
+            )
 
     def _words(self, command: str) -> list[str]:
         """Return the words of the command, with the flags that are not the user's."""
@@ -152,8 +139,11 @@ class DbtRunner:
             return [f"--state={self.state_dir}", *deferral, *words]
         return words
 
-    def _retry(self, options: DbtOptions) -> DbtResult:
-        """Redo what failed or was skipped in the last command of an earlier run."""
+    def _retry(self, options: DbtOptions) -> tuple[DbtResult, set[str]]:
+        """Redo what failed or was skipped in the last command of an earlier run.
+
+        Returns what that did, and the `unique_id` of all that the earlier command took up.
+        """
         folder = self.target_dir
         where = (
             f"{folder}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), définissez "
@@ -177,17 +167,25 @@ class DbtRunner:
                 "dbt retry reprend la dernière commande, et ce n'en est pas une qui construit ou "
                 f"teste ({arguments['which']}) : relancez run ou build."
             )
-        if not any(result["status"] in RETRIED for result in document.get("results", [])):
+        statuses = {result["unique_id"]: result["status"] for result in document.get("results", [])}
+        left = {unique_id for unique_id, status in statuses.items() if status in RETRIED}
+        if not left:
             get_run_logger().info("dbt retry : rien à reprendre, la dernière commande a réussi.")
-            return DbtResult("retry", 0)
+            return DbtResult("retry", 0), set()
+        if all(unique_id.startswith("operation.") for unique_id in left):
+            raise ConfigurationError(
+                "dbt retry ne refait pas un hook, et seul un hook a échoué "
+                f"({', '.join(sorted(left))}) : relancez {arguments['which']}."
+            )
         flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
         if arguments.get("defer"):
             flags.append(f"--defer-state={(folder / DEFERRED).parent}")
-        return self._run_dbt("retry", [*flags, "retry"], options)
+        return self._run_dbt("retry", [*flags, "retry"], options), statuses.keys() | set()
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
         """Have dbt list what the options select; with a state, it judges `state:modified`."""
-        return self._run_dbt("list", [f"--state={self.state_dir}", *LIST], options)
+        state = [f"--state={self.state_dir}"] if self.state_dir else []
+        return self._run_dbt("list", [*state, *LIST], options)
 
     def _run_dbt(
         self, command: str, arguments: list[str], options: DbtOptions | None = None
@@ -207,7 +205,7 @@ class DbtRunner:
         before = _written_at(path)
         with (
             tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
-            _dbt_log_reader() as log,
+            _plain_log(),
             ExitStack() as sockets,
         ):
             server = sockets.enter_context(start_dbt_server().connect())
@@ -223,6 +221,7 @@ class DbtRunner:
                 working_dir=self.project_dir,
                 env=self._environment(),
                 log_prefix=None,
+                stream_output=command != "list",
             ) as operation:
                 process = operation.trigger(pass_fds=descriptors)
                 # The client has them: kept open here too, they would hide that it has ended.
@@ -234,6 +233,8 @@ class DbtRunner:
                 except BaseException:
                     _interrupt(process.pid)
                     raise
+            # Not from the records of a logger: at WARNING, there would be none.
+            log = _read_log(command, process.fetch_result())
             # If dbt did not rewrite the file, it belongs to an earlier command.
             document = read_json(path) if _written_at(path) != before else {}
             nodes = _read_results(document, self.target_dir / MANIFEST)
@@ -248,24 +249,22 @@ class DbtRunner:
                     jobs,
                     started_at,
                 )
-            result = DbtResult(
+            return DbtResult(
                 command,
                 1 if process.return_code is None else process.return_code,
                 log.errors,
-                # With --changed-since, an empty selection is normal.
-                self.deferred_dir is None and _selection_is_empty(command, asked, log.events),
+                NOTHING_TO_DO & log.events,
                 nodes,
                 document.get("elapsed_time", 0.0),
                 billed,
                 log.listed,
+                document.get("args", {}),
             )
-            self._keep_artifacts(result, document.get("args", {}))
-            return result
 
-    def _keep_artifacts(self, result: DbtResult, arguments: dict[str, Any]) -> None:
+    def _keep_artifacts(self, result: DbtResult, taken_up: set[str]) -> None:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says.
 
-        `arguments` are those that dbt says the command had.
+        `taken_up` are the nodes of the command that a `retry` has completed.
         """
         if not self.settings.artifacts_dir or not result.nodes:
             return
@@ -274,12 +273,15 @@ class DbtRunner:
             kept[RUN_RESULTS] = RUN_RESULTS
             if self.deferred_dir:
                 kept[DEFERRED] = DEFERRED
-        # The manifest tells of the whole project: what a selection left out would pass for built.
-        partial = any(arguments.get(x) for x in ("select", "exclude", "selector", "empty"))
-        # Of a retry, `which` is the command that it took up.
-        built = arguments.get("which") in ("run", "build")
-        if result.succeeded and built and not partial:
-            kept[MANIFEST] = MANIFEST
+        # A retry says of `which` the command that it took up.
+        built = result.arguments.get("which") in ("run", "build")
+        if result.succeeded and built and not result.arguments.get("empty"):
+            # The manifest tells of the whole project: --changed-since would take for built what a
+            # selection left out, that of a default selector too, of which dbt's arguments say
+            # nothing.
+            done = taken_up | {node.unique_id for node in result.nodes}
+            if done >= _tables_of_models(read_json(self.target_dir / MANIFEST)):
+                kept[MANIFEST] = MANIFEST
         if result.succeeded and result.command == DOCS:
             kept["static_index.html"] = "docs.html"
         try:
@@ -344,7 +346,8 @@ def open_dbt(
         # Fails here, with the reason, rather than in the middle of a run.
         with tempfile.TemporaryFile(dir=target_dir) as probe:
             probe.write(bytes(4096))
-        lock = (target_dir / ".lock").open("w")
+        # Not "w": it would empty what the pipeline that has the lock wrote there.
+        lock = (target_dir / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise InfrastructureError(
             f"Dossier {target_dir} : écriture impossible ({error.strerror}). Vérifiez ses "
@@ -352,11 +355,19 @@ def open_dbt(
         ) from None
     with lock:
         if not try_lock(lock):
-            message = f"Une autre pipeline utilise {target_dir} : celle-ci attend sa fin."
+            lock.seek(0)
+            owner = lock.read().strip()
+            message = (
+                f"Une autre pipeline{f' ({owner})' if owner else ''} utilise {target_dir} : "
+                "celle-ci attend sa fin."
+            )
             get_run_logger().warning(message)
             _show_state(Running(name="En attente", message=message))
             wait_for_lock(lock)
             _show_state(Running())
+        lock.truncate(0)
+        lock.write(f"processus {os.getpid()}, depuis le {datetime.now():%d/%m à %H:%M}")
+        lock.flush()
         yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
 
 
@@ -443,25 +454,78 @@ def _interrupt(pid: int) -> None:
             time.sleep(0.1)
 
 
-def _selection_is_empty(command: str, options: list[str], events: set[str]) -> bool:
-    """Return whether the selection of the command names no node at all.
+def _tables_of_models(manifest: dict[str, Any]) -> set[str]:
+    """Return the `unique_id` of all that a `run` of the whole project builds."""
+    models = {
+        unique_id
+        for unique_id, node in manifest.get("nodes", {}).items()
+        if node["resource_type"] == "model" and node["config"]["materialized"] != "ephemeral"
+    }
+    return models | manifest.get("functions", {}).keys()
 
-    A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
+
+@dataclass
+class _DbtLog:
+    """What is read of the lines that dbt printed.
+
+    Attributes:
+        errors: the errors it logged.
+        events: the names of all that it logged.
+        listed: the `unique_id` of what `dbt list` found.
     """
-    selections = ("--select=", "--exclude=", "--selector=")
-    return any(word.startswith(selections) for word in options) and (
-        "NoNodesForSelectionCriteria" in events or ("NothingToDo" in events and command != "test")
-    )
+
+    errors: list[str] = field(default_factory=list)
+    events: set[str] = field(default_factory=set)
+    listed: list[str] = field(default_factory=list)
+
+
+def _read_log(command: str, lines: list[str]) -> _DbtLog:
+    log = _DbtLog()
+    for name, level, message in filter(None, map(_read_event, lines)):
+        log.events.add(name)
+        # When a catalog fails, the reason is in a warning; the error holds only a count.
+        failed = level >= logging.ERROR and name != "WriteCatalogFailure"
+        # dbt's own crash: its message was logged just before.
+        if (failed or name == "CatalogGenerationError") and not message.startswith("Traceback"):
+            log.errors.append(message)
+        if command == "list" and name == "PrintEvent":
+            # A macro may print while the project is parsed.
+            with suppress(ValueError, TypeError, KeyError):
+                log.listed.append(json.loads(message)["unique_id"])
+    return log
+
+
+def _read_event(line: str) -> tuple[str, int, str] | None:
+    """Return the name, the level and the text of an event of dbt; None for any other line."""
+    try:
+        event = json.loads(line)["info"]
+        level = logging.getLevelNamesMapping().get(event["level"].upper(), logging.INFO)
+        return event["name"], level, event["msg"].strip()
+    except Exception:
+        # If this raised in `_show_plainly`, the thread that reads dbt's output would end, and dbt
+        # would wait for ever for room in the pipe.
+        return None
+
+
+def _show_plainly(record: logging.LogRecord) -> bool:
+    """Turn a record of dbt's JSON into its text, at its level; return whether to show it."""
+    line = record.getMessage()
+    event = _read_event(line)
+    if event is None:
+        # Not dbt's: the operation's own remarks on its process, or a crash.
+        return not line.startswith(("PID ", "Successfully closed"))
+    _, record.levelno, record.msg = event
+    record.levelname, record.args = logging.getLevelName(record.levelno), ()
+    return bool(record.msg) and not record.msg.startswith("Traceback")
 
 
 @contextmanager
-def _dbt_log_reader() -> Iterator[_DbtLogReader]:
-    """Put the reader on the logger of the current run, for the time of the command."""
+def _plain_log() -> Iterator[None]:
+    """Have the logger of the current run show dbt's JSON as text, for the time of a command."""
     run_logger = get_run_logger()
     logger = run_logger.logger if isinstance(run_logger, logging.LoggerAdapter) else run_logger
-    reader = _DbtLogReader()
-    logger.addFilter(reader)
+    logger.addFilter(_show_plainly)
     try:
-        yield reader
+        yield
     finally:
-        logger.removeFilter(reader)
+        logger.removeFilter(_show_plainly)

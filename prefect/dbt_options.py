@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,6 +18,11 @@ ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "
 
 # What differs from the state, and what hangs on it.
 CHANGED = "state:modified+"
+
+# Found with dbt-bigquery 1.12.1: `hard_deletes` sees that every row of the source has gone.
+EMPTY_SNAPSHOT = (
+    "un snapshot verrait sa source vide, et fermerait tout son historique, ce qui ne se défait pas."
+)
 
 # The commands that work on a selection of nodes.
 OF_NODES = {
@@ -75,8 +80,10 @@ class DbtOptions:
                 f"--threads : « {self.threads} » est refusé, il faut de 1 à {MAXIMUM_THREADS}."
             )
 
-    def refuse_unused(self, commands: Iterable[str]) -> None:
-        """Raise ConfigurationError if an option is given that none of the commands takes."""
+    def check(self, commands: Collection[str]) -> None:
+        """Raise ConfigurationError for an option that none of the commands takes, or that harms."""
+        if self.empty and "snapshot" in commands:
+            raise ConfigurationError(f"--empty : {EMPTY_SNAPSHOT} Retirez snapshot de --commands.")
         for name in self._given():
             if not any(_takes(command, name) for command in commands):
                 raise ConfigurationError(

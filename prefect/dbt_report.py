@@ -6,12 +6,22 @@ import re
 from collections.abc import Iterable
 from itertools import dropwhile, islice, takewhile
 
+from dbt_options import OF_NODES
 from dbt_result import DbtResult, NodeResult
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
 # dbt puts these in lines of their own before BigQuery's message.
 TITLE = re.compile(r"\w+ Error( in .*)?|An error occurred during execution of unit test .*")
+
+# What a command that did nothing found none of.
+IDLE = {
+    "run": "aucun modèle",
+    "test": "aucun test",
+    "seed": "aucun seed",
+    "snapshot": "aucun snapshot",
+    "source freshness": "aucune source",
+}
 
 PERIODS = {"minute": "min", "hour": "h", "day": "j"}
 
@@ -24,11 +34,6 @@ SHOWN_BATCHES = 5
 
 def failure_message(result: DbtResult) -> str:
     """Return what failed, the reason in the first line, then models and tests apart."""
-    if result.selected_nothing:
-        return (
-            f"dbt {result.command} n'a rien à faire : la sélection ne correspond à aucun nœud. "
-            "Vérifiez --select et --exclude."
-        )
     if not result.failed_nodes:
         return f"dbt {result.command} a échoué : {_reason_without_a_node(result)}"
     first, others = result.failed_nodes[0], len(result.failed_nodes) - 1
@@ -37,6 +42,31 @@ def failure_message(result: DbtResult) -> str:
     return "\n".join(
         [reason, *(_list_failures(result.failed_nodes) if others else _details(first))]
     )
+
+
+def idle_message(results: list[DbtResult]) -> str:
+    """Return that none of the commands had anything to do, and why; empty if one had."""
+    of_nodes = [result for result in results if result.command in OF_NODES]
+    if not of_nodes or not all(result.did_nothing for result in of_nodes):
+        return ""
+    if not any(result.selection_is_empty for result in of_nodes):
+        return ""
+    commands = ", ".join(f"dbt {result.command}" for result in of_nodes)
+    return (
+        f"{commands} : rien à faire, la sélection ne correspond à aucun nœud. Vérifiez --select et "
+        "--exclude, le sélecteur par défaut de selectors.yml, ou que le projet dbt a des modèles."
+    )
+
+
+def success_message(results: list[DbtResult]) -> str:
+    """Return which commands succeeded, and which had nothing to do."""
+    done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
+    idle = [
+        f"dbt {result.command} : {IDLE.get(result.command, 'rien à faire')}."
+        for result in results
+        if result.did_nothing
+    ]
+    return " ".join([*([f"{done} : réussi."] if done else []), *idle])
 
 
 def warning_message(results: Iterable[DbtResult]) -> str:

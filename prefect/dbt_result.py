@@ -9,6 +9,12 @@ from typing import Any
 
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
+# What `dbt retry` redoes, hooks left aside.
+RETRIED = FAILED_STATUSES | {"skipped"}
+
+# The events of dbt for a selection that names no node, and for nothing to do.
+NO_NODES = "NoNodesForSelectionCriteria"
+NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 
 # The state of a run that succeeded, in which dbt warned of something: an automation matches it.
 WITH_WARNINGS = "Réussie avec avertissements"
@@ -114,32 +120,53 @@ class DbtResult:
         command: words after `dbt`, for example `run`.
         return_code: dbt's exit code; negative if a signal ended it.
         errors: the errors it logged.
-        selection_is_empty: whether the selection named no node at all.
+        idle_events: those of NOTHING_TO_DO that dbt logged.
         nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
             before the first.
         seconds: how long dbt worked on the nodes.
         bytes_billed: of all its queries; None when they cannot be listed.
         listed: the `unique_id` of what `dbt list` found.
+        arguments: those that dbt says the command had; `which` is that which a retry took up.
     """
 
     command: str
     return_code: int
     errors: list[str] = field(default_factory=list)
-    selection_is_empty: bool = False
+    idle_events: set[str] = field(default_factory=set)
     nodes: list[NodeResult] = field(default_factory=list)
     seconds: float = 0.0
     bytes_billed: int | None = None
     listed: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def selected_nothing(self) -> bool:
-        """Whether the selection matches no node: dbt itself takes that for a success."""
-        return self.return_code == 0 and self.selection_is_empty and not self.nodes
+    def did_nothing(self) -> bool:
+        """Whether there was no node to take up: dbt itself takes that for a success."""
+        return self.return_code == 0 and bool(self.idle_events) and not self.nodes
+
+    @property
+    def selection_is_empty(self) -> bool:
+        """Whether the selection, a default one perhaps, names no node at all.
+
+        A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
+        """
+        return self.did_nothing and (NO_NODES in self.idle_events or self.command != "test")
 
     @property
     def succeeded(self) -> bool:
-        """Whether dbt ended with exit code 0, after doing something if it was asked to."""
-        return self.return_code == 0 and not self.selected_nothing
+        """Whether dbt ended with exit code 0, and no node failed in any of the attempts' results.
+
+        The exit code of a retry says nothing of the hooks, which it leaves out.
+        """
+        return self.return_code == 0 and not self.failed_nodes
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """Whether `dbt retry` would redo something: it leaves hooks out (dbt 1.12.6)."""
+        return any(
+            node.status in RETRIED and not node.unique_id.startswith("operation.")
+            for node in self.nodes
+        )
 
     @cached_property
     def failed_nodes(self) -> list[NodeResult]:
@@ -149,14 +176,15 @@ class DbtResult:
     @property
     def hit_a_passing_fault(self) -> bool:
         """Whether all that failed is BigQuery's or the network's, and may work later."""
-        if self.succeeded or self.selected_nothing:
+        if self.succeeded:
             return False
         if self.failed_nodes:
             return all(node.hit_a_passing_fault for node in self.failed_nodes)
         return any(PASSING_FAULT.search(error) for error in self.errors)
 
     def followed_by(self, retry: DbtResult) -> DbtResult:
-        """Return the result of this command and of the `dbt retry` that redid some of its nodes."""
+        """Return the result of this attempt and of the next, which redid its nodes, or some."""
+        nodes = {node.unique_id: node for node in self.nodes}
         redone = {node.unique_id: node for node in retry.nodes}
         billed = None
         if self.bytes_billed is not None and retry.bytes_billed is not None:
@@ -164,7 +192,7 @@ class DbtResult:
         return replace(
             retry,
             command=self.command,
-            nodes=[redone.get(node.unique_id, node) for node in self.nodes],
+            nodes=list((nodes | redone).values()),
             seconds=self.seconds + retry.seconds,
             bytes_billed=billed,
         )

@@ -25,9 +25,10 @@ if __name__ == "__main__":
     # While the rest is imported.
     start_dbt_server()
 
-from prefect import flow, runtime, task
-from prefect.artifacts import Artifact, create_markdown_artifact
+from prefect import flow, get_client, runtime, task
+from prefect.artifacts import Artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import TerminationSignal
@@ -37,13 +38,19 @@ from prefect.states import Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from dbt_artifact import render_markdown
+from dbt_artifact import add_to_history, dump_history, load_history, render_markdown
 from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt
 from dbt_connection import build_connection, import_libraries, load_credentials
 from dbt_options import DbtOptions
 from dbt_packages import packages_are_missing
-from dbt_report import failure_message, summary, warning_message
-from dbt_result import WITH_WARNINGS
+from dbt_report import (
+    failure_message,
+    idle_message,
+    success_message,
+    summary,
+    warning_message,
+)
+from dbt_result import WITH_WARNINGS, DbtResult
 from dbt_state import with_deferral_to_prod, with_state_of_prod
 from git_repository import current_commit
 from google_tokens import fresh_token
@@ -57,7 +64,7 @@ from pipeline_settings import (
     load_settings,
     misspelt_variables,
 )
-from run_ending import Stop, end_soon_after_a_signal
+from run_ending import Stop, end_soon_after_a_signal, take_hangup_for_termination
 from service_watch import say_what_stops_answering
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -151,6 +158,39 @@ def is_not_an_echo(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Task run failed with")
 
 
+def publish(result: DbtResult, dbt: DbtRunner, warnings: list[str]) -> None:
+    """Put the page of a command in Prefect, as an artifact; what prevents it is a warning.
+
+    Its key has the project and the dataset: another team may be on the same Prefect. Its metadata
+    has the history, in numbers.
+    """
+    place = f"{dbt.connection.project}-{dbt.settings.dataset}"
+    key = re.sub("[^a-z0-9]+", "-", f"dbt-{result.command}-{place}".lower())
+    try:
+        previous: Any = Artifact.get(key)
+        history = add_to_history(
+            load_history(previous.metadata_ if previous else None),
+            result,
+            commit=current_commit(PROJECT_ROOT),
+            ended_at=time.time(),
+        )
+        page = ArtifactCreate(
+            key=key,
+            type="markdown",
+            data=render_markdown(result, dbt.settings, warnings, history),
+            metadata_=dump_history(history),
+            flow_run_id=runtime.flow_run.id,
+            task_run_id=runtime.task_run.id,
+        )
+        with get_client(sync_client=True) as client:
+            client.create_artifact(page)
+    except Exception as error:
+        # What dbt did stands, whatever becomes of the page.
+        get_run_logger().warning(
+            "L'artefact %s n'a pas pu être écrit : %s", key, explain(error) or error
+        )
+
+
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -164,26 +204,16 @@ def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings:
         result = dbt.run(command, options, resume=attempt > 1)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
-    key = re.sub("[^a-z0-9]+", "-", f"dbt-{command}-{dbt.settings.target}".lower())
-    previous: Any = Artifact.get(key)
-    create_markdown_artifact(
-        key=key,
-        markdown=render_markdown(
-            result,
-            dbt.settings,
-            warnings,
-            commit=current_commit(PROJECT_ROOT),
-            ended_at=time.time(),
-            previous=str(previous.data) if previous else "",
-        ),
-    )
+    tried_again = result.hit_a_passing_fault and attempt < attempts
+    if not tried_again and not result.did_nothing:
+        publish(result, dbt, warnings)
     if result.succeeded:
         return result
     message = failure_message(result)
     if not result.hit_a_passing_fault:
         return Failed(message=message, data=DbtError(message))
     message += f"\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
-    if attempt < attempts:
+    if tried_again:
         get_run_logger().warning("%s : ce qui a échoué sera refait.", message)
     else:
         message += " : relancez plus tard. Si cela dure, vérifiez le réseau."
@@ -233,6 +263,7 @@ def dbt_full_pipeline(
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server()
+    take_hangup_for_termination()
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     stop = Stop()
     with stop.when_cancelled():
@@ -249,7 +280,7 @@ def dbt_full_pipeline(
                 event_time_end=event_time_end,
                 threads=threads,
             )
-            options.refuse_unused(words)
+            options.check(words)
             settings = load_settings(target)
             show_banner(settings)
             block = load_credentials(settings.credentials_block)
@@ -313,9 +344,11 @@ def run_commands(
         error: Any = get_state_exception(state)
         known = explain(error)
         return Failed(message=str(known or state.message), data=known or error)
-    message = f"{', '.join(f'dbt {command}' for command in dbt.commands)} : réussi."
+    message = success_message(results)
     if changed_since and not any(result.nodes for result in results):
         message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."
+    elif nothing := idle_message(results):
+        return Failed(message=nothing, data=DbtError(nothing))
     if warned := warning_message(results):
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)
@@ -336,6 +369,7 @@ def main(argv: list[str] | None = None) -> int:
     parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
     # An exit, so that the temporary Prefect server is stopped first.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    take_hangup_for_termination()
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
     state = dbt_full_pipeline(**parameters, return_state=True)

@@ -25,6 +25,8 @@ class StandInCloud(ThreadingHTTPServer):
     - anything else, `POST /api/accounts/A/integrations/github/token` among it: 404, as Prefect
       Cloud does for an account that has not its GitHub application.
 
+    Paths that start with `broken` get a 500.
+
     What only Prefect Cloud has is not there: managed runs, automations' limits, roles.
     """
 
@@ -35,6 +37,7 @@ class StandInCloud(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/api"
         self.workspace_url = f"{self.url}/accounts/{ACCOUNT_ID}/workspaces/{WORKSPACE_ID}"
         self.status = 200
+        self.broken = ""
         self.environment = environment
 
 
@@ -52,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(self.server.status, json.dumps([described_workspace()]).encode())
         elif self.path == f"{workspace}/collections/work_pool_types":
             self.reply(200, json.dumps(MANAGED_POOL).encode())
+        elif self.server.broken and self.path.startswith(workspace + self.server.broken):
+            self.reply(500)
         elif self.path.startswith(f"{workspace}/") and self.server.environment:
             self.forward(self.path.removeprefix(workspace), body, self.server.environment)
         else:

@@ -34,6 +34,7 @@ DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 # Each way to configure a run writes into a dataset of its own.
 DEV, PROD = "deployed_dev", "deployed_prod"
 NO_TARGET_DEV, ENVIRONMENT_DEV = "no_target_dev", "by_environment_dev"
+NO_TARGET_PAGE = "dbt-run-projet-local-no-target-dev"
 
 
 class Deployment:
@@ -66,7 +67,8 @@ def log_line(run, *words):
     deadline = time.monotonic() + 60
     with get_client(sync_client=True) as client:
         while True:
-            lines = client.read_logs(log_filter, limit=200)
+            # The last ones: a run that waits for another has a line of the worker each second.
+            lines = client.read_logs(log_filter, limit=200, sort="TIMESTAMP_DESC")
             for line in lines:
                 if all(word in line.message for word in words):
                     return line
@@ -190,7 +192,7 @@ def test_run_with_no_target_writes_into_dev_and_warns(runs, bigquery):
     assert log_line(run, "DBT_TARGET", NO_TARGET_DEV, "dbt_target").level == logging.WARNING
     with get_client(sync_client=True) as client:
         artifacts = {x.key: x.data for x in client.read_artifacts(flow_run_filter=only(run))}
-    assert "DBT_TARGET n'est défini nulle part" in artifacts["dbt-run-dev"]
+    assert "DBT_TARGET n'est défini nulle part" in artifacts[NO_TARGET_PAGE]
 
 
 def test_environment_alone_is_enough_and_wins_over_variables(runs, bigquery):

@@ -12,9 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from fault_proxy import RESET, Fault, Reply, error_reply, fault_proxy
-from project import built, copy_project
+from project import built, copy_project, last_run, prefect_client
 
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
@@ -131,8 +132,14 @@ def rows(bigquery, project, table):
     return [tuple(row.values()) for row in result]
 
 
+def pages_of_last_run(environment):
+    with prefect_client(environment) as client:
+        run = FlowRunFilter(id=FlowRunFilterId(any_=[last_run(client).id]))
+        return len(client.read_artifacts(flow_run_filter=run))
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_fault(case, project, proxy, bigquery):
+def test_fault(case, project, proxy, bigquery, local_environment):
     proxy.faults = case.faults
 
     pipeline = run(project, proxy, "--commands", *case.commands, **case.variables)
@@ -144,6 +151,7 @@ def test_fault(case, project, proxy, bigquery):
     assert "NoneType" not in pipeline.stderr
     assert pipeline.stderr.count("Running with dbt") == case.starts
     assert Counter(node for node in proxy.queries if node) == Counter(case.queries)
+    assert pages_of_last_run(local_environment) == len(case.commands)
     # Every fault was met.
     assert [fault for fault in proxy.faults if fault.times] == []
     if case.exit_code == 0:

@@ -1,14 +1,16 @@
 """A run that is stopped, or killed, in the middle of an incremental load; and the next one."""
 
+import fcntl
 import os
 import select
 import signal
 import sqlite3
 import subprocess
 import sys
+import termios
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,11 +55,42 @@ def ignore_sigint():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def in_terminal(terminal):
+    """Return what makes a new process the leader of this terminal, as a shell is."""
+
+    def take():
+        os.setsid()
+        fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
+    return take
+
+
 @contextmanager
-def pipeline_during_the_merge(project, proxy, *, in_background=False, **variables):
+def drained(master):
+    """Read what comes to a terminal, until the end of the block."""
+    finished = threading.Event()
+
+    def drain():
+        while not finished.is_set():
+            if select.select([master], [], [], 0.05)[0]:
+                os.read(master, 65_536)
+
+    thread = threading.Thread(target=drain)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+
+
+@contextmanager
+def pipeline_during_the_merge(project, proxy, *, prepare=None, terminal=None, **variables):
     """Yield a pipeline at the moment when the query of its second model is under way.
 
-    In the background, as a script starts it with `&`, SIGINT is ignored.
+    Args:
+        prepare: what the new process does before it becomes the pipeline.
+        terminal: descriptor of what it reads from and writes to.
     """
     reached, release = threading.Event(), threading.Event()
 
@@ -71,11 +104,11 @@ def pipeline_during_the_merge(project, proxy, *, in_background=False, **variable
         [sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"],
         env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url} | variables,
         cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdin=terminal or subprocess.DEVNULL,
+        stdout=terminal or subprocess.PIPE,
+        stderr=terminal or subprocess.PIPE,
         text=True,
-        preexec_fn=ignore_sigint if in_background else None,
+        preexec_fn=prepare,
     )
     try:
         assert reached.wait(90), process.communicate(timeout=1)
@@ -156,11 +189,11 @@ def end(process, project, proxy, server):
     return Left(
         process.returncode,
         state,
-        "Traceback" in stderr,
+        "Traceback" in (stderr or ""),
         proxy.cancelled,
         left_running(project),
         list((project.root.parent / "tmp").iterdir()),
-        stderr,
+        stderr or "",
     )
 
 
@@ -206,15 +239,16 @@ def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(interrupted):
 
 
 @pytest.mark.parametrize(
-    ("number", "in_background", "exit_code"),
-    [(signal.SIGINT, False, 130), (signal.SIGTERM, True, 143)],
+    ("number", "prepare", "exit_code"),
+    [(signal.SIGINT, None, 130), (signal.SIGTERM, ignore_sigint, 143)],
     ids=["Ctrl-C", "SIGTERM in the background"],
 )
 def test_stopped_run_leaves_nothing_not_even_its_temporary_prefect_server(
-    number, in_background, exit_code, project, proxy, without_prefect_server
+    number, prepare, exit_code, project, proxy, without_prefect_server
 ):
+    """In the background, as a script starts it with `&`, SIGINT is ignored."""
     with pipeline_during_the_merge(
-        project, proxy, in_background=in_background, **without_prefect_server
+        project, proxy, prepare=prepare, **without_prefect_server
     ) as process:
         process.send_signal(number)
 
@@ -238,6 +272,20 @@ def test_cancellation_from_the_interface_leaves_nothing_and_the_next_run_loses_n
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
+def test_closed_terminal_ends_the_run_as_a_termination_does(project, proxy, local_environment):
+    master, terminal = os.openpty()
+    with ExitStack() as reading:
+        reading.enter_context(drained(master))
+        with pipeline_during_the_merge(
+            project, proxy, prepare=in_terminal(terminal), terminal=terminal
+        ) as process:
+            reading.close()
+            os.close(terminal)
+            os.close(master)
+
+            assert end(process, project, proxy, local_environment) == Left(143, "CRASHED")
+
+
 def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_environment):
     limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
     with pipeline_during_the_merge(project, proxy, **limit) as process:
@@ -247,16 +295,24 @@ def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_
     assert left.stderr.splitlines()[-1].startswith("Arrêtée au bout de 12 s")
 
 
-def test_killed_flow_leaves_a_dbt_that_the_next_run_waits_for(
-    project, proxy, bigquery, local_environment
-):
+def test_killed_flow_leaves_no_dbt_and_the_next_run_loses_no_row(project, proxy, bigquery):
     with pipeline_during_the_merge(project, proxy) as process:
         process.kill()
         process.wait()
-        assert [command for _, command in processes_of(project) if "dbt" in command]
+        # dbt has eight seconds to cancel its query.
+        alive = [psutil.Process(pid) for pid, _ in processes_of(project)]
+        assert psutil.wait_procs(alive, timeout=15)[1] == []
+    following = project.run_pipeline("--commands", "run")
+
+    assert following.returncode == 0, following.stderr
+    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+
+
+def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, local_environment):
+    with pipeline_during_the_merge(project, proxy) as process:
         following = start(project, "--commands", "run")
         waits = next(line for line in following.stderr if "celle-ci attend" in line)
-        assert "Une autre pipeline utilise" in waits
+        assert f"Une autre pipeline (processus {process.pid}, depuis le " in waits
         assert state_in_prefect(local_environment, "En attente")
         # Not a line more while dbt writes.
         assert select.select([following.stderr], [], [], 3)[0] == []

@@ -18,7 +18,8 @@ from doctor import Diagnosis, check_block
 from local_bigquery import on_prefect_server
 from pipeline_errors import ConfigurationError, InfrastructureError, explain
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_settings
-from project import ONE_MODEL, copy_project, prefect_client
+from project import ONE_MODEL, built, copy_project, prefect_client
+from stand_in_cloud import KEY, stand_in_cloud
 
 
 @pytest.mark.slow
@@ -91,6 +92,26 @@ def test_failing_data_test_is_named(failures):
     assert "never (data-tests/never.sql) : Got 1 result" in end
     assert failures.data_test.stderr.count("Running with dbt") == 1
     assert "Traceback" not in failures.data_test.stderr
+
+
+def test_page_that_prefect_does_not_take_is_a_warning_and_no_failure(
+    make_project, local_environment
+):
+    project = make_project(ONE_MODEL)
+    with stand_in_cloud(local_environment) as server:
+        server.broken = "/artifacts/"
+        run = project.run_pipeline(
+            *("--commands", "run"),
+            PREFECT_API_URL=server.workspace_url,
+            PREFECT_CLOUD_API_URL=server.url,
+            PREFECT_API_KEY=KEY,
+            PREFECT_API_AUTH_STRING="",
+        )
+
+    assert run.returncode == 0, run.stderr
+    assert "L'artefact dbt-run-projet-local-" in run.stderr
+    assert "n'a pas pu être écrit" in run.stderr
+    assert built(run) == ["one"]
 
 
 def test_model_that_does_not_compile_is_named(make_project):

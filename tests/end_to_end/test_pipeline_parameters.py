@@ -3,7 +3,7 @@
 import pytest
 
 from dbt_packages import packages_are_missing
-from project import ONE_MODEL, copy_project
+from project import ONE_MODEL, built, copy_project
 
 MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "models/three.sql": "select 3 as id"}
 BANNER = """\
@@ -55,8 +55,9 @@ def test_tasks_are_named_after_the_dbt_commands(selected):
     assert "Task run 'dbt test-" in selected.stderr
 
 
-def test_lack_of_tests_of_what_is_selected_is_no_failure(selected):
+def test_lack_of_tests_of_what_is_selected_is_said_and_is_no_failure(selected):
     assert selected.returncode == 0, selected.stderr
+    assert "dbt run : réussi. dbt test : aucun test." in selected.stderr
 
 
 def test_shell_text_in_an_option_selects_nothing_and_runs_nothing(project, tmp_path):
@@ -73,8 +74,10 @@ def test_shell_text_in_an_option_selects_nothing_and_runs_nothing(project, tmp_p
     assert "Traceback" not in run.stderr
 
 
-def test_selection_without_a_node_is_a_failure_whatever_prefect_would_retry(project):
-    run = project.run_pipeline("--exclude", "*", PREFECT_FLOWS_DEFAULT_RETRIES="1")
+def test_selection_without_a_node_is_a_failure_whatever_prefect_would_retry_or_log(project):
+    run = project.run_pipeline(
+        *("--exclude", "*"), PREFECT_FLOWS_DEFAULT_RETRIES="1", PREFECT_LOGGING_LEVEL="ERROR"
+    )
 
     assert run.returncode == 1
     assert "aucun nœud" in run.stderr.splitlines()[-1]
@@ -107,3 +110,35 @@ def test_commands_are_run_in_order(make_project):
     assert run.returncode == 0, run.stderr
     assert run.stderr.index("Task run 'dbt seed-") < run.stderr.index("Task run 'dbt build-")
     assert "Task run 'dbt run-" not in run.stderr
+
+
+def test_command_that_has_none_of_the_selection_does_not_stop_the_others(make_project):
+    project = make_project(ONE_MODEL | {"seeds/colours.csv": "id\n1\n"})
+
+    run = project.run_pipeline("--commands", "seed", "run", "test", "--select", "one")
+
+    assert run.returncode == 0, run.stderr
+    assert built(run) == ["one"]
+    assert "dbt run : réussi. dbt seed : aucun seed. dbt test : aucun test." in run.stderr
+
+
+SNAPSHOT = """
+snapshots:
+  - name: history
+    relation: ref('one')
+    config: {strategy: check, check_cols: all, unique_key: id, hard_deletes: invalidate}
+"""
+
+
+def test_build_without_data_is_refused_if_it_would_take_up_a_snapshot(make_project):
+    project = make_project(ONE_MODEL | {"snapshots/history.yml": SNAPSHOT})
+
+    refused = project.run_pipeline("--commands", "build", "--empty")
+    without = project.run_pipeline(
+        *("--commands", "build", "--empty", "--exclude", "resource_type:snapshot")
+    )
+
+    assert refused.returncode == 2
+    assert "--exclude resource_type:snapshot (1 ici)" in refused.stderr.splitlines()[-1]
+    assert without.returncode == 0, without.stderr
+    assert built(without) == ["one"]

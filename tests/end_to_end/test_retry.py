@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from local_server import LocalServer, free_port
-from project import built, copy_project
+from project import DBT_PROJECT, built, copy_project
 
 # `half` fails until the test mends it.
 MODELS = {
@@ -99,6 +99,51 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     assert [result["unique_id"].split(".")[-1] for result in results] == ["one"]
     assert whole.returncode == 0, whole.stderr
     assert (folder / "dev" / "manifest.json").exists()
+
+
+SELECTOR = """
+selectors:
+  - {name: nightly, default: true, definition: {method: fqn, value: NAME}}
+"""
+
+
+def test_default_selector_of_the_project_counts_as_a_selection(tmp_path, local_environment):
+    """dbt says nothing of it in the arguments of its results."""
+    models = {"models/one.sql": "select 1 as id", "models/two.sql": "select 2 as id"}
+    project = copy_project(tmp_path, local_environment, models)
+    selector, kept = project.root / "dbt" / "selectors.yml", tmp_path / "kept"
+
+    selector.write_text(SELECTOR.replace("NAME", "one"))
+    part = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(kept))
+    selector.write_text(SELECTOR.replace("NAME", "none"))
+    nothing = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(kept))
+
+    assert part.returncode == 0, part.stderr
+    assert [path.name for path in kept.rglob("*.*")] == ["run_results.json"]
+    assert nothing.returncode == 1
+    assert "le sélecteur par défaut de selectors.yml" in nothing.stderr.splitlines()[-1]
+
+
+HOOK = "on-run-end: [\"select error('Exceeded rate limits: too many table updates')\"]"
+
+
+def test_hook_that_failed_is_never_taken_for_done(tmp_path, local_environment):
+    """`dbt retry` leaves hooks out: with nothing else failed, it does nothing and exits 0."""
+    project = copy_project(
+        tmp_path,
+        local_environment,
+        {"models/one.sql": "select 1 as id", "dbt_project.yml": f"{DBT_PROJECT}\n{HOOK}\n"},
+    )
+
+    run = project.run_pipeline("--commands", "run", DBT_RETRIES="1")
+    retried = project.run_pipeline("--commands", "retry")
+
+    assert run.returncode == 3
+    assert run.stderr.count("Running with dbt") == 2
+    assert "opération project-on-run-end-0" in run.stderr.splitlines()[-2]
+    assert "essai 2 sur 2" in run.stderr.splitlines()[-1]
+    assert retried.returncode == 2
+    assert "seul un hook a échoué" in retried.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

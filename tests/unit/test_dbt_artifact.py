@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dbt_artifact import render_markdown
+from dbt_artifact import add_to_history, dump_history, load_history, render_markdown
 from dbt_result import DbtResult, NodeResult
 from pipeline_settings import PipelineSettings
 
@@ -45,7 +45,7 @@ def test_cost_is_that_of_all_the_jobs_at_the_price_of_the_region(location, known
         node("b", bytes_billed=2**38, location=location),
     ]
 
-    text = render_markdown(replace(result(*nodes), bytes_billed=known), SETTINGS, [])
+    text = render_markdown(replace(result(*nodes), bytes_billed=known), SETTINGS, [], [])
 
     assert f"Facturé : {cost}" in text
 
@@ -57,6 +57,7 @@ def test_row_of_a_node_has_all_its_columns():
         result(node("a", seconds=2.5, rows_affected=7, bytes_billed=2**20, slot_ms=3400, **job)),
         SETTINGS,
         [],
+        [],
     )
 
     link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
@@ -64,7 +65,9 @@ def test_row_of_a_node_has_all_its_columns():
 
 
 def test_slowest_node_comes_first_with_the_longest_bar():
-    text = render_markdown(result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [])
+    text = render_markdown(
+        result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [], []
+    )
 
     bars = [line for line in text.splitlines() if line.endswith(" s")]
     assert [line.split()[0] for line in bars] == ["long", "short"]
@@ -74,7 +77,7 @@ def test_slowest_node_comes_first_with_the_longest_bar():
 def test_thousands_of_nodes_stay_readable():
     nodes = [node(f"n{i}", seconds=1 + i / 1000) for i in range(3000)]
 
-    text = render_markdown(result(*nodes), SETTINGS, [])
+    text = render_markdown(result(*nodes), SETTINGS, [], [])
 
     assert "3000 nœuds : réussi 3000." in text
     assert len(text.splitlines()) < 150
@@ -86,40 +89,53 @@ def test_failed_node_shows_the_whole_message():
     message = "Database Error in model a (models/a.sql)\n  Syntax error at [1:8]\n  compiled at x"
 
     text = render_markdown(
-        result(node("a", status="error", message=message), return_code=1), SETTINGS, []
+        result(node("a", status="error", message=message), return_code=1), SETTINGS, [], []
     )
 
     assert text.startswith("# dbt run : échoué")
     assert message in text
 
 
+def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
+    """Return what a next run reads of the history that this one has kept."""
+    done = replace(result(node("a", status=status)), seconds=seconds, bytes_billed=2**20)
+    history = add_to_history(history, done, commit=commit, ended_at=ended_at)
+    return load_history(dump_history(history))
+
+
 def test_last_runs_follow_one_another_the_longest_with_the_longest_bar():
-    page, day = "", 86_400
-    for number, seconds in enumerate([30.0, 15.0]):
-        done = replace(result(node("a")), seconds=seconds, bytes_billed=2**20)
-        page = render_markdown(
-            done, SETTINGS, [], commit=f"abc{number}", ended_at=number * day, previous=page
-        )
-    failed = result(node("a", status="error"), return_code=1)
-    page = render_markdown(failed, SETTINGS, [], commit="", ended_at=2 * day, previous=page)
+    day = 86_400
+    history = run_of([], seconds=30.0, commit="abc0")
+    history = run_of(history, seconds=15.0, commit="abc1", ended_at=day)
+    history = run_of(history, status="error", ended_at=2 * day)
+
+    page = render_markdown(result(node("a")), SETTINGS, [], history)
 
     rows = [line for line in page.splitlines() if line.startswith("| 1970")]
     assert rows == [
-        f"| 1970-01-03 00:00 |  | 1 | 0 o | 12,3 | {'█' * 8} |",
+        f"| 1970-01-03 00:00 |  | 1 | 1,0 Mio | 12,3 | {'█' * 8} |",
         f"| 1970-01-02 00:00 | abc1 |  | 1,0 Mio | 15,0 | {'█' * 10} |",
         f"| 1970-01-01 00:00 | abc0 |  | 1,0 Mio | 30,0 | {'█' * 20} |",
     ]
 
 
-def test_page_keeps_twenty_runs():
-    page = ""
-    for _ in range(25):
-        page = render_markdown(result(node("a")), SETTINGS, [], previous=page)
+def test_history_keeps_twenty_runs():
+    history = []
+    for number in range(25):
+        history = run_of(history, ended_at=float(number))
 
-    assert page.count("| 1970-01-01") == 20
+    assert [run.ended_at for run in history] == [float(number) for number in range(24, 4, -1)]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"0": "edited by hand"}, {"0": '{"seconds": "12,3"}'}, {"0": '{"seconds": NaN}'}],
+)
+def test_history_that_is_none_is_forgotten(metadata):
+    assert load_history(metadata) == []
 
 
 def test_warnings_come_first():
-    text = render_markdown(result(node("a")), SETTINGS, ["Attention"])
+    text = render_markdown(result(node("a")), SETTINGS, ["Attention"], [])
 
     assert text.startswith("> ⚠️ Attention")

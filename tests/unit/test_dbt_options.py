@@ -71,9 +71,15 @@ def test_command_gets_those_of_the_options_that_it_takes(command, words):
 def test_option_that_no_command_takes_is_refused():
     options = DbtOptions(event_time_start="2013-01-01", event_time_end="2013-01-02")
 
-    options.refuse_unused(["seed", "build"])
+    options.check(["seed", "build"])
     with pytest.raises(ConfigurationError, match=r"--event-time-start : aucune.*\(seed, test\)"):
-        options.refuse_unused(["seed", "test"])
+        options.check(["seed", "test"])
+
+
+def test_snapshot_of_no_data_is_refused_with_the_reason():
+    """Even if another command takes --empty: the snapshot would read what that has emptied."""
+    with pytest.raises(ConfigurationError, match="--empty : un snapshot verrait sa source vide"):
+        DbtOptions(empty=True).check(["run", "snapshot"])
 
 
 @pytest.mark.parametrize(

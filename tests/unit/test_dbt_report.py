@@ -2,7 +2,13 @@
 
 import pytest
 
-from dbt_report import failure_message, summary, warning_message
+from dbt_report import (
+    failure_message,
+    idle_message,
+    success_message,
+    summary,
+    warning_message,
+)
 from dbt_result import DbtResult, Freshness, NodeResult
 
 
@@ -147,11 +153,54 @@ def test_reason_is_the_one_that_helps(node, lines):
             "dbt run a échoué : 503 GET http://x: Unavailable",
         ),
         ({"errors": ["[Errno 28] No space left on device"]}, "Vérifiez la place libre"),
-        ({"return_code": 0, "selection_is_empty": True}, "ne correspond à aucun nœud"),
     ],
 )
 def test_failure_without_a_node_says_why(known, words):
     assert words in failure_message(result(**known))
+
+
+def done(command, *nodes):
+    return DbtResult(command, 0, nodes=list(nodes))
+
+
+def idle(command, event):
+    return DbtResult(command, 0, idle_events={event})
+
+
+OK = NodeResult("model.p.a", "success")
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ([done("run", OK), done("test", OK)], "dbt run, dbt test : réussi."),
+        (
+            [done("run", OK), idle("test", "NothingToDo")],
+            "dbt run : réussi. dbt test : aucun test.",
+        ),
+        ([idle("test", "NothingToDo")], "dbt test : aucun test."),
+        ([done("deps"), done("run", OK)], "dbt deps, dbt run : réussi."),
+        (
+            [idle("seed", "NoNodesForSelectionCriteria"), done("run", OK)],
+            "dbt run : réussi. dbt seed : aucun seed.",
+        ),
+    ],
+)
+def test_command_that_had_nothing_to_do_is_told_from_one_that_succeeded(results, said):
+    assert idle_message(results) == ""
+    assert success_message(results) == said
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [idle("run", "NoNodesForSelectionCriteria"), idle("test", "NoNodesForSelectionCriteria")],
+        # A default selector that names no node, or a project without a model.
+        [done("deps"), idle("run", "NothingToDo"), idle("test", "NothingToDo")],
+    ],
+)
+def test_run_of_which_no_command_had_anything_to_do_is_said(results):
+    assert "dbt run, dbt test : rien à faire, la sélection" in idle_message(results)
 
 
 def built(relation, *, kind="model", **response):

@@ -72,11 +72,44 @@ def test_success_hit_no_fault_even_after_an_error_in_the_log():
     assert not result(return_code=0, errors=[PASSING["reset"]]).hit_a_passing_fault
 
 
-def test_selection_without_a_node_is_no_success():
-    nothing = result(return_code=0, selection_is_empty=True)
+@pytest.mark.parametrize(
+    ("command", "events", "nodes", "nothing", "empty"),
+    [
+        ("run", {"NothingToDo"}, [], True, True),
+        ("test", {"NothingToDo"}, [], True, False),
+        ("test", {"NothingToDo", "NoNodesForSelectionCriteria"}, [], True, True),
+        # One of two selections names no node.
+        ("run", {"NoNodesForSelectionCriteria"}, [node(status="success")], False, False),
+        ("deps", set(), [], False, False),
+    ],
+)
+def test_command_without_a_node_is_known(command, events, nodes, nothing, empty):
+    done = DbtResult(command, 0, nodes=nodes, idle_events=events)
 
-    assert not nothing.succeeded
-    assert not nothing.hit_a_passing_fault
+    assert (done.did_nothing, done.selection_is_empty) == (nothing, empty)
+
+
+HOOK = NodeResult("operation.p.p-on-run-end-0", "error", PASSING["rate limit"])
+
+
+def test_hook_that_failed_is_a_failure_whatever_the_exit_code_of_the_retry_that_left_it_out():
+    whole = result(node("a", "success"), HOOK).followed_by(result(return_code=0))
+
+    assert not whole.succeeded
+
+
+@pytest.mark.parametrize(
+    ("nodes", "taken_up"),
+    [
+        ([node("a", "success"), HOOK], False),
+        ([node("a"), HOOK], True),
+        ([node("a", "skipped"), HOOK], True),
+        ([node("a", "success")], False),
+        ([], False),
+    ],
+)
+def test_retry_of_dbt_takes_up_all_but_hooks(nodes, taken_up):
+    assert result(*nodes).can_be_taken_up is taken_up
 
 
 def test_result_of_a_retry_is_that_of_the_whole():
