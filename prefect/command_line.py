@@ -10,8 +10,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from dotenv import dotenv_values
+
 from pipeline_errors import ConfigurationError, explain
 from pipeline_settings import ENV_FILE, check_block_name, check_env_file
+from proxies import reach_this_machine_directly
 
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "Interrompu."
@@ -80,6 +83,7 @@ def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     @functools.wraps(main)
     def tool(argv: list[str] | None = None) -> int:
         refuse_unreadable_env_file()
+        reach_this_machine_directly(dotenv_values(ENV_FILE))
         try:
             if signal.getsignal(signal.SIGINT) is end_at_once:
                 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -28,6 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline_errors import ConfigurationError
+from proxies import reach_this_machine_directly
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ENV_FILE = PROJECT_ROOT / ".env"
@@ -273,6 +274,8 @@ def load_environment() -> dict[str, str]:
     check_env_file(ENV_FILE)
     # Never overrides what the environment already says.
     load_dotenv(ENV_FILE)
+    # Prefect's engine, which starts the flow of a deployment, does not.
+    reach_this_machine_directly()
     return {name: value for name, value in os.environ.items() if value.strip()}
 
 

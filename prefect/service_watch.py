@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 from prefect.logging import get_run_logger
+
+from proxies import host_and_port, proxy_for, via_proxy
 
 POLL_SECONDS = 5
 SILENT_SECONDS = 15
@@ -21,25 +22,25 @@ def say_what_stops_answering(services: Mapping[str, str]) -> Iterator[None]:
 
     Args:
         services: URL of each, by the name to call it. One that takes no connection at the
-            start, behind a proxy for example, is left out.
+            start is left out; for one that goes through a proxy, that is asked.
     """
     logger, finished = get_run_logger(), threading.Event()
 
     def watch(name: str, url: str) -> None:
-        silent, last_answer = not _accepts_connections(url), time.monotonic()
-        if silent:
+        if not proxy_for(url) and not _answers(url):
             return
+        silent, last_answer = False, time.monotonic()
         while not finished.wait(POLL_SECONDS):
-            if _accepts_connections(url):
+            if _answers(url):
                 if silent:
-                    logger.warning("%s (%s) répond de nouveau.", name, url)
+                    logger.warning("%s (%s)%s répond de nouveau.", name, url, via_proxy(url))
                 silent, last_answer = False, time.monotonic()
             elif not silent and time.monotonic() - last_answer >= SILENT_SECONDS:
                 silent = True
                 logger.warning(
-                    "%s (%s) ne répond plus depuis %d s : l'exécution l'attend. Démarrez-le de "
+                    "%s (%s)%s ne répond plus depuis %d s : l'exécution l'attend. Démarrez-le de "
                     "nouveau, vérifiez le réseau, ou arrêtez avec Ctrl-C.",
-                    *(name, url, time.monotonic() - last_answer),
+                    *(name, url, via_proxy(url), time.monotonic() - last_answer),
                 )
 
     for service in services.items():
@@ -50,11 +51,18 @@ def say_what_stops_answering(services: Mapping[str, str]) -> Iterator[None]:
         finished.set()
 
 
-def _accepts_connections(url: str) -> bool:
-    address = urlsplit(url)
-    port = address.port or (443 if address.scheme == "https" else 80)
+def _answers(url: str) -> bool:
+    """Return whether the service takes a connection, or its proxy answers for it."""
+    proxy = proxy_for(url)
+    asked = proxy[0] if proxy else url
     try:
-        socket.create_connection((address.hostname or "", port), POLL_SECONDS).close()
+        with socket.create_connection(host_and_port(asked), POLL_SECONDS) as connection:
+            if not proxy or not asked.startswith("http://"):
+                return True
+            # A proxy that hangs takes connections too. Any answer will do, a refusal as well.
+            host, port = host_and_port(url)
+            request = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
+            connection.sendall(request.encode())
+            return bool(connection.recv(1))
     except OSError:
         return False
-    return True

@@ -34,6 +34,7 @@ from local_server import SIGNALS, LocalServer, free_port, prefect_server, signal
 from parent_death import end_with_parent
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from proxies import unusable_proxies
 
 if TYPE_CHECKING:
     from prefect_gcp import GcpCredentials
@@ -408,6 +409,9 @@ def main(argv: list[str] | None = None) -> int:
 
     # Before anything imports Prefect, which would make a ~/.prefect.
     os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
+    for name in unusable_proxies():
+        # Nothing of ours is behind it, and Prefect's client could not even be made.
+        del os.environ[name]
     received: list[int] = []
 
     def interrupt(number: int, _frame: FrameType | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from pipeline_errors import ConfigurationError, InfrastructureError
+from proxies import via_proxy
 
 ANSWER_TIMEOUT_SECONDS = 15
 
@@ -83,5 +84,6 @@ def _cloud_workspace(api_url: str) -> str:
     except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
         raise InfrastructureError(
             f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "
-            f"({type(error).__name__}) : vérifiez PREFECT_API_URL et le réseau, puis relancez."
+            f"({type(error).__name__}){via_proxy(api_url)} : vérifiez PREFECT_API_URL et "
+            "le réseau, puis relancez."
         ) from None

@@ -28,6 +28,13 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 
+# Of a shell that does not except this machine: nobody listens, and of SOCKS Prefect knows nothing.
+PROXIES = {
+    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "127.0.0.1:1"),
+    **dict.fromkeys(("all_proxy", "ALL_PROXY"), "socks5://127.0.0.1:1"),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
+}
+
 # For the Python of a command.
 DATASETS_URL = (
     "os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '/bigquery/v2/projects/projet-local/datasets'"
@@ -105,6 +112,7 @@ def first_run(tmp_path_factory):
         *(root / ".local", sys.executable, "-c", create),
         PYTHONPATH=str(root),
         TMPDIR=str(temporary),
+        **PROXIES,
     )
     return FirstRun(root / ".local", temporary, result)
 
@@ -163,6 +171,10 @@ def test_next_start_finds_what_an_earlier_one_made(running):
 def test_servers_are_stopped_once_the_command_has_ended_even_badly(first_run):
     assert first_run.result.returncode == 7, first_run.result.stderr
     assert processes_using(first_run.data_dir) == []
+
+
+def test_proxies_of_the_shell_do_not_matter(first_run):
+    assert first_run.result.returncode == 7, first_run.result.stderr
 
 
 def test_folder_whose_name_has_an_apostrophe_works(first_run):
