@@ -28,12 +28,14 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipeline_errors import ConfigurationError
-from proxies import reach_this_machine_directly
+from proxies import reach_this_machine_directly, without_password
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 ENV_FILE = PROJECT_ROOT / ".env"
 
 GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
+LOCALHOST = "127.0.0.1"
+ENDPOINT = "DBT_BIGQUERY_API_ENDPOINT"
 
 # What a machine still gives, and what a timer still counts.
 MAXIMUM_THREADS = 256
@@ -73,6 +75,15 @@ _check_profile_name = _matching(
     r"(?!config$)[A-Za-z0-9_-]+",
     "un nom de profil n'a que des lettres, des chiffres, des _ et des -",
 )
+
+
+def _check_endpoint(address: HttpUrl) -> HttpUrl:
+    """Return the address unchanged; ValueError if tokens of Google would go to it unprotected."""
+    if address.username or address.password:
+        raise ValueError("une adresse n'a ni utilisateur ni mot de passe")
+    if address.scheme != "https" and address.host != LOCALHOST:
+        raise ValueError(f"il faut https://, sauf pour {LOCALHOST}")
+    return address
 
 
 def _check_artifacts_dir(value: str) -> str:
@@ -181,10 +192,10 @@ class PipelineSettings(BaseModel):
         alias="DBT_ARTIFACTS_DIR",
         description="Où garder les résultats de dbt : un dossier, gs://bucket/préfixe. Facultatif.",
     )
-    api_endpoint: HttpUrl | None = Field(
+    api_endpoint: Annotated[HttpUrl, AfterValidator(_check_endpoint)] | None = Field(
         None,
         alias="DBT_BIGQUERY_API_ENDPOINT",
-        description="Autre adresse de l'API BigQuery : privée, ou locale. Facultatif.",
+        description="Autre adresse de l'API BigQuery : privée (https), ou locale. Facultatif.",
     )
 
     @field_validator("dataset_prod", "dataset_raw")
@@ -220,7 +231,7 @@ class PipelineSettings(BaseModel):
     @property
     def is_local(self) -> bool:
         """Whether BigQuery is one on this machine."""
-        return self.api_endpoint is not None and self.api_endpoint.host == "127.0.0.1"
+        return self.api_endpoint is not None and self.api_endpoint.host == LOCALHOST
 
     def to_mapping(self) -> dict[str, str]:
         """Return what `from_mapping` reads: each setting that has a value, by its variable."""
@@ -279,6 +290,11 @@ def load_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if value.strip()}
 
 
+def bigquery_address() -> str:
+    """Return the address of BigQuery in this process's environment, Google's by default."""
+    return os.environ.get(ENDPOINT, "").strip() or GOOGLE_ENDPOINT
+
+
 def misspelt_variables() -> list[str]:
     """Return one French line for each name in `.env` that looks like a setting and is none."""
     settings = list(PipelineSettings.variables())
@@ -295,15 +311,32 @@ def load_settings(target: Target | None = None) -> PipelineSettings:
 
     Raises ConfigurationError with all that is wrong, or when `.env` cannot be read.
     """
-    from prefect import get_client
-
     environment = load_environment()
-    with get_client(sync_client=True) as client:
-        variables = {
-            variable.name.upper(): str(variable.value) for variable in client.read_variables()
-        }
+    variables = _read_variables()
+    if variables.get(ENDPOINT, "").strip() and ENDPOINT not in environment:
+        # Whoever may write Variables would have Google's tokens sent to an address of theirs.
+        raise ConfigurationError(
+            f"La Variable Prefect {ENDPOINT.lower()} n'est pas un réglage : l'adresse de BigQuery "
+            "reçoit les jetons Google. Mettez-la dans .env, ou dans l'environnement, sous le nom "
+            f"{ENDPOINT}, et effacez la Variable (`prefect variable unset {ENDPOINT.lower()}`)."
+        )
     explicit = {"DBT_TARGET": target} if target else {}
     return PipelineSettings.from_mapping(variables | environment | explicit)
+
+
+def _read_variables() -> dict[str, str]:
+    """Return the Prefect Variables that have the name of a setting, by its variable.
+
+    Asked for by name: of all Variables, `client.read_variables()` gives the first 200.
+    """
+    from prefect import get_client
+
+    names = [name.lower() for name in PipelineSettings.variables()]
+    with get_client(sync_client=True) as client:
+        answer = client.request(
+            "POST", "/variables/filter", json={"variables": {"name": {"any_": names}}}
+        )
+    return {variable["name"].upper(): str(variable["value"]) for variable in answer.json()}
 
 
 def _explain(problem: ErrorDetails) -> str:
@@ -330,4 +363,4 @@ def _explain(problem: ErrorDetails) -> str:
         "value_error": str(context.get("error")),
     }
     reason = reasons.get(kind, f"ce n'est pas une valeur possible ({kind})")
-    return f"{name} : « {problem['input']} » est refusé, {reason}"
+    return f"{name} : « {without_password(str(problem['input']))} » est refusé, {reason}"

@@ -102,6 +102,8 @@ def deployment(tmp_path_factory, local_environment):
         "GIT_BRANCH": "main",
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # Never from a Variable.
+        "DBT_BIGQUERY_API_ENDPOINT": local_environment["DBT_BIGQUERY_API_ENDPOINT"],
     }
     deployment = Deployment(project.root, environment)
     deployment.prefect("work-pool", "create", "--type", "process", "pipeline-dbt")
@@ -116,8 +118,7 @@ def deployment(tmp_path_factory, local_environment):
         )
     deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
     variables = {
-        name: local_environment[name]
-        for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_API_ENDPOINT", "DBT_BIGQUERY_DATASET_RAW")
+        name: local_environment[name] for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_DATASET_RAW")
     } | {"DBT_BIGQUERY_DATASET_DEV": DEV, "DBT_BIGQUERY_DATASET_PROD": PROD}
     with on_prefect_server(environment):
         with get_client(sync_client=True) as client:

@@ -1,7 +1,10 @@
 """The pipeline on small dbt projects: what fails is named, with the remedy."""
 
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,6 +175,46 @@ def test_prefect_variable_gives_the_target_unless_the_environment_does(
         Variable.unset("dbt_target")
 
     assert targets == ["prod", "dev"]
+
+
+def test_settings_are_read_whatever_the_number_of_prefect_variables(
+    in_this_process, local_environment, monkeypatch
+):
+    """Of all Variables, Prefect lists 200, sorted by name."""
+    names = [(f"a{number}",) for number in range(500)]
+    # One request each would take the server half a minute.
+    with closing(sqlite3.connect(Path(local_environment["PREFECT_HOME"]) / "prefect.db")) as server:
+        server.executemany("insert into variable (name, value) values (?, '\"x\"')", names)
+        server.commit()
+    Variable.set("dbt_target", "prod")
+    monkeypatch.setenv("DBT_TARGET", "")
+    try:
+        with prefect_client(local_environment) as client:
+            listed = {variable.name for variable in client.read_variables()}
+        target = load_settings().target
+    finally:
+        Variable.unset("dbt_target")
+
+    assert "dbt_target" not in listed
+    assert target == "prod"
+
+
+def test_address_of_bigquery_is_never_taken_from_a_prefect_variable(in_this_process, monkeypatch):
+    """Whoever may write Variables would have Google's tokens sent to an address of theirs."""
+    address = os.environ["DBT_BIGQUERY_API_ENDPOINT"]
+    monkeypatch.setenv("DBT_BIGQUERY_API_ENDPOINT", "")
+    Variable.set("dbt_bigquery_api_endpoint", "https://bigquery.example.org")
+    try:
+        with pytest.raises(ConfigurationError) as refused:
+            load_settings()
+        monkeypatch.setenv("DBT_BIGQUERY_API_ENDPOINT", address)
+        settings = load_settings()
+    finally:
+        Variable.unset("dbt_bigquery_api_endpoint")
+
+    assert "Variable Prefect dbt_bigquery_api_endpoint" in str(refused.value)
+    assert ".env" in str(refused.value)
+    assert settings.endpoint == address
 
 
 def test_wrong_block_name_is_named_with_the_remedy(in_this_process):

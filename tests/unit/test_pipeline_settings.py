@@ -59,6 +59,10 @@ def test_empty_value_counts_as_not_set():
         ("DBT_ARTIFACTS_DIR", "~personne-de-ce-nom/x", "utilisateur"),
         ("DBT_BIGQUERY_MAXIMUM_BYTES_BILLED", "-1", "supérieur à 0"),
         ("DBT_BIGQUERY_API_ENDPOINT", "localhost", "http"),
+        ("DBT_BIGQUERY_API_ENDPOINT", "http://bigquery.example.org", "https://"),
+        ("DBT_BIGQUERY_API_ENDPOINT", "http://localhost:9050", "https://"),
+        ("DBT_BIGQUERY_API_ENDPOINT", "http://[::1]:9050", "https://"),
+        ("DBT_BIGQUERY_API_ENDPOINT", "http://127.0.0.1.example.org", "https://"),
     ],
 )
 def test_refused_value_is_named_with_its_reason(variable, value, reason):
@@ -68,6 +72,27 @@ def test_refused_value_is_named_with_its_reason(variable, value, reason):
     assert variable in str(error.value)
     assert value in str(error.value)
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1@example.org", "https://alice:secret@bigquery.example.org"]
+)
+def test_address_with_a_user_is_refused_and_not_shown(address):
+    with pytest.raises(ConfigurationError) as error:
+        PipelineSettings.from_mapping(DATASETS | {"DBT_BIGQUERY_API_ENDPOINT": address})
+
+    assert "ni utilisateur ni mot de passe" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [("https://bigquery-x.p.googleapis.com", False), ("http://127.0.0.1:9050", True)],
+)
+def test_address_of_bigquery_is_private_or_of_this_machine(address, is_local):
+    settings = PipelineSettings.from_mapping(DATASETS | {"DBT_BIGQUERY_API_ENDPOINT": address})
+
+    assert (settings.endpoint, settings.is_local) == (address, is_local)
 
 
 @pytest.mark.parametrize(
