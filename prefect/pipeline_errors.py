@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import sys
+import tempfile
+from urllib.parse import urlsplit
+
+from proxies import host_and_port, unusable_proxies, via_proxy, without_password
 
 # What a user mends who owns the disk: other errors of files are defects of the program.
 OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+# These only a write raises, without the name of the file.
+OF_A_WRITE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
 class PipelineError(Exception):
@@ -46,16 +53,45 @@ def explain(error: BaseException | None) -> PipelineError | None:
     """Return what the user can do about an error; None for a defect of the program.
 
     Knows, beside our own errors, those that Prefect's client, google-auth and the BigQuery
-    client raise. Nothing of an answer is quoted but its reason: it may hold a secret.
+    client raise. An HTTP client's error counts if it asked Prefect or BigQuery: that of a task
+    which calls another API keeps its own words. Nothing of an answer is quoted but its reason:
+    it may hold a secret.
     """
     if isinstance(error, PipelineError) or error is None:
         return error
-    if isinstance(error, OSError) and error.filename and error.errno in OF_THE_DISK:
+    return (
+        _explain_disk(error)
+        or _explain_proxy(error)
+        or _explain_prefect(error)
+        or _explain_google(error)
+    )
+
+
+def _explain_disk(error: BaseException) -> PipelineError | None:
+    if not isinstance(error, OSError):
+        return None
+    if error.filename and error.errno in OF_THE_DISK:
         return InfrastructureError(
             f"{error.filename} : accès impossible ({error.strerror}). Vérifiez ses droits et la "
             "place libre."
         )
-    return _explain_prefect(error) or _explain_google(error)
+    if error.errno in OF_A_WRITE:
+        return InfrastructureError(
+            f"Écriture impossible ({error.strerror}) : libérez de la place sur le disque du projet "
+            f"et sur celui des fichiers temporaires ({tempfile.gettempdir()}), puis relancez."
+        )
+    return None
+
+
+def _explain_proxy(error: BaseException) -> PipelineError | None:
+    proxies = unusable_proxies()
+    if not (proxies and re.search("proxy|SOCKS", str(error))):
+        return None
+    named = ", ".join(f"{name}={without_password(proxy)}" for name, proxy in proxies.items())
+    return ConfigurationError(
+        f"Prefect ne sait pas se servir de ce proxy ({named}) : donnez-en un en http:// à "
+        f"https_proxy, et retirez cette variable (`unset {' '.join(proxies)}`)."
+    )
 
 
 def _explain_prefect(error: BaseException) -> PipelineError | None:
@@ -63,13 +99,21 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
         # Nobody has called Prefect, and to import it makes a ~/.prefect.
         return None
     import httpx
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL
 
     api_url = PREFECT_API_URL.value()
-    if isinstance(error, httpx.TransportError) or "Failed to reach API" in str(error):
+    # Prefect's own words, in the place of its client's error.
+    unreachable = isinstance(error, RuntimeError) and "Failed to reach API at" in str(error)
+    if not unreachable:
+        addresses = filter(None, (api_url, PREFECT_CLOUD_API_URL.value()))
+        asked = _address_asked(error) if isinstance(error, httpx.HTTPError) else ""
+        if not any(_is_under(asked, address) for address in addresses):
+            return None
+    if unreachable or isinstance(error, httpx.TransportError):
         return InfrastructureError(
-            f"API Prefect injoignable ({api_url}) : vérifiez PREFECT_API_URL, démarrez ce "
-            "serveur (`prefect server start`), ou retirez la variable pour un serveur temporaire."
+            f"API Prefect injoignable ({api_url}){via_proxy(api_url or '')} : vérifiez "
+            "PREFECT_API_URL, démarrez ce serveur (`prefect server start`), ou retirez la variable "
+            "pour un serveur temporaire."
         )
     if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in (401, 403):
         return InfrastructureError(
@@ -97,11 +141,16 @@ def _explain_google(error: BaseException) -> PipelineError | None:
         )
     if isinstance(error, RefreshError):
         return ConfigurationError(_explain_refusal(str(error)))
+    asked = _address_asked(error) or _address_asked(error.__cause__)
+    # BigQuery's client gives the error of a job no answer; google-auth asks for tokens only.
+    of_a_job = isinstance(error, GoogleAPICallError) and error.response is None and error.errors
+    if not (of_a_job or isinstance(error, TransportError) or _is_bigquery(asked)):
+        return None
     unreachable = (RetryError, ServerError, TransportError, requests.RequestException)
     if isinstance(error, unreachable):
         return InfrastructureError(
-            f"BigQuery injoignable ou en panne ({_first_line(error)}) : vérifiez le réseau, puis "
-            "relancez."
+            f"BigQuery injoignable ou en panne ({_first_line(error)}){via_proxy(asked)} : vérifiez "
+            "le réseau, puis relancez."
         )
     if isinstance(error, GoogleAPICallError) and "quota project" in str(error):
         return ConfigurationError(
@@ -114,6 +163,36 @@ def _explain_google(error: BaseException) -> PipelineError | None:
             "(`make infra`) et que le compte de service y a accès."
         )
     return None
+
+
+def _address_asked(error: BaseException | None) -> str:
+    """Return the address that an HTTP client asked when this happened; empty if it is not said."""
+    try:
+        request = getattr(error, "request", None)
+    except RuntimeError:
+        # httpx's answer for an error that was made without its request.
+        return ""
+    request = request or getattr(getattr(error, "response", None), "request", None)
+    return str(getattr(request, "url", ""))
+
+
+def _is_under(asked: str, address: str) -> bool:
+    """Return whether what was asked is a path of the API at this address."""
+    path = urlsplit(address).path.rstrip("/") + "/"
+    try:
+        return host_and_port(asked) == host_and_port(address) and (
+            urlsplit(asked).path.startswith(path)
+        )
+    except ValueError:
+        # A port that is no number: nothing can have been asked there.
+        return False
+
+
+def _is_bigquery(asked: str) -> bool:
+    """Return whether what was asked is BigQuery: Google's, or that of the settings."""
+    from pipeline_settings import bigquery_address
+
+    return "bigquery" in (urlsplit(asked).hostname or "") or _is_under(asked, bigquery_address())
 
 
 def _explain_refusal(text: str) -> str:
