@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -118,6 +119,8 @@ def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     Raises OSError when it cannot be written, InfrastructureError when another process has it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
+    # Another user would read the data and the throwaway key, or take the lock.
+    data_dir.chmod(data_dir.stat().st_mode & stat.S_IRWXU)
     with ExitStack() as stack:
         if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
             raise InfrastructureError(

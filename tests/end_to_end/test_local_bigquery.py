@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -99,7 +100,7 @@ class FirstRun:
 def first_run(tmp_path_factory):
     """A run that filled its folder; its command made the dataset `mine`, and ended with 7."""
     root = tmp_path_factory.mktemp("first") / "projet d'Alice"
-    root.mkdir()
+    (root / ".local").mkdir(parents=True, mode=0o755)
     # As from an environment in this folder.
     (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
     temporary = tmp_path_factory.mktemp("temporary")
@@ -179,6 +180,10 @@ def test_proxies_of_the_shell_do_not_matter(first_run):
 
 def test_folder_whose_name_has_an_apostrophe_works(first_run):
     assert first_run.result.returncode == 7, first_run.result.stderr
+
+
+def test_folder_is_closed_to_other_users(first_run):
+    assert stat.S_IMODE(first_run.data_dir.stat().st_mode) == 0o700
 
 
 def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_run):
