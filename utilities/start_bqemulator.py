@@ -1,4 +1,7 @@
-"""Runs bqemulator's own command line, with two of its traps taken out of the server.
+"""Runs bqemulator's own command line, its disk closed, and with two of its traps taken out.
+
+Its DuckDB reads and writes every file of the user. Here, it opens no file but its database and
+the uploads.
 
 What it had not foreseen, it answers with an error 500. Google's clients take that for a
 fault that passes, and ask again for ten minutes: here the second answer tells them what is
@@ -7,10 +10,15 @@ wrong. And it cannot delete a view, which BigQuery does by the request that dele
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from bqemulator.api import app as emulator
+from bqemulator.api.dependencies import AppContext
 from bqemulator.api.routes.tables import delete_table
 from bqemulator.cli import main
-from bqemulator.domain.errors import InternalError, ValidationError
+from bqemulator.domain.errors import InternalError, PermissionDeniedError, ValidationError
+from bqemulator.jobs import executor
+from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.storage.sql_identifiers import quoted_table_ref
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
@@ -21,6 +29,8 @@ REMEDY = (
 )
 
 install_exception_handlers = emulator.install_exception_handlers
+start_engine = DuckDBEngine.start
+resolve_uri = executor._resolve_uri
 
 failures: set[tuple[str, str, str]] = set()
 
@@ -50,6 +60,33 @@ async def delete(project_id: str, dataset_id: str, table_id: str, request: Reque
     return await delete_table(project_id, dataset_id, table_id, context)
 
 
+async def start_and_lock(engine: DuckDBEngine) -> None:
+    """Start DuckDB, then close the disk and the network to all SQL, but for the uploads.
+
+    DuckDB adds its database, and the files that it spills beside it, by itself. The spatial
+    extension is loaded by then; no other can be.
+    """
+    await start_engine(engine)
+    uploads = str(engine._settings.upload_staging_dir).replace("'", "''")
+    engine.execute(f"SET allowed_directories = ['{uploads}']")
+    engine.execute("SET enable_external_access = false")
+    engine.execute("SET lock_configuration = true")
+
+
+def resolve_upload(uri: str, context: AppContext) -> str:
+    """Return the path of an upload; PermissionDeniedError for any other file.
+
+    bqemulator opens Avro files in Python first, which DuckDB cannot refuse.
+    """
+    path: str = resolve_uri(uri, context)
+    if not Path(path).resolve().is_relative_to(context.settings.upload_staging_dir):
+        raise PermissionDeniedError(
+            f"Le BigQuery local n'ouvre aucun fichier ({uri}) : envoyez-en le contenu "
+            "(load_table_from_file)."
+        )
+    return path
+
+
 def install(app: FastAPI) -> None:
     """Give the application our answers; it calls this before it has any route of its own."""
     install_exception_handlers(app)
@@ -60,4 +97,6 @@ def install(app: FastAPI) -> None:
 
 if __name__ == "__main__":
     emulator.install_exception_handlers = install
+    DuckDBEngine.start = start_and_lock
+    executor._resolve_uri = resolve_upload
     main()
