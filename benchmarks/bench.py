@@ -36,7 +36,7 @@ from local_bigquery import (
     copy_prefect_database,
     local_bigquery,
     on_prefect_server,
-    throwaway_key,
+    saved_key,
 )
 from pipeline_errors import InfrastructureError
 from pipeline_settings import PROJECT_ROOT
@@ -142,7 +142,7 @@ def far_bigquery(local: dict[str, str]) -> Iterator[BigQuery]:
     """Yield the local BigQuery behind servers that answer as late as Google's."""
     with (
         fault_proxy(local["DBT_BIGQUERY_API_ENDPOINT"]) as proxy,
-        token_endpoint(delay=FAR_TOKEN_SECONDS) as (key, _),
+        token_endpoint(saved_key(local), delay=FAR_TOKEN_SECONDS) as (key, _),
     ):
         proxy.on_query = lambda _: time.sleep(FAR_QUERY_SECONDS)
         google = {
@@ -368,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             with local_bigquery(work / "local") as (local, _), far_bigquery(local) as far:
                 near = BigQuery(
-                    False, local, local["DBT_BIGQUERY_API_ENDPOINT"], throwaway_key(), threads=4
+                    False, local, local["DBT_BIGQUERY_API_ENDPOINT"], saved_key(local), threads=4
                 )
                 tables = [(near, size) for size in arguments.sizes] + [(far, FAR_SIZE)]
                 for bigquery, size in tables:

@@ -161,7 +161,9 @@ class FaultProxy:
 
     def _forward(self, request: Request) -> Reply:
         connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=120)
-        headers = {k: v for k, v in request.headers.items() if k.lower() != "accept-encoding"}
+        # BigQuery refuses the Host of the proxy, which is not its own.
+        ours = ("accept-encoding", "host")
+        headers = {k: v for k, v in request.headers.items() if k.lower() not in ours}
         try:
             connection.request(request.method, request.path, request.body, headers)
             response = connection.getresponse()

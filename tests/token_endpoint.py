@@ -8,26 +8,36 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from local_bigquery import throwaway_key
+from google.auth import crypt, jwt
 
 
 @contextmanager
 def token_endpoint(
-    lifetime: float = 3600, delay: float = 0, refusal: str = "", refused: str = "/token"
+    account: dict[str, str],
+    lifetime: float = 3600,
+    delay: float = 0,
+    refusal: str = "",
+    refused: str = "/token",
 ) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Yield the key of an account of Google's own universe, and the tokens given for it so far.
+    """Yield the account's key in Google's own universe, and the tokens given for it so far.
 
     Args:
+        account: the key that signs the tokens, which those who trust this key let in.
         lifetime: seconds that each token lives.
         delay: seconds before each answer.
         refusal: why none is given at addresses that start with `refused`.
     """
     tokens: list[str] = []
+    signer = crypt.RSASigner.from_service_account_info(account)
+
+    def new_token() -> str:
+        claims = {"iat": time.time(), "exp": time.time() + 3600, "jti": str(len(tokens))}
+        return jwt.encode(signer, claims).decode()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             time.sleep(delay)
-            tokens.append(f"token-{len(tokens)}")
+            tokens.append(new_token())
             expiry = datetime.now(UTC) + timedelta(seconds=lifetime)
             answer = {
                 # OAuth's answer to a key or to a refresh token, STS's to another identity.
@@ -55,5 +65,5 @@ def token_endpoint(
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         uri = f"http://127.0.0.1:{server.server_port}/token"
-        yield throwaway_key() | {"token_uri": uri, "universe_domain": "googleapis.com"}, tokens
+        yield account | {"token_uri": uri, "universe_domain": "googleapis.com"}, tokens
         server.shutdown()

@@ -81,6 +81,7 @@ def local_bigquery(
     """
     data_dir = data_dir.resolve()
     remedy = REMEDY.format(folder=data_dir)
+    credentials_info = throwaway_key()
     with ExitStack() as stack:
         try:
             bigquery_log, prefect_log = stack.enter_context(_own(data_dir, fresh))
@@ -88,7 +89,7 @@ def local_bigquery(
             uploads = stack.enter_context(
                 TemporaryDirectory(prefix="uploads-", dir=None if elsewhere else data_dir)
             )
-            bigquery = _bigquery_server(data_dir, uploads, bigquery_log, remedy)
+            bigquery = _bigquery_server(data_dir, uploads, bigquery_log, credentials_info)
         except (OSError, duckdb.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InfrastructureError(
@@ -103,7 +104,6 @@ def local_bigquery(
             with signals_held():
                 server.start()
                 stack.callback(server.stop)
-        credentials_info = throwaway_key()
         environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
         bigquery.wait_until_ready()
         work_on(bigquery, lambda: _fill(bigquery.url, credentials_info))
@@ -170,11 +170,16 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _bigquery_server(data_dir: Path, uploads: str, log: IO[bytes], remedy: str) -> LocalServer:
-    """Return bqemulator, with its DuckDB extensions in the folder as well."""
+def _bigquery_server(
+    data_dir: Path, uploads: str, log: IO[bytes], credentials_info: dict[str, str]
+) -> LocalServer:
+    """Return bqemulator, with its DuckDB extensions in the folder as well.
+
+    It answers those who have tokens of this key, whose public half it knows.
+    """
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
-    _install_spatial_extension(folder)
+    install_spatial_extension(folder)
     port = free_port()
     return LocalServer(
         name="Le BigQuery local (bqemulator)",
@@ -190,15 +195,16 @@ def _bigquery_server(data_dir: Path, uploads: str, log: IO[bytes], remedy: str) 
             "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
             "BQEMU_LOG_LEVEL": "WARNING",
             "BQEMU_UPLOAD_STAGING_DIR": uploads,
+            "LOCAL_BIGQUERY_PUBLIC_KEY": public_key(credentials_info),
         },
         port=port,
         health_path="/healthz",
         log=log,
-        remedy=remedy,
+        remedy=REMEDY.format(folder=data_dir),
     )
 
 
-def _install_spatial_extension(home: Path) -> None:
+def install_spatial_extension(home: Path) -> None:
     """Install DuckDB's spatial extension from its wheel, where bqemulator will look."""
     import duckdb_extension_spatial
 
@@ -230,6 +236,20 @@ def throwaway_key() -> dict[str, str]:
         "token_uri": "https://oauth2.bigquery.local/token",
         "universe_domain": UNIVERSE_DOMAIN,
     }
+
+
+def public_key(credentials_info: dict[str, str]) -> str:
+    """Return the public half of this key, in PEM."""
+    from cryptography.hazmat.primitives import serialization
+
+    private_key = serialization.load_pem_private_key(
+        credentials_info["private_key"].encode(), password=None
+    )
+    return (
+        private_key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
 
 
 def _fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
@@ -314,6 +334,16 @@ def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
             "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         }
     )
+
+
+def saved_key(environment: dict[str, str]) -> dict[str, str]:
+    """Return the key in the credentials block: the only one that the local BigQuery lets in."""
+    from dbt_connection import load_credentials
+
+    with on_prefect_server(environment):
+        block = load_credentials(environment["PREFECT_GCP_CREDENTIALS_BLOCK"])
+    key: dict[str, str] = block.service_account_info.get_secret_value()
+    return key
 
 
 def copy_prefect_database(source: Path, target: Path) -> None:

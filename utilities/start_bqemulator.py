@@ -1,7 +1,8 @@
-"""Runs bqemulator's own command line, its disk closed, and with two of its traps taken out.
+"""Runs bqemulator's own command line, closed to strangers and with two of its traps taken out.
 
-Its DuckDB reads and writes every file of the user. Here, it opens no file but its database and
-the uploads.
+It answers anyone on this machine, web pages included, and its DuckDB reads and writes every
+file of the user. Here, it answers the tokens of one key, and opens no file but its database
+and the uploads.
 
 What it had not foreseen, it answers with an error 500. Google's clients take that for a
 fault that passes, and ask again for ten minutes: here the second answer tells them what is
@@ -10,18 +11,32 @@ wrong. And it cannot delete a view, which BigQuery does by the request that dele
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import grpc
+from bqemulator import server
 from bqemulator.api import app as emulator
 from bqemulator.api.dependencies import AppContext
 from bqemulator.api.routes.tables import delete_table
 from bqemulator.cli import main
-from bqemulator.domain.errors import InternalError, PermissionDeniedError, ValidationError
+from bqemulator.domain.errors import (
+    DomainError,
+    InternalError,
+    PermissionDeniedError,
+    ValidationError,
+)
 from bqemulator.jobs import executor
 from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.storage.sql_identifiers import quoted_table_ref
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from google.auth import jwt
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+# The clock of this machine may be put right between a token and its use.
+CLOCK_SKEW_SECONDS = 10
 
 REMEDY = (
     "Corrigez la requête ; si le vrai BigQuery l'accepte, laissez ce nœud de côté ici "
@@ -60,6 +75,64 @@ async def delete(project_id: str, dataset_id: str, table_id: str, request: Reque
     return await delete_table(project_id, dataset_id, table_id, context)
 
 
+class UnauthenticatedError(DomainError):  # type: ignore[misc]
+    """A request without a token of the key."""
+
+    http_status = 401
+    bq_reason = "authError"
+    grpc_status_name = "UNAUTHENTICATED"
+
+
+def refusal(scope: Scope, public_key: str) -> DomainError | None:
+    """Return the error that refuses this request, of any ASGI type; None when it is let in.
+
+    A web page sends its Origin or, if its own name leads to 127.0.0.1, that name as Host.
+    `/healthz`, which tells nothing of the data, asks for no token.
+    """
+    headers = Headers(scope=scope)
+    _, port = scope["server"]
+    if headers.getlist("host") not in ([f"127.0.0.1:{port}"], [f"localhost:{port}"]):
+        return PermissionDeniedError(
+            f"Le BigQuery local n'est joignable qu'à l'adresse http://127.0.0.1:{port} : "
+            "corrigez DBT_BIGQUERY_API_ENDPOINT."
+        )
+    if "origin" in headers:
+        return PermissionDeniedError(
+            "Le BigQuery local ne répond pas aux pages web : interrogez-le avec "
+            "`.venv/bin/python utilities/local_bigquery.py COMMANDE`."
+        )
+    if scope["path"] == "/healthz" or is_signed(headers.get("authorization", ""), public_key):
+        return None
+    return UnauthenticatedError(
+        "Le BigQuery local n'accepte que la clé de son propre block Prefect, nouvelle à chaque "
+        "démarrage : lancez votre commande avec "
+        "`.venv/bin/python utilities/local_bigquery.py COMMANDE`."
+    )
+
+
+def is_signed(authorization: str, public_key: str) -> bool:
+    """Return whether this Authorization header has a token of the key that has not expired."""
+    scheme, _, token = authorization.partition(" ")
+    try:
+        jwt.decode(token, public_key, clock_skew_in_seconds=CLOCK_SKEW_SECONDS)
+    except (ValueError, RecursionError):
+        return False
+    return scheme.lower() == "bearer"
+
+
+class AccessMiddleware:
+    """The ASGI middleware that refuses a request before anything else sees it."""
+
+    def __init__(self, app: ASGIApp, public_key: str) -> None:
+        self._app, self._public_key = app, public_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or refuse it as BigQuery does."""
+        error = refusal(scope, self._public_key)
+        answer = JSONResponse(error.to_bigquery_error(), error.http_status) if error else self._app
+        await answer(scope, receive, send)
+
+
 async def start_and_lock(engine: DuckDBEngine) -> None:
     """Start DuckDB, then close the disk and the network to all SQL, but for the uploads.
 
@@ -89,6 +162,8 @@ def resolve_upload(uri: str, context: AppContext) -> str:
 
 def install(app: FastAPI) -> None:
     """Give the application our answers; it calls this before it has any route of its own."""
+    # The last middleware to be added is the first to see a request.
+    app.add_middleware(AccessMiddleware, public_key=os.environ["LOCAL_BIGQUERY_PUBLIC_KEY"])
     install_exception_handlers(app)
     app.add_exception_handler(Exception, refuse)
     path = "/bigquery/v2/projects/{project_id}/datasets/{dataset_id}/tables/{table_id}"
@@ -99,4 +174,6 @@ if __name__ == "__main__":
     emulator.install_exception_handlers = install
     DuckDBEngine.start = start_and_lock
     executor._resolve_uri = resolve_upload
+    # The Storage API knows no tokens, and nothing here reads through it: a server without a port.
+    server.build_grpc_server = lambda _context: (grpc.aio.server(), 0)
     main()

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from google.cloud.bigquery import Client
 
-from dbt_connection import load_credentials
-from local_bigquery import copy_prefect_database, local_bigquery, on_prefect_server
+from local_bigquery import copy_prefect_database, local_bigquery, saved_key
 from project import Project, connect, copy_project
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.
@@ -36,12 +35,16 @@ def bigquery(local_environment: dict[str, str]) -> Client:
     return connect(local_environment)
 
 
+@pytest.fixture(scope="session")
+def key(local_environment: dict[str, str]) -> dict[str, str]:
+    """The key that the block of the session holds, and that the local BigQuery lets in."""
+    return saved_key(local_environment)
+
+
 @pytest.fixture
-def key_lines(local_environment: dict[str, str]) -> list[str]:
-    """The lines of the private key that the block of the session holds."""
-    with on_prefect_server(local_environment):
-        info = load_credentials("sa-key").service_account_info.get_secret_value()
-    return [line for line in info["private_key"].splitlines() if "PRIVATE KEY" not in line]
+def key_lines(key: dict[str, str]) -> list[str]:
+    """The lines of this private key."""
+    return [line for line in key["private_key"].splitlines() if "PRIVATE KEY" not in line]
 
 
 @pytest.fixture

@@ -47,20 +47,20 @@ def external_account(key, folder):
 
 
 @pytest.fixture
-def run(make_project, tmp_path):
+def run(make_project, tmp_path, key):
     """Return a function that runs tools with these default credentials, and no key in the block."""
 
     def run(credentials, *tools, refusal="", refused="/token", **variables):
         project = make_project(ONE_MODEL)
         adc = tmp_path / "adc.json"
         (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
-        with token_endpoint(refusal=refusal, refused=refused) as (key, tokens):
-            adc.write_text(json.dumps(credentials(key, tmp_path)))
+        with token_endpoint(key, refusal=refusal, refused=refused) as (google_key, tokens):
+            adc.write_text(json.dumps(credentials(google_key, tmp_path)))
             del project.environment["GOOGLE_CLOUD_UNIVERSE_DOMAIN"]
             project.environment |= variables | {
                 "GOOGLE_APPLICATION_CREDENTIALS": str(adc),
                 "PYTHONPATH": str(tmp_path),
-                "TOKEN_URI": key["token_uri"],
+                "TOKEN_URI": google_key["token_uri"],
                 "PREFECT_GCP_CREDENTIALS_BLOCK": "adc",
             }
             with in_environment(project.environment):
@@ -105,7 +105,7 @@ def test_block_without_a_key_takes_the_default_credentials_and_leaves_no_secret(
     (process,) = done.processes
     assert process.returncode == 0, process.stderr
     assert len(done.tokens) == asked
-    secrets = ["token-0", "token-1", "secret-of-", done.key.splitlines()[1]]
+    secrets = [*done.tokens, "secret-of-", done.key.splitlines()[1]]
     assert not [secret for text in written(done) for secret in secrets if secret in text]
 
 

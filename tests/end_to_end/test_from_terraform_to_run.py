@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
+from local_bigquery import UNIVERSE_DOMAIN
 from pipeline_settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
 
@@ -19,7 +20,7 @@ README = (PROJECT_ROOT / "README.md").read_text()
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, local_environment):
+def project(tmp_path_factory, local_environment, key):
     """A project with `.env` and key file, and no setting in the environment."""
     project = copy_project(tmp_path_factory.mktemp("road"), local_environment, ONE_MODEL)
     outputs = {
@@ -42,13 +43,13 @@ def project(tmp_path_factory, local_environment):
     assert generated.returncode == 0, generated.stderr
     with (project.root / ".env").open("a") as env:
         env.write(f"DBT_BIGQUERY_API_ENDPOINT={local_environment['DBT_BIGQUERY_API_ENDPOINT']}\n")
-    write_key(project)
+    write_key(project, key)
     return project
 
 
-def write_key(project):
-    """Write a new key where Terraform would; return its id."""
-    key = throwaway_key()
+def write_key(project, key):
+    """Write the key, under a new id, where Terraform would; return this id."""
+    key = key | {"private_key_id": secrets.token_hex(20)}
     path = project.root / ".secrets" / "sa_key.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(key))
@@ -57,11 +58,11 @@ def write_key(project):
 
 
 @pytest.fixture(scope="module")
-def road(project):
+def road(project, key):
     """A block and a run, then a new key, saved with the recipe of the README, and a run."""
     created = project.run("utilities/create_gcp_block.py")
     first = project.run_pipeline("--commands", "run")
-    key_id = write_key(project)
+    key_id = write_key(project, key)
     recipe = README.split("python -c '")[1].split("'\n")[0]
     info = "GcpCredentials.load('sa-key').service_account_info.get_secret_value()"
     replaced = subprocess.run(

@@ -10,6 +10,7 @@ from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
 
 from dbt_connection import build_connection
+from google_tokens import fresh_token
 from local_bigquery import on_prefect_server
 from pipeline_settings import PipelineSettings
 from project import ONE_MODEL
@@ -33,10 +34,10 @@ def save_block(key, local_environment):
 
 @pytest.mark.parametrize(("seconds", "asked"), [(3600, [1]), (2, range(4, 40))])
 def test_token_is_asked_for_once_a_run_unless_it_expires(
-    seconds, asked, project, local_environment
+    seconds, asked, project, local_environment, key
 ):
-    with token_endpoint(seconds) as (key, tokens):
-        save_block(key, local_environment)
+    with token_endpoint(key, seconds) as (google_key, tokens):
+        save_block(google_key, local_environment)
 
         run = project.run_pipeline(PREFECT_GCP_CREDENTIALS_BLOCK="google")
 
@@ -45,9 +46,9 @@ def test_token_is_asked_for_once_a_run_unless_it_expires(
 
 
 @pytest.mark.parametrize("tool", ["prefect/pipeline.py", "utilities/load_sample_data.py"])
-def test_revoked_key_is_named(tool, project, local_environment):
-    with token_endpoint(refusal="Invalid JWT Signature.") as (key, _):
-        save_block(key, local_environment)
+def test_revoked_key_is_named(tool, project, local_environment, key):
+    with token_endpoint(key, refusal="Invalid JWT Signature.") as (google_key, _):
+        save_block(google_key, local_environment)
 
         run = project.run(tool, PREFECT_GCP_CREDENTIALS_BLOCK="google")
 
@@ -56,19 +57,20 @@ def test_revoked_key_is_named(tool, project, local_environment):
     assert "Traceback" not in run.stderr
 
 
-def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profile(project):
+def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profile(project, key):
     """What runs where `dbt_process.py` finds nothing to replace: dbt itself, with our profile."""
     settings = PipelineSettings.from_mapping(project.environment)
-    with token_endpoint() as (key, _):
-        block = GcpCredentials(service_account_info=SecretDict(key))
-        profile = build_connection(block, settings).profile.get_profile()
-    (project.root / "dbt" / "profiles.yml").write_text(json.dumps(profile))
+    with token_endpoint(key) as (google_key, _):
+        block = GcpCredentials(service_account_info=SecretDict(google_key))
+        connection = build_connection(block, settings)
+        token = fresh_token(connection.credentials)
+    (project.root / "dbt" / "profiles.yml").write_text(json.dumps(connection.profile.get_profile()))
 
     run = subprocess.run(
         [str(Path(sys.executable).with_name("dbt")), "run"],
         cwd=project.root / "dbt",
         env=project.environment
-        | {"DBT_ENV_SECRET_GCP_TOKEN": "token", "DBT_PROFILE": settings.profile_name},
+        | {"DBT_ENV_SECRET_GCP_TOKEN": token, "DBT_PROFILE": settings.profile_name},
         capture_output=True,
         text=True,
     )

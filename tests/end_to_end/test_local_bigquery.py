@@ -36,10 +36,13 @@ PROXIES = {
     **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
 }
 
-# For the Python of a command.
-DATASETS_URL = (
-    "os.environ['DBT_BIGQUERY_API_ENDPOINT'] + '/bigquery/v2/projects/projet-local/datasets'"
-)
+# For the Python of a command: a client of its BigQuery.
+CLIENT = f"""
+import sys
+sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
+from bigquery_access import bigquery_of_the_settings
+client, _ = bigquery_of_the_settings()
+"""
 
 # Takes SIGINT whatever the shell that started the tests does with it.
 GO = "print('go', flush=True); input()"
@@ -105,12 +108,9 @@ def first_run(tmp_path_factory):
     (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
     temporary = tmp_path_factory.mktemp("temporary")
     (temporary / "bqemu_uploads").write_text("")
-    body = "{'datasetReference': {'projectId': 'projet-local', 'datasetId': 'mine'}}"
-    create = (
-        f"import httpx, os; httpx.post({DATASETS_URL}, json={body}).raise_for_status(); exit(7)"
-    )
+    create = "client.create_dataset('mine'); exit(7)"
     result = run(
-        *(root / ".local", sys.executable, "-c", create),
+        *(root / ".local", sys.executable, "-c", CLIENT + create),
         PYTHONPATH=str(root),
         TMPDIR=str(temporary),
         **PROXIES,
@@ -196,9 +196,9 @@ def test_fresh_starts_from_nothing_and_deletes_nothing_of_the_user(data_dir, tmp
     # A folder of the user may have such a name.
     mine = tmp_path / "data" / "prefect" / "mine.sql"
     mine.write_text("select 1")
-    look = f"import httpx, os; print(httpx.get({DATASETS_URL}).text)"
+    look = "print([dataset.dataset_id for dataset in client.list_datasets()])"
 
-    fresh = run(tmp_path / "data", "--fresh", sys.executable, "-c", look)
+    fresh = run(tmp_path / "data", "--fresh", sys.executable, "-c", CLIENT + look)
 
     assert "mine" not in fresh.stdout
     assert "projet_local_raw" in fresh.stdout

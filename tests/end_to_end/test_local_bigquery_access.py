@@ -1,12 +1,93 @@
-"""What the user of the local BigQuery reaches through it: data, and nothing else."""
+"""Whom the local BigQuery lets in, and what its own user reaches through it: data, nothing else."""
 
 import io
+import time
 from decimal import Decimal
 
 import fastavro
+import httpx
+import psutil
 import pytest
 from google.api_core.exceptions import BadRequest, Forbidden
+from google.auth import crypt, jwt
 from google.cloud.bigquery import LoadJobConfig, SchemaField, SourceFormat, Table
+
+from local_bigquery import throwaway_key
+
+PROJECT = "/bigquery/v2/projects/projet-local"
+REQUESTS = [
+    ("GET", f"{PROJECT}/datasets"),
+    ("POST", f"{PROJECT}/queries"),
+    ("POST", f"{PROJECT}/jobs"),
+    ("POST", f"/upload{PROJECT}/jobs?uploadType=resumable"),
+    ("PUT", f"/upload{PROJECT}/jobs?uploadType=resumable&upload_id=0123456789"),
+    ("GET", "/metrics"),
+    ("GET", "/readyz"),
+    ("GET", "/docs"),
+]
+
+
+def bearer(key):
+    """Return the header of a token of this key."""
+    now = int(time.time())
+    signer = crypt.RSASigner.from_service_account_info(key)
+    token = jwt.encode(signer, {"iat": now, "exp": now + 600}).decode()
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def ask(local_environment):
+    """Return a function that sends a request as any program may, of any user of this machine."""
+
+    def ask(method, path, headers):
+        headers = {"Content-Type": "text/plain"} | headers
+        body = '{"query": "select 1", "useLegacySql": false}'
+        url = local_environment["DBT_BIGQUERY_API_ENDPOINT"] + path
+        return httpx.request(method, url, headers=headers, content=body, trust_env=False)
+
+    return ask
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+@pytest.mark.parametrize("headers", [{}, bearer(throwaway_key())], ids=["no token", "other key"])
+def test_who_has_not_the_key_is_refused_as_by_bigquery(headers, method, path, ask):
+    answer = ask(method, path, headers)
+
+    assert answer.status_code == 401
+    assert answer.json()["error"]["errors"][0]["reason"] == "authError"
+    assert "utilities/local_bigquery.py" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [f"{PROJECT}/queries", "/healthz"])
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize(
+    "header", [{"Host": "example.com"}, {"Origin": "https://example.com"}, {"Origin": "null"}]
+)
+def test_web_page_is_refused_even_with_a_token(header, method, path, ask, key):
+    answer = ask(method, path, bearer(key) | header)
+
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.startswith("access-control-")]
+
+
+def test_who_has_the_key_is_let_in_by_either_name(ask, key, local_environment):
+    port = httpx.URL(local_environment["DBT_BIGQUERY_API_ENDPOINT"]).port
+
+    answers = [
+        ask("POST", f"{PROJECT}/queries", bearer(key) | {"Host": f"{name}:{port}"})
+        for name in ("127.0.0.1", "localhost")
+    ]
+
+    assert [answer.json()["rows"] for answer in answers] == [[{"f": [{"v": "1"}]}]] * 2
+
+
+def test_server_has_no_port_but_that_which_asks_for_the_token(local_environment):
+    port = httpx.URL(local_environment["DBT_BIGQUERY_API_ENDPOINT"]).port
+    listeners = [x for x in psutil.net_connections() if x.status == psutil.CONN_LISTEN]
+
+    (server,) = [listener.pid for listener in listeners if listener.laddr.port == port]
+
+    assert [x.laddr for x in listeners if x.pid == server] == [("127.0.0.1", port)]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,26 @@
-"""What the DuckDB of the local BigQuery opens, and which failures its clients may try again."""
+"""Whom the local BigQuery lets in, what its DuckDB opens, and which failures may be tried again."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
 
 import duckdb
 import pytest
 from bqemulator.config import PersistenceMode, Settings
 from bqemulator.storage.engine import DuckDBEngine
 from fastapi import Request
+from google.auth import crypt, jwt
 
-from local_bigquery import _install_spatial_extension
-from start_bqemulator import refuse, start_and_lock
+from local_bigquery import install_spatial_extension, public_key, throwaway_key
+from start_bqemulator import is_signed, refusal, refuse, start_and_lock
+
+KEY, OTHER_KEY = throwaway_key(), throwaway_key()
+PUBLIC_KEY = public_key(KEY)
+NOW = int(time.time())
+CLAIMS = {"iat": NOW, "exp": NOW + 86400}
 
 
 def answer(path, error):
@@ -26,6 +37,100 @@ def test_failure_lasts_when_it_comes_back():
     assert b"bqemulator) \xc3\xa9choue : no such thing Corrigez" in answers[1].body
 
 
+def signed(claims, key=KEY, **header):
+    return jwt.encode(crypt.RSASigner.from_service_account_info(key), claims, header).decode()
+
+
+def encode(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=")
+
+
+def signed_with_a_secret(algorithm, secret):
+    """Return a token as the standard has it for algorithms without a key pair, or for none."""
+    parts = ({"alg": algorithm, "typ": "JWT"}, CLAIMS)
+    text = b".".join(encode(json.dumps(part).encode()) for part in parts)
+    signature = hmac.digest(secret.encode(), text, hashlib.sha256) if secret else b""
+    return (text + b"." + encode(signature)).decode()
+
+
+def test_token_of_the_key_is_let_in():
+    assert is_signed(f"Bearer {signed(CLAIMS)}", PUBLIC_KEY)
+
+
+REFUSED = {
+    "none": "",
+    "no token": "Bearer",
+    "no JWT": "Bearer token",
+    "no base64": "Bearer a.b.c",
+    "no ASCII": "Bearer é.è.à",
+    "too deep": f"Bearer {encode(b'[' * 40_000).decode()}.e30.",
+    "not a bearer's": f"Basic {signed(CLAIMS)}",
+    "other key": f"Bearer {signed(CLAIMS, OTHER_KEY)}",
+    "other key, same id": (
+        f"Bearer {signed(CLAIMS, OTHER_KEY | {'private_key_id': KEY['private_key_id']})}"
+    ),
+    "changed": f"Bearer {signed(CLAIMS)[:-4]}AAAA",
+    "other algorithm": f"Bearer {signed(CLAIMS, alg='ES256')}",
+    "not signed": f"Bearer {signed_with_a_secret('none', '')}",
+    "public key as a secret": f"Bearer {signed_with_a_secret('HS256', PUBLIC_KEY)}",
+    "for ever": f"Bearer {signed({'iat': NOW})}",
+    "expired": f"Bearer {signed({'iat': NOW - 3600, 'exp': NOW - 60})}",
+    "not yet": f"Bearer {signed({'iat': NOW + 3600, 'exp': NOW + 7200})}",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_any_other_token_is_refused(name):
+    assert not is_signed(REFUSED[name], PUBLIC_KEY)
+
+
+def refused(path, *headers, kind="http"):
+    """Return the status that refuses a request to port 9050; None when it is let in."""
+    encoded = [(name.encode(), value.encode()) for name, value in headers]
+    scope = {"type": kind, "path": path, "server": ("127.0.0.1", 9050), "headers": encoded}
+    error = refusal(scope, PUBLIC_KEY)
+    return error and error.http_status
+
+
+HOST = ("host", "127.0.0.1:9050")
+TOKEN = ("authorization", f"Bearer {signed(CLAIMS)}")
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        [],
+        ["127.0.0.1"],
+        ["127.0.0.1:9051"],
+        ["127.0.0.1:9050.example.com"],
+        ["[::1]:9050"],
+        ["example.com"],
+        ["127.0.0.1:9050", "example.com"],
+        ["example.com", "127.0.0.1:9050"],
+    ],
+)
+@pytest.mark.parametrize("path", ["/datasets", "/healthz"])
+def test_any_other_host_is_refused(path, hosts):
+    assert refused(path, *[("host", host) for host in hosts], TOKEN) == 403
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/datasets", [HOST, TOKEN], None),
+        ("/datasets", [("host", "localhost:9050"), TOKEN], None),
+        ("/datasets", [HOST], 401),
+        ("/healthz", [HOST], None),
+        ("/healthz/", [HOST], 401),
+        ("/datasets", [HOST, TOKEN, ("origin", "")], 403),
+        ("/healthz", [HOST, ("origin", "http://127.0.0.1:9050")], 403),
+    ],
+)
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_request_needs_the_token_and_comes_from_no_web_page(kind, path, headers, status):
+    assert refused(path, *headers, kind=kind) == status
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """A DuckDB as the local BigQuery starts it, in a folder of a name that SQL must quote."""
@@ -35,7 +140,7 @@ def engine(tmp_path_factory):
     (folder / "secret").write_text("secret")
     (folder / "uploads" / "link").symlink_to(folder / "secret")
     (folder / "uploads" / "upload").write_text("uploaded")
-    _install_spatial_extension(folder)
+    install_spatial_extension(folder)
     engine = DuckDBEngine(
         Settings(
             persistence_mode=PersistenceMode.PERSISTENT,
