@@ -1,12 +1,14 @@
 """Deploys the pipeline, in production, on the Prefect that the shell is logged in to.
 
-Checks what would fail later, shows what goes where, and runs `prefect deploy` with prefect.yaml.
-What has been set on the deployment since (schedule, variables, tags) stays.
+Checks what would fail later, shows what would change, and runs `prefect deploy` with prefect.yaml.
+What has been set on the deployment since (schedule, variables, tags) stays; one that clones another
+repository, or writes elsewhere, is left alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -22,19 +24,31 @@ import yaml
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from command_line import french_parser, say_errors
+from deployment_plan import (
+    describe_plan,
+    fill_in,
+    find_clone,
+    find_differences_of_owner,
+    same_repository,
+)
 from git_repository import git
 from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
-from prefect_login import found, is_prefect_cloud, where_prefect_is
+from prefect_login import (
+    DEPLOYMENT,
+    FLOWS,
+    deployment_name,
+    found,
+    is_prefect_cloud,
+    where_prefect_is,
+)
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-DEPLOYMENT = "pipeline-dbt-complet"
-DEPLOY_COMMAND = ["prefect", "--no-prompt", "deploy", "--name", DEPLOYMENT]
-# What prefect-cloud's own deploy makes of this file, which names the flow after its function.
-MADE_BY_PREFECT_CLOUD = (f"dbt_full_pipeline/{DEPLOYMENT}", "dbt_full_pipeline/dbt_full_pipeline")
+PREFECT_DEPLOY = Path(__file__).with_name("prefect_deploy.py")
+FLOW, FLOW_OF_PREFECT_CLOUD = FLOWS
 # The Python of the tests: the pool's own default changes with time.
 MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
 FILES_NAMED = 5
@@ -157,14 +171,22 @@ def pool_type(client: SyncPrefectClient, name: str) -> str:
     return pool.type
 
 
-def refuse_a_second_schedule(client: SyncPrefectClient) -> None:
-    """Raise ConfigurationError if a deployment of prefect-cloud would run the pipeline as well."""
-    for name in MADE_BY_PREFECT_CLOUD:
-        other = found(client.read_deployment_by_name, name)
-        if other and any(schedule.active for schedule in other.schedules):
+def refuse_a_second_schedule(client: SyncPrefectClient, name: str, repository: str) -> None:
+    """Raise ConfigurationError if a deployment of prefect-cloud would run the pipeline as well.
+
+    But one that clones another repository: it is another team's.
+    """
+    # prefect-cloud's default name of a deployment is the function's too.
+    for name_there in (f"{FLOW_OF_PREFECT_CLOUD}/{name}", "/".join([FLOW_OF_PREFECT_CLOUD] * 2)):
+        other = found(client.read_deployment_by_name, name_there)
+        if other is None or not any(schedule.active for schedule in other.schedules):
+            continue
+        cloned = find_clone(other.pull_steps).get("repository", repository)
+        if same_repository(cloned, repository):
             raise ConfigurationError(
-                f"Le déploiement {name}, fait par prefect-cloud, a son propre horaire : la "
-                f"pipeline tournerait deux fois. Lancez `uvx prefect-cloud unschedule {name}`."
+                f"Le déploiement {name_there}, fait par prefect-cloud, a son propre horaire : la "
+                "pipeline tournerait deux fois. Lancez "
+                f"`uvx prefect-cloud unschedule {name_there}`."
             )
 
 
@@ -205,60 +227,44 @@ def set_schedule(deployment: dict[str, Any], cron: str | None, *, first: bool) -
         del deployment["schedules"]
 
 
-def run_prefect_deploy(config: dict[str, Any], environment: dict[str, str]) -> int:
-    """Run `prefect deploy` with this content of prefect.yaml; return its exit code."""
+def deploy_command(name: str) -> list[str]:
+    """Return the command that deploys under this name."""
+    return ["prefect", "--no-prompt", "deploy", "--name", name]
+
+
+def run_prefect_deploy(
+    config: dict[str, Any], environment: dict[str, str], kept: dict[str, Any]
+) -> int:
+    """Run `prefect deploy` with this content of prefect.yaml; return its exit code.
+
+    An existing deployment gets the fields `kept` as they are. Through the file, the value of a
+    secret block would take the place of its reference; in a second request, whatever kills this
+    tool before it loses them for good.
+    """
+    command = [sys.executable, str(PREFECT_DEPLOY)]
+    command += deploy_command(config["deployments"][0]["name"])[1:]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-        command = [sys.executable, "-m", *DEPLOY_COMMAND, "--prefect-file", str(path)]
         return subprocess.run(
-            command, cwd=PROJECT_ROOT, env={**os.environ, **environment}, check=False
+            [*command, "--prefect-file", str(path)],
+            input=json.dumps(kept),
+            text=True,
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **environment},
+            check=False,
         ).returncode
 
 
-def keep_what_was_set(
-    client: SyncPrefectClient, before: DeploymentResponse, job_variables: dict[str, Any]
-) -> None:
-    """Give back to the deployment what was set on it by other means than prefect.yaml.
-
-    Not in the file given to `prefect deploy`: it would put the value of a secret block in the
-    place of its reference.
-    """
-    from prefect.client.schemas.actions import DeploymentUpdate
-
-    client.update_deployment(
-        before.id,
-        DeploymentUpdate(
-            job_variables=job_variables, parameters=before.parameters, tags=before.tags
-        ),
+def describe_refusal(name: str, differences: list[str]) -> str:
+    """Return, in French, why the deployment of this name is left alone, and what to do."""
+    return "\n".join(
+        [
+            f"le déploiement {name} qui est là semble être d'une autre équipe.",
+            *(f"  - {difference}" for difference in differences),
+            "Donnez un autre nom au vôtre (--name NOM), ou prenez sa place (--yes --replace).",
+        ]
     )
-
-
-def show_plan(
-    where: str,
-    source: dict[str, str],
-    deployment: dict[str, Any],
-    before: DeploymentResponse | None,
-) -> None:
-    """Print what goes where, and when it will run."""
-    environment = deployment["work_pool"]["job_variables"]["env"]
-    print(f"Déploiement dans {where}.")
-    print(f"Code : {source['GIT_REPOSITORY']}, branche {source['GIT_BRANCH']}.")
-    print(f"Horaire : {describe_schedule(deployment, before)}.")
-    print(f"Réglages : {shlex.join(f'{k}={v}' for k, v in environment.items())}")
-    print(f"Commande : {shlex.join(DEPLOY_COMMAND)}", flush=True)
-
-
-def describe_schedule(deployment: dict[str, Any], before: DeploymentResponse | None) -> str:
-    """Return, in French, when the pipeline will run."""
-    if schedules := deployment.get("schedules"):
-        return f"{schedules[0]['cron']} ({schedules[0]['timezone']})"
-    kept = [
-        f"{getattr(one.schedule, 'cron', 'autre')} ({getattr(one.schedule, 'timezone', '')})"
-        + ("" if one.active else ", suspendu")
-        for one in (before.schedules if before else [])
-    ]
-    return f"inchangé, {' ; '.join(kept)}" if kept else 'aucun (--cron "0 9 * * *" en donne un)'
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -269,6 +275,19 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         "Prefect Cloud ou un serveur à vous. Sans --yes, montre ce qui serait fait.",
     )
     parser.add_argument("--yes", action="store_true", help="déployer")
+    parser.add_argument(
+        "--name",
+        type=deployment_name,
+        default=DEPLOYMENT,
+        help=f"nom du déploiement (par défaut : {DEPLOYMENT}) : à plusieurs équipes sur un même "
+        "Prefect, chacune a le sien",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="avec --yes : prendre la place du déploiement de ce nom, même s'il clone un autre "
+        "dépôt ou écrit ailleurs",
+    )
     parser.add_argument(
         "--cron",
         help="horaire, à l'heure de Paris (par défaut : celui du déploiement, ou chaque jour à "
@@ -290,25 +309,34 @@ def main(argv: list[str] | None = None) -> int:
     where = where_prefect_is(must_last=True)
     config = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
     deployment = config["deployments"][0]
+    deployment["name"] = name = arguments.name
     pool = deployment["work_pool"]
     with get_client(sync_client=True) as client:
         kind = pool_type(client, pool["name"])
-        refuse_a_second_schedule(client)
-        before = found(client.read_deployment_by_name, f"{DEPLOYMENT}/{DEPLOYMENT}")
-        # Computed before set_schedule changes what prefect.yaml says.
-        merged = merge_job_variables(pool, kind, variables, before)
-        pool["job_variables"] = merge_job_variables(pool, kind, variables)
-        set_schedule(deployment, arguments.cron, first=before is None)
-        show_plan(f"{where}, work pool {pool['name']} ({kind})", source, deployment, before)
-        if not arguments.yes:
-            print("Rien n'a été lancé : ajoutez --yes.")
-            return 0
-        exit_code = run_prefect_deploy(config, credentials | source)
-        if exit_code:
-            print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
-        elif before:
-            keep_what_was_set(client, before, merged)
-        return exit_code
+        refuse_a_second_schedule(client, name, source["GIT_REPOSITORY"])
+        before = found(client.read_deployment_by_name, f"{FLOW}/{name}")
+    # Computed before set_schedule changes what prefect.yaml says.
+    merged = merge_job_variables(pool, kind, variables, before)
+    pool["job_variables"] = merge_job_variables(pool, kind, variables)
+    set_schedule(deployment, arguments.cron, first=before is None)
+    wanted = deployment | {"pull_steps": fill_in(config["pull"], source), "job_variables": merged}
+    print(f"Déploiement {name} dans {where}, work pool {pool['name']} ({kind}).")
+    print("\n".join(describe_plan(before, wanted)))
+    print(f"Commande : {shlex.join(deploy_command(name))}", flush=True)
+    taken = [] if before is None or arguments.replace else find_differences_of_owner(before, wanted)
+    if not arguments.yes:
+        remedy = describe_refusal(name, taken) if taken else "ajoutez --yes."
+        print(f"Rien n'a été lancé : {remedy}")
+        return 0
+    if taken:
+        raise ConfigurationError(f"Rien n'a été lancé : {describe_refusal(name, taken)}")
+    kept = {}
+    if before:
+        kept = before.model_dump(include={"parameters", "tags"}) | {"job_variables": merged}
+    exit_code = run_prefect_deploy(config, credentials | source, kept)
+    if exit_code:
+        print(f"La commande a échoué (code {exit_code}).", file=sys.stderr)
+    return exit_code
 
 
 if __name__ == "__main__":

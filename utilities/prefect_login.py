@@ -1,7 +1,9 @@
-"""Which Prefect this shell is logged in to, and what it has."""
+"""Which Prefect this shell is logged in to, and what it has of the pipeline."""
 
 from __future__ import annotations
 
+import argparse
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -9,6 +11,10 @@ from pipeline_errors import ConfigurationError, InfrastructureError
 from proxies import via_proxy
 
 ANSWER_TIMEOUT_SECONDS = 15
+
+# The second is what prefect-cloud's own deploy makes: it names the flow after its function.
+FLOWS = ("pipeline-dbt-complet", "dbt_full_pipeline")
+DEPLOYMENT = "pipeline-dbt-complet"
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -44,6 +50,19 @@ def where_prefect_is(*, must_last: bool = False) -> str:
             "PREFECT_API_URL."
         )
     return f"la base locale de Prefect ({settings.home})"
+
+
+def deployment_name(text: str) -> str:
+    """Return the name of a deployment unchanged; argparse's error if it is not one of ours.
+
+    The name is part of those of a block and of a command line.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"« {text} » est refusé, un nom de déploiement n'a que des minuscules, des chiffres, "
+            "des tirets et des _"
+        )
+    return text
 
 
 def found(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:

@@ -1,10 +1,12 @@
 """deploy.py: what it deploys and where, what it leaves as it was, and what it refuses before."""
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from prefect.client.schemas.actions import (
     DeploymentUpdate,
     WorkPoolCreate,
 )
-from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, temporary_settings
 
@@ -29,6 +31,9 @@ pytestmark = pytest.mark.slow
 
 FLOW_AND_DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 BY_PREFECT_CLOUD = "dbt_full_pipeline/pipeline-dbt-complet"
+OF_TEAM_B = "pipeline-dbt-complet/equipe-b"
+BARE_PREFECT_CLOUD = "dbt_full_pipeline/dbt_full_pipeline"
+CLONE = "prefect.deployments.steps.git_clone"
 
 PROFILES = """
 active = "travail"
@@ -82,14 +87,23 @@ class Checkout:
         self.git("remote", "add", "origin", url)
         self.git("config", f"url.{self.root.parent / 'origin'}.insteadOf", url)
 
-    def deploy(self, *arguments, **variables):
-        return subprocess.run(
+    def start(self, *arguments, **variables):
+        """Start deploy.py, in a process group of its own; return the process."""
+        return subprocess.Popen(
             [sys.executable, str(self.root / "utilities" / "deploy.py"), *arguments],
             env={k: v for k, v in (self.environment | variables).items() if v is not None},
             cwd="/",
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+
+    def deploy(self, *arguments, **variables):
+        """Run deploy.py to its end."""
+        process = self.start(*arguments, **variables)
+        output = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
 
 class Server:
@@ -100,7 +114,7 @@ class Server:
 
     def clear(self):
         with prefect_client(self.environment) as client:
-            for name in (FLOW_AND_DEPLOYMENT, BY_PREFECT_CLOUD):
+            for name in (FLOW_AND_DEPLOYMENT, BY_PREFECT_CLOUD, BARE_PREFECT_CLOUD, OF_TEAM_B):
                 if found := self.find(name):
                     client.delete_deployment(found.id)
             for name in ("pipeline-dbt", "other"):
@@ -113,6 +127,14 @@ class Server:
             client.create_work_pool(
                 WorkPoolCreate(name="pipeline-dbt", type=kind, base_job_template=template)
             )
+
+    def make_deployment(self, name=FLOW_AND_DEPLOYMENT, **fields):
+        """Make a deployment that runs daily, as somebody else would."""
+        flow, deployment = name.split("/")
+        daily = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 9 * * *"))
+        with prefect_client(self.environment) as client:
+            flow_id = client.create_flow_from_name(flow)
+            client.create_deployment(flow_id, deployment, schedules=[daily], **fields)
 
     def find(self, name=FLOW_AND_DEPLOYMENT):
         with prefect_client(self.environment) as client:
@@ -148,11 +170,20 @@ def on_own_server(tmp_path, local_environment):
     return Checkout(tmp_path, {name: local_environment[name] for name in names})
 
 
+REFERENCE = "{{ prefect.blocks.secret.mot-de-passe }}"
+KEPT = {"tags": ["équipe"], "parameters": {"exclude": "tag:lent"}}
 SETTINGS = {
     "DBT_TARGET": "prod",
     "DBT_BIGQUERY_DATASET_DEV": "p_dev",
     "DBT_BIGQUERY_DATASET_PROD": "p_prod",
     "GCP_PROJECT_ID": "mon-projet",
+}
+OURS = {
+    "pull_steps": [{CLONE: {"repository": "git@github.com:equipe/projet", "branch": "main"}}],
+    "work_pool_name": "pipeline-dbt",
+}
+OF_TEAM_A = OURS | {
+    "pull_steps": [{CLONE: {"repository": "https://x:ghp_a@github.com/a/p.git", "branch": "main"}}]
 }
 
 
@@ -173,7 +204,7 @@ def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the
     assert made.work_pool_name == "pipeline-dbt"
     assert made.job_variables == {"env": SETTINGS, "image": "prefecthq/prefect-client:3-python3.11"}
     assert made.entrypoint == "prefect/pipeline.py:dbt_full_pipeline"
-    clone = made.pull_steps[0]["prefect.deployments.steps.git_clone"]
+    clone = made.pull_steps[0][CLONE]
     assert clone["repository"] == "https://github.com/equipe/projet.git"
     assert clone["branch"] == "main"
     install = made.pull_steps[1]["prefect.deployments.steps.run_shell_script"]
@@ -194,24 +225,19 @@ def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(on_ow
     made = server.find()
     assert made.schedules[0].schedule.timezone == "Europe/Paris"
     assert made.job_variables == {"env": SETTINGS}
-    assert made.pull_steps[0]["prefect.deployments.steps.git_clone"]["branch"] == "feature/x"
+    assert made.pull_steps[0][CLONE]["branch"] == "feature/x"
     assert "le serveur Prefect http://127.0.0.1" in run.stdout
 
 
 def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, server):
     server.make_pool("process")
     on_own_server.deploy("--yes")
-    reference = "{{ prefect.blocks.secret.mot-de-passe }}"
+    env = {**SETTINGS, "DBT_THREADS": "2", "MY_MODELS_READ_IT": REFERENCE}
     with prefect_client(server.environment) as client:
         first = server.find()
-        env = {**SETTINGS, "DBT_THREADS": "2", "MY_MODELS_READ_IT": reference}
         client.update_deployment(
             first.id,
-            DeploymentUpdate(
-                job_variables={"env": env, "working_dir": "/x"},
-                tags=["équipe"],
-                parameters={"exclude": "tag:lent"},
-            ),
+            DeploymentUpdate(job_variables={"env": env, "working_dir": "/x"}, **KEPT),
         )
         client.update_deployment_schedule(
             first.id,
@@ -220,7 +246,7 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, serve
             schedule=CronSchedule(cron="30 6 * * 1-5", timezone="America/Montreal"),
         )
 
-    run = on_own_server.deploy("--yes", DBT_BIGQUERY_DATASET_PROD="p_prod_2")
+    run = on_own_server.deploy("--yes", GCP_REGION="EU")
 
     assert run.returncode == 0, run.stdout + run.stderr
     second = server.find()
@@ -231,16 +257,128 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, serve
     )
     assert second.job_variables == {
         # A setting that has gone from `.env` goes from the deployment.
-        "env": {
-            **SETTINGS,
-            "DBT_BIGQUERY_DATASET_PROD": "p_prod_2",
-            "MY_MODELS_READ_IT": reference,
-        },
+        "env": {**SETTINGS, "GCP_REGION": "EU", "MY_MODELS_READ_IT": REFERENCE},
         "working_dir": "/x",
     }
-    assert second.tags == ["équipe"]
-    assert second.parameters == {"exclude": "tag:lent"}
-    assert "inchangé, 30 6 * * 1-5 (America/Montreal), suspendu" in run.stdout
+    assert {"tags": second.tags, "parameters": second.parameters} == KEPT
+
+
+def test_killed_as_it_deploys_it_has_lost_nothing_that_was_set(on_own_server, server):
+    server.make_pool("process")
+    variables = {"env": {**SETTINGS, "MY_MODELS_READ_IT": REFERENCE}, "working_dir": "/x"}
+    server.make_deployment(**OURS, **KEPT, job_variables=variables)
+    on_own_server.git("switch", "-qc", "next")
+    on_own_server.git("push", "-q", "origin", "next")
+
+    process = on_own_server.start("--yes")
+    deadline = time.monotonic() + 60
+    while server.find().pull_steps[0][CLONE]["branch"] != "next":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    made = server.find()
+    assert process.returncode == -signal.SIGKILL
+    assert {"tags": made.tags, "parameters": made.parameters} == KEPT
+    assert made.job_variables == variables
+
+
+def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
+    on_own_server, server
+):
+    server.make_pool("process")
+    env = {**SETTINGS, "DBT_THREADS": "2", "MY_PASSWORD": "s3cret"}
+    server.make_deployment(**OURS, job_variables={"env": env})
+    on_own_server.git("switch", "-qc", "next")
+    on_own_server.git("push", "-q", "origin", "next")
+
+    run = on_own_server.deploy("--cron", "0 6 * * *", GCP_REGION="EU")
+
+    url = "https://github.com/equipe/projet.git"
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[1:-2] == [
+        "Work pool : pipeline-dbt (inchangé)",
+        f"Code : git@github.com:equipe/projet, branche main → {url}, branche next",
+        "Horaire : 0 9 * * * (UTC) → 0 6 * * * (Europe/Paris)",
+        "Réglages :",
+        "  DBT_BIGQUERY_DATASET_DEV : p_dev (inchangé)",
+        "  DBT_BIGQUERY_DATASET_PROD : p_prod (inchangé)",
+        "  DBT_TARGET : prod (inchangé)",
+        "  DBT_THREADS : 2 → rien",
+        "  GCP_PROJECT_ID : mon-projet (inchangé)",
+        "  GCP_REGION : rien → EU",
+        "  MY_PASSWORD : inchangé",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (
+            {"pull_steps": OF_TEAM_A["pull_steps"]},
+            "dépôt : https://github.com/a/p.git → https://github.com/equipe/projet.git",
+        ),
+        ({"dataset": "a_prod"}, "DBT_BIGQUERY_DATASET_PROD : a_prod → p_prod"),
+        ({"project": "projet-de-a"}, "GCP_PROJECT_ID : projet-de-a → mon-projet"),
+    ],
+    ids=["repository", "dataset", "project"],
+)
+def test_deployment_of_another_team_is_left_alone(on_own_server, server, theirs, words):
+    server.make_pool("process")
+    env = {
+        "GCP_PROJECT_ID": theirs.get("project", "mon-projet"),
+        "DBT_BIGQUERY_DATASET_PROD": theirs.get("dataset", "p_prod"),
+    }
+    code = {"pull_steps": theirs["pull_steps"]} if "pull_steps" in theirs else {}
+    server.make_deployment(**OURS | code, job_variables={"env": env})
+    before = server.find()
+
+    plan, run = on_own_server.deploy(), on_own_server.deploy("--yes")
+
+    assert (plan.returncode, run.returncode) == (0, 2)
+    for text in (plan.stdout, run.stderr):
+        assert words in text
+        assert "--name" in text
+        assert "--replace" in text
+    assert "ghp_a" not in plan.stdout + run.stdout + run.stderr
+    assert server.find() == before
+
+
+def test_explicit_word_takes_the_place_of_another_team_s_deployment(on_own_server, server):
+    server.make_pool("process")
+    server.make_deployment(**OF_TEAM_A)
+
+    run = on_own_server.deploy("--yes", "--replace")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert (
+        server.find().pull_steps[0][CLONE]["repository"] == "https://github.com/equipe/projet.git"
+    )
+
+
+def test_two_teams_on_one_prefect_each_have_their_deployment(on_own_server, server):
+    server.make_pool("process")
+    server.make_deployment(**OF_TEAM_A)
+    # prefect-cloud's is the other team's too: its schedule runs their code, not ours.
+    server.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
+    before = server.find()
+
+    run = on_own_server.deploy("--yes", "--name", "equipe-b")
+
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert server.find() == before
+    made = server.find(OF_TEAM_B)
+    assert made.pull_steps[0][CLONE]["repository"] == "https://github.com/equipe/projet.git"
+    assert made.job_variables == {"env": SETTINGS}
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "Équipe", "-a", "a b"])
+def test_name_that_is_not_one_is_refused(capsys, name):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        deploy.main([f"--name={name}"])
+
+    assert "--name" in capsys.readouterr().err
 
 
 def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, server):
@@ -355,14 +493,7 @@ def test_missing_work_pool_is_said_with_the_command_and_not_made(request, server
 
 def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, server):
     server.make_pool("prefect:managed")
-    with prefect_client(server.environment) as client:
-        client.create_deployment(
-            flow_id=client.create_flow_from_name("dbt_full_pipeline"),
-            name="pipeline-dbt-complet",
-            schedules=[
-                DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(days=1)))
-            ],
-        )
+    server.make_deployment(BY_PREFECT_CLOUD)
 
     run = on_cloud.deploy("--yes")
 
