@@ -1,7 +1,8 @@
 """Saves the GcpCredentials block that the pipeline loads: a key, or none.
 
 A block without a key stands for the default credentials of the machine that loads it.
-Rotating a key is running this again: nothing else has to change.
+Rotating a key is running this again: nothing else has to change. The block of another account is
+left alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pipeline_errors import ConfigurationError
 from pipeline_settings import PROJECT_ROOT, load_settings
 from prefect_login import found, where_prefect_is
 
+# Said of a block: what it holds is no key that can be read.
+UNREADABLE = "un contenu illisible"
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
 
 
@@ -74,21 +77,47 @@ def warn_if_others_can_read(path: Path) -> None:
         )
 
 
-def save_block(info: dict[str, Any] | None, name: str) -> str:
+def describe_holder(info: Any) -> str:
+    """Return, in French, whose the content of a block is, never the content."""
+    if not info:
+        return "aucune clé (--adc)"
+    email = info.get("client_email") if isinstance(info, dict) else None
+    return f"la clé de {email}" if isinstance(email, str) else UNREADABLE
+
+
+def find_holder(name: str, slug: str) -> str | None:
+    """Return, in French, whose the block on Prefect is, None if there is none."""
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        block = found(client.read_block_document_by_name, name, slug)
+    if block is None:
+        return None
+    # A path, as a block made in the interface may have, is of a file on another machine.
+    if block.data.get("service_account_file"):
+        return UNREADABLE
+    return describe_holder(block.data.get("service_account_info"))
+
+
+def save_block(info: dict[str, Any] | None, name: str, where: str, *, replace: bool) -> str:
     """Save the key, or none, under this name; return what was done, in French.
 
-    Raises google-auth's DefaultCredentialsError without a key where this machine has no
-    default credentials.
+    Raises ConfigurationError, unless told to `replace` it, if the block is another account's, and
+    google-auth's DefaultCredentialsError without a key where this machine has no default
+    credentials.
     """
-    from prefect import get_client
     from prefect.types import SecretDict
 
+    block_class = credentials_block_class()
+    before, after = find_holder(name, block_class.get_block_type_slug()), describe_holder(info)
+    if before not in (None, after) and not replace:
+        raise ConfigurationError(
+            f"Le block « {name} », dans {where}, contient {before} ; le vôtre aurait {after}. "
+            "Donnez-lui un autre nom (--block-name NOM, et PREFECT_GCP_CREDENTIALS_BLOCK=NOM dans "
+            ".env), ou prenez sa place avec --replace."
+        )
     key = {"service_account_info": SecretDict(info)} if info else {}
-    block = credentials_block_class()(**key)
-    slug = block.get_block_type_slug()
-    with get_client(sync_client=True) as client:
-        before = found(client.read_block_document_by_name, name, slug, include_secrets=False)
-    block.save(name, overwrite=True)
+    block_class(**key).save(name, overwrite=True)
     return "remplacé" if before else "créé"
 
 
@@ -126,6 +155,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         help="nom du block (par défaut : sa-key)",
     )
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="prendre la place du block de ce nom, même s'il contient la clé d'un autre compte",
+    )
+    parser.add_argument(
         "--check",
         action="store_true",
         help="ne rien enregistrer : charger le block et chercher les datasets dans BigQuery",
@@ -146,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         warn_if_others_can_read(arguments.key_file)
     where = where_prefect_is()
     ensure_prefect_server(while_it_boots=credentials_block_class)
-    done = save_block(info, arguments.block_name)
+    done = save_block(info, arguments.block_name, where, replace=arguments.replace)
     print(f"Block « {arguments.block_name} » {done} dans {where}.")
     return 0
 

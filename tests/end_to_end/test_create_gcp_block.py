@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import (
     PREFECT_API_KEY,
     PREFECT_API_URL,
@@ -13,7 +14,7 @@ from prefect.settings import (
 from create_gcp_block import main
 from dbt_connection import load_credentials
 from local_bigquery import on_prefect_server, throwaway_key
-from project import ONE_MODEL, in_environment
+from project import ONE_MODEL, in_environment, prefect_client
 from stand_in_cloud import stand_in_cloud
 
 
@@ -46,6 +47,68 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
     assert second.out == f"Block « created » remplacé dans le serveur Prefect {prefect_api}.\n"
     info = load_credentials("created").service_account_info.get_secret_value()
     assert info["private_key_id"] == "second"
+
+
+OF_ANOTHER = throwaway_key() | {"client_email": "b@projet.iam.gserviceaccount.com"}
+# What the block holds, and how the tool says it.
+HELD = {
+    "key of another account": (
+        {"service_account_info": OF_ANOTHER},
+        f"la clé de {OF_ANOTHER['client_email']}",
+    ),
+    "no key": ({}, "aucune clé (--adc)"),
+    "unreadable": ({"service_account_info": "x"}, "un contenu illisible"),
+    "path": ({"service_account_file": "/x.json"}, "un contenu illisible"),
+}
+
+
+def hold(environment, name, data):
+    """Have the block hold this, which Prefect's own class may refuse."""
+    with prefect_client(environment) as client:
+        block = client.read_block_document_by_name(name, "gcp-credentials")
+        update = BlockDocumentUpdate(
+            block_schema_id=block.block_schema_id, data=data, merge_existing_data=False
+        )
+        client.update_block_document(block.id, update)
+
+
+def read_held(environment, name):
+    """Return what the block holds."""
+    with prefect_client(environment) as client:
+        return client.read_block_document_by_name(name, "gcp-credentials").data
+
+
+@pytest.mark.parametrize(("data", "said"), HELD.values(), ids=HELD)
+def test_block_of_another_account_is_replaced_on_an_explicit_word_only(
+    key_file, local_environment, prefect_api, capsys, data, said
+):
+    arguments = ["--key-file", str(key_file), "--block-name", "shared"]
+    main([*arguments, "--replace"])
+    hold(local_environment, "shared", data)
+    capsys.readouterr()
+
+    refused = main(arguments)
+    captured = capsys.readouterr()
+    left = read_held(local_environment, "shared")
+    done = main([*arguments, "--replace"])
+
+    assert (refused, done) == (2, 0)
+    for word in (said, f"la clé de {throwaway_key()['client_email']}", "--replace", "--block-name"):
+        assert word in captured.err
+    assert "PRIVATE KEY" not in captured.out + captured.err
+    assert left == data
+    assert read_held(local_environment, "shared")["service_account_info"]["private_key"]
+
+
+def test_key_is_not_dropped_for_the_default_credentials_without_the_word(
+    key_file, local_environment, prefect_api, capsys
+):
+    main(["--key-file", str(key_file), "--block-name", "with-a-key"])
+
+    assert main(["--adc", "--block-name", "with-a-key"]) == 2
+
+    assert "aucune clé (--adc)" in capsys.readouterr().err
+    assert read_held(local_environment, "with-a-key")["service_account_info"]
 
 
 def test_key_that_others_can_read_is_warned_about(key_file, prefect_api, capsys):
