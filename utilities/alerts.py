@@ -1,7 +1,8 @@
 """Makes the Prefect automations that tell a channel of a run that failed, warned, or did not come.
 
-Running it again changes only what differs. The address of the channel is a secret: it comes from
-the environment or from standard input, and stays in a block of Prefect.
+They watch one deployment. Running it again changes only what differs, and leaves alone what sends
+elsewhere. The address of the channel is a secret: it comes from the environment or from standard
+input, and stays in a block of Prefect.
 """
 
 from __future__ import annotations
@@ -22,15 +23,19 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 from command_line import french_parser, say_errors
 from dbt_result import WITH_WARNINGS
 from pipeline_errors import ConfigurationError
-from prefect_login import found, where_prefect_is
+from prefect_login import DEPLOYMENT, FLOWS, deployment_name, found, where_prefect_is
 
 if TYPE_CHECKING:
     from prefect.automations import Automation, EventTrigger
     from prefect.blocks.abstract import NotificationBlock
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.events.schemas.automations import Automation as SavedAutomation
+    from prefect.events.schemas.automations import AutomationCore
 
 ADDRESS_VARIABLE = "ALERT_ADDRESS"
-BLOCK_NAME = "alertes-pipeline-dbt"
+# Three of the heartbeats that Prefect sends by default: fewer, and a run is taken for dead when
+# its network is slow.
+MINUTES_WITHOUT_HEARTBEAT = 10
 
 
 class Channel(NamedTuple):
@@ -48,23 +53,13 @@ CHANNELS = {
     "webhook": Channel("l'adresse du webhook", "CustomWebhookNotificationBlock"),
 }
 
-# prefect-cloud's own deploy names the flow after its function.
-FLOWS = ["pipeline-dbt-complet", "dbt_full_pipeline"]
-
-# Events of a run, as Prefect names them.
+# Events of a run, as Prefect names them: after the name of the state.
 ANY_EVENT = {"prefect.flow-run.*"}
+HEARTBEAT = {"prefect.flow-run.heartbeat"}
 FAILED = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
 WARNED = {f"prefect.flow-run.{WITH_WARNINGS}"}
 SUCCEEDED = {"prefect.flow-run.Completed"} | WARNED
-
-# The runs of a laptop have no deployment: their author is looking at them.
-DEPLOYED_RUNS: dict[str, Any] = {
-    "match": {"prefect.resource.id": "prefect.flow-run.*"},
-    "match_related": [
-        {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
-        {"prefect.resource.role": "deployment", "prefect.resource.id": "prefect.deployment.*"},
-    ],
-}
+ENDED = FAILED | SUCCEEDED | {"prefect.flow-run.Cancelled"}
 
 # Prefect fills in what stands in braces when it sends, this tool what follows a dollar.
 RUN_MESSAGE = """\
@@ -77,6 +72,70 @@ Aucune exécution n'a réussi depuis $hours heures : toutes échouent, aucun wor
 l'horaire est arrêté.
 {% if deployment %}
 Déploiement {{ deployment.name }} : $deployment_url{% endif %}"""
+
+# The state that it gives is told of as any other failure is.
+DEAD_MESSAGE = (
+    f"Plus de signe de vie depuis {MINUTES_WITHOUT_HEARTBEAT} minutes : la machine qui exécutait, "
+    "ou son processus, s'est arrêtée sans le dire."
+)
+
+
+REFUSAL = "ces alertes partent déjà ailleurs, et peut-être pour une autre équipe."
+REMEDY = "Donnez le nom de votre déploiement (--name NOM), ou prenez leur place (--yes --replace)."
+
+
+class Deployment(NamedTuple):
+    """What is watched, and by what name its automations and its block go."""
+
+    name: str
+    ids: list[UUID]
+
+    @property
+    def title(self) -> str:
+        """How the names of the automations begin."""
+        return "Pipeline dbt" + ("" if self.name == DEPLOYMENT else f" {self.name}")
+
+    @property
+    def block_name(self) -> str:
+        """The name of the block: Prefect takes no `_` in it."""
+        own = "" if self.name == DEPLOYMENT else f"-{self.name.replace('_', '-')}"
+        return f"alertes-pipeline-dbt{own}"
+
+    @property
+    def runs(self) -> dict[str, Any]:
+        """Which events are of its runs: those of a laptop have no deployment."""
+        return {
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            # The names, as the id is another when the deployment is deleted and made again.
+            "match_related": [
+                {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)},
+                {"prefect.resource.role": "deployment", "prefect.resource.name": self.name},
+            ],
+        }
+
+    @property
+    def heartbeats(self) -> dict[str, Any]:
+        """Which heartbeats are of its runs: they have the id of the deployment, not its name."""
+        ids = [f"prefect.deployment.{deployment_id}" for deployment_id in self.ids]
+        return {
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "match_related": {"prefect.resource.role": "deployment", "prefect.resource.id": ids},
+        }
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> Deployment:
+    """Return the deployment of this name, by deploy.py or prefect-cloud, or both.
+
+    Raises ConfigurationError without one: nobody would ever be told.
+    """
+    there = [found(client.read_deployment_by_name, f"{flow}/{name}") for flow in FLOWS]
+    ids = [deployment.id for deployment in there if deployment]
+    if not ids:
+        raise ConfigurationError(
+            f"Le déploiement {name} n'existe pas : lancez d'abord "
+            "`.venv/bin/python utilities/deploy.py --yes`, ou donnez le nom du vôtre (--name NOM)."
+        )
+    return Deployment(name, ids)
 
 
 def block_class(channel: str) -> Any:
@@ -102,7 +161,7 @@ def make_block(channel: str, address: str, sender: str, to: list[str]) -> Notifi
         if not re.match(r"https?://\S+$", address):
             raise refused
         fields = {
-            "name": BLOCK_NAME,
+            "name": "alertes-pipeline-dbt",
             # The field itself is not a secret for Prefect.
             "url": "{{ address }}",
             "secrets": {"address": address},
@@ -120,10 +179,15 @@ def make_block(channel: str, address: str, sender: str, to: list[str]) -> Notifi
     return block
 
 
+def read_address_of_shell() -> str:
+    """Return the address that the environment gives, empty if it gives none."""
+    return os.environ.get(ADDRESS_VARIABLE, "").strip()
+
+
 def read_address(channel: str) -> str:
     """Return the address from the environment or standard input, empty if none was given."""
-    if address := os.environ.get(ADDRESS_VARIABLE, ""):
-        return address.strip()
+    if address := read_address_of_shell():
+        return address
     if not sys.stdin:
         return ""
     if not sys.stdin.isatty():
@@ -137,15 +201,16 @@ def read_address(channel: str) -> str:
         return ""
 
 
-def wanted_automations(block_id: UUID, hours: float) -> list[Automation]:
-    """Return the three automations that send to this block."""
-    from prefect.automations import Automation, EventTrigger, SendNotification
+def wanted_automations(deployment: Deployment, block_id: UUID, hours: float) -> list[Automation]:
+    """Return the automations that watch the deployment and send to this block."""
+    from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, SendNotification
+    from prefect.client.schemas.objects import StateType
     from prefect.utilities.urls import url_for
 
     wanted = [
-        ("échec", RUN_MESSAGE, EventTrigger(expect=FAILED, **DEPLOYED_RUNS)),
-        ("avertissements", RUN_MESSAGE, EventTrigger(expect=WARNED, **DEPLOYED_RUNS)),
-        ("aucune réussite", SILENCE_MESSAGE, silence(hours)),
+        ("échec", RUN_MESSAGE, EventTrigger(expect=FAILED, **deployment.runs)),
+        ("avertissements", RUN_MESSAGE, EventTrigger(expect=WARNED, **deployment.runs)),
+        ("aucune réussite", SILENCE_MESSAGE, silence(deployment, hours)),
     ]
     # A server often does not know the address of its own interface: this shell does.
     values = {
@@ -155,13 +220,18 @@ def wanted_automations(block_id: UUID, hours: float) -> list[Automation]:
     }
     automations = []
     for name, text, trigger in wanted:
-        subject, body = f"Pipeline dbt : {name}", Template(text).substitute(values)
+        subject, body = f"{deployment.title} : {name}", Template(text).substitute(values)
         send = SendNotification(block_document_id=block_id, subject=subject, body=body)
         automations.append(Automation(name=subject, trigger=trigger, actions=[send]))
-    return automations
+    # Not forced: Prefect refuses it to a run that has ended, whose last heartbeat came late.
+    crash = ChangeFlowRunState(
+        name="Crashed", state=StateType.CRASHED, message=DEAD_MESSAGE, force=False
+    )
+    name = f"{deployment.title} : plus de signe de vie"
+    return [*automations, Automation(name=name, trigger=death(deployment), actions=[crash])]
 
 
-def silence(hours: float) -> EventTrigger:
+def silence(deployment: Deployment, hours: float) -> EventTrigger:
     """Return what fires when no run has succeeded for so long.
 
     Waits for a success after any event of a run; a success is such an event too, and starts the
@@ -175,67 +245,174 @@ def silence(hours: float) -> EventTrigger:
         after=ANY_EVENT,
         expect=SUCCEEDED,
         within=timedelta(hours=hours),
-        **DEPLOYED_RUNS,
+        **deployment.runs,
     )
 
 
-def save_block(client: SyncPrefectClient, channel: str, block: NotificationBlock | None) -> str:
-    """Save the block unless it is there as it is; return what that did, in French.
+def death(deployment: Deployment) -> EventTrigger:
+    """Return what fires when a run that was alive gives no more sign of it, and has not ended."""
+    from prefect.automations import EventTrigger, Posture
 
-    Without a block, keeps the one that is there; ConfigurationError if there is none.
-    """
-    saved = find_block(client, channel)
-    if block is None:
-        if saved is None:
-            raise ConfigurationError(
-                f"Il manque {CHANNELS[channel].address} : donnez-la sur l'entrée standard, ou dans "
-                f"la variable d'environnement {ADDRESS_VARIABLE}."
-            )
-        return "inchangé"
-    if saved:
-        fields = set(type(block).model_fields)
-        stored: Any = type(block).load(BLOCK_NAME)
-        if stored.model_dump(include=fields) == block.model_dump(include=fields):
-            return "inchangé"
-    block.save(BLOCK_NAME, overwrite=True)
-    return "mis à jour" if saved else "créé"
+    return EventTrigger(
+        posture=Posture.Proactive,
+        for_each={"prefect.resource.id"},
+        after=HEARTBEAT,
+        expect=HEARTBEAT | ENDED,
+        within=timedelta(minutes=MINUTES_WITHOUT_HEARTBEAT),
+        **deployment.heartbeats,
+    )
 
 
-def find_block(client: SyncPrefectClient, channel: str) -> UUID | None:
+def find_block(client: SyncPrefectClient, channel: str, name: str) -> UUID | None:
     """Return the id of the channel's block on Prefect, None if there is none."""
     slug = block_class(channel).get_block_type_slug()
-    block = found(client.read_block_document_by_name, BLOCK_NAME, slug, include_secrets=False)
+    block = found(client.read_block_document_by_name, name, slug, include_secrets=False)
     return block.id if block else None
 
 
-def apply_automation(client: SyncPrefectClient, wanted: Automation, *, really: bool) -> str:
-    """Create or update the automation of this name; return what that does, in French.
+def holds_the_same(block: NotificationBlock, name: str) -> bool:
+    """Whether the block of this name on Prefect sends where this one does."""
+    fields = set(type(block).model_fields)
+    try:
+        stored: Any = type(block).load(name)
+    except (ValueError, TypeError, RuntimeError):
+        return False
+    return bool(stored.model_dump(include=fields) == block.model_dump(include=fields))
+
+
+def find_other_block(client: SyncPrefectClient, before: SavedAutomation, wanted: Automation) -> str:
+    """Return, in French, where an automation that is there sends, if it is not where it would.
+
+    Nothing for a block that is no longer there.
+    """
+    for block_id in blocks_of(before) - blocks_of(wanted):
+        block = found(client.read_block_document, block_id, include_secrets=False)
+        if block:
+            kind = f" ({block.block_type.name})" if block.block_type else ""
+            return f"« {block.name} »{kind}"
+    return ""
+
+
+def blocks_of(automation: AutomationCore) -> set[UUID]:
+    """Return the ids of the blocks to which an automation sends."""
+    ids = {getattr(action, "block_document_id", None) for action in automation.actions}
+    return {block_id for block_id in ids if block_id}
+
+
+def describe_update(before: SavedAutomation, wanted: Automation) -> str:
+    """Return, in French, what would change of an automation; nothing if it is the same."""
+    whole = {"trigger", "actions"}
+    if before.model_dump(include=whole) == wanted.model_dump(include=whole):
+        return ""
+    changes = []
+    old, new = (getattr(one.trigger, "within", None) for one in (before, wanted))
+    if old and new and old != new:
+        changes.append(f"délai : {old / timedelta(hours=1):g} h → {new / timedelta(hours=1):g} h")
+    if before.trigger.model_dump(exclude={"within"}) != wanted.trigger.model_dump(
+        exclude={"within"}
+    ):
+        changes.append("ce qui est surveillé")
+    if blocks_of(before) != blocks_of(wanted):
+        changes.append("destination")
+    return ", ".join(changes) or "texte"
+
+
+class Plan(NamedTuple):
+    """What would be done: the block, if an address was given, and the automations."""
+
+    deployment: Deployment
+    channel: str
+    block: NotificationBlock | None
+    block_id: UUID | None
+    hours: float
+
+    @property
+    def changes_the_block(self) -> bool:
+        """Whether the block is to be made, or holds something else."""
+        return self.block is not None and (
+            self.block_id is None or not holds_the_same(self.block, self.deployment.block_name)
+        )
+
+    def automations(
+        self, client: SyncPrefectClient
+    ) -> list[tuple[Automation, SavedAutomation | None]]:
+        """Return each automation as it would be, and as it is."""
+        wanted = wanted_automations(self.deployment, self.block_id or UUID(int=0), self.hours)
+        return [
+            (one, next(iter(client.read_automations_by_name(one.name)), None)) for one in wanted
+        ]
+
+    def find_differences_of_owner(self, client: SyncPrefectClient) -> list[str]:
+        """Return a line, in French, for each thing that already sends to somewhere else."""
+        lines = []
+        if self.block_id and self.changes_the_block:
+            lines.append(f"le block « {self.deployment.block_name} » a une autre adresse")
+        for wanted, before in self.automations(client):
+            if before and (other := find_other_block(client, before, wanted)):
+                lines.append(f"l'automation « {wanted.name} » envoie au block {other}")
+        return lines
+
+    def describe(self, client: SyncPrefectClient) -> list[str]:
+        """Return, in French, what would be done."""
+        if self.block_id is None:
+            block = "à créer"
+        elif self.block is None:
+            block = f"déjà là ; son adresse se compare si {ADDRESS_VARIABLE} la donne"
+        else:
+            block = "à mettre à jour" if self.changes_the_block else "inchangé"
+        lines = [f"Block « {self.deployment.block_name} » ({self.channel}) : {block}."]
+        for wanted, before in self.automations(client):
+            change = before and describe_update(before, wanted)
+            done = f"à mettre à jour ({change})" if change else "inchangée" if before else "à créer"
+            lines.append(f"Automation « {wanted.name} » : {done}.")
+        return lines
+
+
+def save_block(plan: Plan) -> str:
+    """Save the block of the plan unless it is there as it is; return what that did, in French."""
+    if plan.block is None or not plan.changes_the_block:
+        return "inchangé"
+    plan.block.save(plan.deployment.block_name, overwrite=True)
+    return "mis à jour" if plan.block_id else "créé"
+
+
+def save_automation(wanted: Automation, before: SavedAutomation | None) -> str:
+    """Create or update the automation; return what that did, in French.
 
     One that was disabled in Prefect stays so.
     """
-    before = next(iter(client.read_automations_by_name(wanted.name)), None)
-    same = {"trigger", "actions"}
-    if before and before.model_dump(include=same) == wanted.model_dump(include=same):
-        return "inchangée"
-    if not really:
-        return "à mettre à jour" if before else "à créer"
     if before is None:
         wanted.create()
         return "créée"
+    change = describe_update(before, wanted)
+    if not change:
+        return "inchangée"
     wanted.id, wanted.enabled = before.id, before.enabled
     wanted.update()
-    return "mise à jour"
+    return f"mise à jour ({change})"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = french_parser(
         "alerts.py",
-        "Fait prévenir par Prefect quand une exécution déployée échoue, quand dbt signale des "
-        "avertissements, et quand plus rien ne réussit. Sans --yes, montre ce qui serait fait. "
+        "Fait prévenir par Prefect quand une exécution déployée échoue ou disparaît, quand dbt "
+        "signale des avertissements, et quand plus rien ne réussit. Sans --yes, montre ce qui "
+        "serait fait. "
         f"L'adresse, secrète, se donne sur l'entrée standard ou dans {ADDRESS_VARIABLE}.",
     )
     parser.add_argument("channel", choices=CHANNELS, help="où le message arrive")
+    parser.add_argument(
+        "--name",
+        type=deployment_name,
+        default=DEPLOYMENT,
+        help=f"nom du déploiement surveillé (par défaut : {DEPLOYMENT})",
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="avec --yes : changer d'adresse ou de canal, même si celui qui est là est d'un autre",
+    )
     parser.add_argument(
         "--hours",
         type=hours,
@@ -266,24 +443,31 @@ def main(argv: list[str] | None = None) -> int:
     from prefect import get_client
 
     arguments = parse_arguments(argv)
-    print(f"Alertes dans {where_prefect_is(must_last=True)}.")
-    channel, really = arguments.channel, arguments.yes
+    where, channel = where_prefect_is(must_last=True), arguments.channel
     with get_client(sync_client=True) as client:
-        if really:
-            address = read_address(channel)
-            block = (
-                make_block(channel, address, arguments.sender, arguments.to) if address else None
+        deployment = find_deployment(client, arguments.name)
+        print(f"Alertes du déploiement {deployment.name} dans {where}.")
+        address = read_address(channel) if arguments.yes else read_address_of_shell()
+        block = make_block(channel, address, arguments.sender, arguments.to) if address else None
+        block_id = find_block(client, channel, deployment.block_name)
+        plan = Plan(deployment, channel, block, block_id, arguments.hours)
+        if arguments.yes and block is None and block_id is None:
+            raise ConfigurationError(
+                f"Il manque {CHANNELS[channel].address} : donnez-la sur l'entrée standard, ou dans "
+                f"la variable d'environnement {ADDRESS_VARIABLE}."
             )
-            done = save_block(client, channel, block)
-        else:
-            done = "déjà là" if find_block(client, channel) else "à créer"
-        print(f"Block « {BLOCK_NAME} » ({channel}) : {done}.")
-        block_id = find_block(client, channel) or UUID(int=0)
-        for automation in wanted_automations(block_id, arguments.hours):
-            done = apply_automation(client, automation, really=really)
-            print(f"Automation « {automation.name} » : {done}.")
-    if not really:
-        print("Rien n'a été fait : ajoutez --yes.")
+        taken = [] if arguments.replace else plan.find_differences_of_owner(client)
+        refusal = "\n".join([REFUSAL, *(f"  - {line}" for line in taken), REMEDY])
+        if not arguments.yes:
+            print("\n".join(plan.describe(client)))
+            print(f"Rien n'a été fait : {refusal if taken else 'ajoutez --yes.'}")
+            return 0
+        if taken:
+            raise ConfigurationError(f"Rien n'a été fait : {refusal}")
+        print(f"Block « {deployment.block_name} » ({channel}) : {save_block(plan)}.")
+        saved = plan._replace(block_id=find_block(client, channel, deployment.block_name))
+        for automation, before in saved.automations(client):
+            print(f"Automation « {automation.name} » : {save_automation(automation, before)}.")
     return 0
 
 

@@ -3,14 +3,17 @@
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
+import psutil
 import pytest
 from prefect.automations import Automation
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import IntervalSchedule
-from prefect.states import Completed, Failed
+from prefect.states import Completed, Failed, Running
 
 from dbt_result import WITH_WARNINGS
 from pipeline import dbt_full_pipeline
@@ -31,8 +34,13 @@ models:
           - accepted_values: {arguments: {values: [2]}, config: {severity: warn}}
 """,
 }
-FLOW = "pipeline-dbt-complet"
-NAMES = ["Pipeline dbt : échec", "Pipeline dbt : avertissements", "Pipeline dbt : aucune réussite"]
+FLOW = DEPLOYMENT = "pipeline-dbt-complet"
+FAILURE, WARNINGS, SILENCE, DEATH = NAMES = [
+    "Pipeline dbt : échec",
+    "Pipeline dbt : avertissements",
+    "Pipeline dbt : aucune réussite",
+    "Pipeline dbt : plus de signe de vie",
+]
 
 
 @pytest.fixture(scope="module")
@@ -60,51 +68,66 @@ def run_alerts(project, *arguments, address="", **variables):
 
 @pytest.fixture(scope="module")
 def alerted(project, channel):
-    """The project, whose alerts go to the webhook."""
+    """The project, deployed, whose alerts go to the webhook."""
+    make_deployment(project, DEPLOYMENT)
     made = run_alerts(project, "webhook", "--yes", address=f"{channel.url}\n")
     assert made.returncode == 0, made.stderr
-    assert made.stdout.count("créé") == 4
+    assert made.stdout.count("créé") == 5
     return project
 
 
-def read_automations(project):
-    """Return what Prefect has of ours, by name."""
+def make_deployment(project, name, flow=FLOW):
+    """Make a deployment of this folder's pipeline; return its id."""
+    step = "prefect.deployments.steps.set_working_directory"
     with prefect_client(project.environment) as client:
-        return {
-            automation.name: automation
-            for name in NAMES
-            for automation in client.read_automations_by_name(name)
-        }
-
-
-def run_deployed(project, name, **parameters):
-    """Run the pipeline as a worker does, in a deployment of this name; return the run."""
-    with prefect_client(project.environment) as client:
-        deployment_id = client.create_deployment(
-            flow_id=client.create_flow_from_name(FLOW),
+        return client.create_deployment(
+            flow_id=client.create_flow_from_name(flow),
             name=name,
             entrypoint="prefect/pipeline.py:dbt_full_pipeline",
-            pull_steps=[
-                {
-                    "prefect.deployments.steps.set_working_directory": {
-                        "directory": str(project.root)
-                    }
-                }
-            ],
+            pull_steps=[{step: {"directory": str(project.root)}}],
         )
+
+
+def read_automations(project, names=NAMES):
+    """Return what Prefect has of these, by name; a name that two have is an error."""
+    with prefect_client(project.environment) as client:
+        there = [x for name in names for x in client.read_automations_by_name(name)]
+    by_name = {automation.name: automation for automation in there}
+    assert len(by_name) == len(there)
+    return by_name
+
+
+def start_deployed(project, **parameters):
+    """Start a run of the deployment as a worker does; return the run and its process."""
+    with prefect_client(project.environment) as client:
+        deployment_id = client.read_deployment_by_name(f"{FLOW}/{DEPLOYMENT}").id
         run = client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
-        subprocess.run(
-            [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)],
-            env=project.environment
-            | {"PATH": f"{Path(sys.executable).parent}:{project.environment['PATH']}"},
-            cwd="/",
-            capture_output=True,
-        )
+    path = f"{Path(sys.executable).parent}:{project.environment['PATH']}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefect", "flow-run", "execute", str(run.id)],
+        env=project.environment | {"PATH": path},
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    return run, process
+
+
+def run_deployed(project, **parameters):
+    """Run the pipeline as a worker does; return the run once it has ended."""
+    run, process = start_deployed(project, **parameters)
+    process.wait()
+    return read_run(project, run)
+
+
+def read_run(project, run):
+    """Return a run as it is now."""
+    with prefect_client(project.environment) as client:
         return client.read_flow_run(run.id)
 
 
 def test_failed_run_says_the_model_its_file_the_reason_and_the_link(alerted, channel):
-    run = run_deployed(alerted, "pipeline-dbt-complet")
+    run = run_deployed(alerted)
 
     assert run.state.is_failed(), run.state
     message = channel.wait_for(lambda text: run.name in text, seconds=30)
@@ -115,7 +138,7 @@ def test_failed_run_says_the_model_its_file_the_reason_and_the_link(alerted, cha
 
 
 def test_run_in_which_dbt_warned_has_a_state_of_its_own_and_is_told(alerted, channel):
-    run = run_deployed(alerted, "pipeline-dbt-complet", select="good")
+    run = run_deployed(alerted, select="good")
 
     assert run.state.is_completed()
     assert run.state.name == WITH_WARNINGS
@@ -125,29 +148,39 @@ def test_run_in_which_dbt_warned_has_a_state_of_its_own_and_is_told(alerted, cha
     assert f"/runs/flow-run/{run.id}" in message
 
 
-def shorten_the_silence(project, seconds):
-    """Have Prefect wait for seconds, not hours, for a success."""
-    automation = read_automations(project)["Pipeline dbt : aucune réussite"]
+def shorten(project, name, seconds):
+    """Have this automation wait for seconds, not hours or minutes."""
+    automation = read_automations(project)[name]
     with in_environment(project.environment):
         automation.trigger.within = timedelta(seconds=seconds)
         Automation(**automation.model_dump()).update()
 
 
-def test_schedule_without_a_success_is_told(alerted, channel):
+def test_schedule_without_a_success_is_told_whatever_another_team_s_deployment_does(
+    alerted, channel
+):
     with prefect_client(alerted.environment) as client:
         # No worker takes its runs.
         client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
+        # prefect-cloud's, so that the other keeps its id.
         deployment_id = client.create_deployment(
-            flow_id=client.create_flow_from_name(FLOW),
-            name="never-runs",
+            flow_id=client.create_flow_from_name("dbt_full_pipeline"),
+            name=DEPLOYMENT,
             work_pool_name="nobody",
             schedules=[
                 DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(seconds=5)))
             ],
         )
-    shorten_the_silence(alerted, 10)
+    shorten(alerted, SILENCE, 10)
+
+    def is_told(text):
+        end_a_run(alerted, FLOW, "equipe-b", Completed())
+        return "aucune réussite" in text
+
+    # The other's failure, so that there is something to look at each time.
+    end_a_run(alerted, "dbt_full_pipeline", DEPLOYMENT, Failed(message="x"))
     try:
-        message = channel.wait_for(lambda text: "aucune réussite" in text, seconds=60)
+        message = channel.wait_for(is_told, seconds=60)
     finally:
         with prefect_client(alerted.environment) as client:
             client.delete_deployment(deployment_id)
@@ -158,20 +191,18 @@ def test_schedule_without_a_success_is_told(alerted, channel):
 def end_a_run(project, flow, deployment, state):
     """End a run of a deployment in this state, without running anything; return the run."""
     with prefect_client(project.environment) as client:
-        deployment_id = client.create_deployment(
-            flow_id=client.create_flow_from_name(flow), name=deployment
-        )
+        deployment_id = make_deployment(project, deployment, flow)
         run = client.create_flow_run_from_deployment(deployment_id)
         client.set_flow_run_state(run.id, state, force=True)
     return run
 
 
 def test_each_success_starts_the_silence_again(alerted, channel):
-    shorten_the_silence(alerted, 14)
+    shorten(alerted, SILENCE, 14)
     channel.received.clear()
-    end_a_run(alerted, FLOW, "x", Completed())
+    end_a_run(alerted, FLOW, DEPLOYMENT, Completed())
     time.sleep(4)
-    end_a_run(alerted, FLOW, "x", Completed(name=WITH_WARNINGS))
+    end_a_run(alerted, FLOW, DEPLOYMENT, Completed(name=WITH_WARNINGS))
     last_success = time.monotonic()
 
     channel.wait_for(lambda text: "aucune réussite" in text, seconds=40)
@@ -180,19 +211,85 @@ def test_each_success_starts_the_silence_again(alerted, channel):
     assert 13 < time.monotonic() - last_success < 21
 
 
-def test_deployment_that_prefect_cloud_named_after_the_function_is_told_of(alerted, channel):
-    run = end_a_run(alerted, "dbt_full_pipeline", "dbt_full_pipeline", Failed(message="raison"))
+def has_sent_a_heartbeat(client, run):
+    """Whether the server has a heartbeat of the run."""
+    wanted = {
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+    }
+    answer = client.request("POST", "/events/filter", json={"filter": wanted})
+    return bool(answer.json()["events"])
+
+
+def send_heartbeat(client, run):
+    """Send the heartbeat of a run, as Prefect's own engine makes it, each 30 s at the least."""
+    related = {
+        "prefect.resource.id": f"prefect.deployment.{run.deployment_id}",
+        "prefect.resource.role": "deployment",
+    }
+    event = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+        "related": [related],
+        "payload": {},
+    }
+    client.request("POST", "/events", json=[event])
+
+
+def kill_all_at_once(process):
+    """Kill a process and all that it started, as when the power goes: nobody says anything."""
+    family = [psutil.Process(process.pid)]
+    family += family[0].children(recursive=True)
+    for member in family:
+        with suppress(psutil.NoSuchProcess):
+            member.kill()
+    process.wait()
+
+
+def test_run_whose_machine_died_is_crashed_and_told_and_no_other_is(alerted, channel):
+    shorten(alerted, DEATH, 10)
+    alive = end_a_run(alerted, FLOW, DEPLOYMENT, Running())
+    of_another_team = end_a_run(alerted, FLOW, "equipe-b", Running())
+    run, process = start_deployed(alerted)
+    with prefect_client(alerted.environment) as client:
+        deadline = time.monotonic() + 60
+        while not (read_run(alerted, run).state.is_running() and has_sent_a_heartbeat(client, run)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        kill_all_at_once(process)
+        send_heartbeat(client, of_another_team)
+
+        def is_told(text):
+            send_heartbeat(client, alive)
+            return run.name in text
+
+        # So that there is something to look at each time.
+        channel.received.append({"text": ""})
+        message = channel.wait_for(is_told, seconds=60)
+        states = [client.read_flow_run(x.id).state for x in (run, alive, of_another_team)]
+
+    assert FAILURE in message
+    assert "Plus de signe de vie depuis 10 minutes" in message
+    assert [state.name for state in states] == ["Crashed", "Running", "Running"]
+    end_a_run(alerted, FLOW, DEPLOYMENT, Completed())
+
+
+def test_deployment_that_prefect_cloud_made_is_told_of_too(alerted, channel):
+    run = end_a_run(alerted, "dbt_full_pipeline", DEPLOYMENT, Failed(message="raison"))
 
     assert "raison" in channel.wait_for(lambda text: run.name in text, seconds=20)
 
 
-def test_other_flows_and_the_runs_of_a_laptop_are_not_told(alerted, channel):
+def test_others_runs_and_those_of_a_laptop_are_not_told(alerted, channel):
     channel.received.clear()
-    end_a_run(alerted, "other-flow", "pipeline-dbt-complet", Failed(message="other flow"))
+    end_a_run(alerted, "other-flow", DEPLOYMENT, Failed(message="other flow"))
+    end_a_run(alerted, FLOW, "equipe-b", Failed(message="other team"))
     with prefect_client(alerted.environment) as client:
         run = client.create_flow_run(dbt_full_pipeline)
         client.set_flow_run_state(run.id, Failed(message="laptop"), force=True)
-    told = end_a_run(alerted, FLOW, "x", Failed(message="ours"))
+    told = end_a_run(alerted, FLOW, DEPLOYMENT, Failed(message="ours"))
 
     channel.wait_for(lambda text: told.name in text, seconds=20)
 
@@ -201,14 +298,34 @@ def test_other_flows_and_the_runs_of_a_laptop_are_not_told(alerted, channel):
     ]
 
 
-def test_second_time_changes_nothing(alerted, channel):
+def test_two_teams_on_one_prefect_each_have_their_alerts(alerted, channel):
+    make_deployment(alerted, "equipe_b")
+    before = read_automations(alerted)
+    with webhook() as of_team_b:
+        made = run_alerts(alerted, "webhook", "--name", "equipe_b", "--yes", address=of_team_b.url)
+        run = end_a_run(alerted, FLOW, "equipe_b", Failed(message="raison"))
+        message = of_team_b.wait_for(lambda text: run.name in text, seconds=20)
+
+    assert made.returncode == 0, made.stderr
+    assert "« alertes-pipeline-dbt-equipe-b » (webhook) : créé" in made.stdout
+    assert "Pipeline dbt equipe_b : échec" in message
+    assert not [x for x in channel.received if run.name in x["text"]]
+    assert read_automations(alerted) == before
+
+
+def test_second_time_changes_nothing_and_the_plan_says_so(alerted, channel):
     run_alerts(alerted, "webhook", "--yes", address=channel.url)
     before = read_automations(alerted)
 
+    plan = run_alerts(alerted, "webhook", ALERT_ADDRESS=channel.url)
+    blind = run_alerts(alerted, "webhook")
     again = run_alerts(alerted, "webhook", "--yes", ALERT_ADDRESS=channel.url)
 
-    assert again.returncode == 0, again.stderr
-    assert again.stdout.count(" : inchangé") == 4
+    for run in (plan, again):
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count(" : inchangé") == 5
+    assert "déjà là ; son adresse se compare si ALERT_ADDRESS la donne" in blind.stdout
+    assert blind.stdout.count(" : inchangée") == 4
     assert read_automations(alerted) == before
 
 
@@ -216,31 +333,104 @@ def test_what_differs_is_updated_in_place_and_what_was_disabled_stays_so(alerted
     run_alerts(alerted, "webhook", "--yes", address=channel.url)
     before = read_automations(alerted)
     with prefect_client(alerted.environment) as client:
-        client.pause_automation(before["Pipeline dbt : aucune réussite"].id)
+        client.pause_automation(before[SILENCE].id)
 
+    plan = run_alerts(alerted, "webhook", "--hours", "80")
     changed = run_alerts(alerted, "webhook", "--hours", "80", "--yes")
 
     assert changed.returncode == 0, changed.stderr
-    assert "« Pipeline dbt : aucune réussite » : mise à jour" in changed.stdout
-    assert changed.stdout.count("inchangé") == 3
+    assert f"« {SILENCE} » : à mettre à jour (délai : 26 h → 80 h)" in plan.stdout
+    assert f"« {SILENCE} » : mise à jour (délai : 26 h → 80 h)" in changed.stdout
+    assert changed.stdout.count("inchangé") == 4
     after = read_automations(alerted)
-    silence = after["Pipeline dbt : aucune réussite"]
+    silence = after[SILENCE]
     assert silence.trigger.within == timedelta(hours=80)
     assert "depuis 80 heures" in silence.actions[0].body
     assert not silence.enabled
     assert {name: x.id for name, x in after.items()} == {name: x.id for name, x in before.items()}
 
 
-def test_without_yes_nothing_is_made_and_no_address_is_asked(alerted):
+def test_automations_of_the_version_before_are_updated_and_not_doubled(alerted, channel):
+    run_alerts(alerted, "webhook", "--yes", address=channel.url)
     before = read_automations(alerted)
+    by_flow = {"prefect.resource.role": "flow", "prefect.resource.name": [FLOW]}
+    with in_environment(alerted.environment):
+        for automation in before.values():
+            automation.trigger.match_related = by_flow
+            Automation(**automation.model_dump()).update()
 
-    shown = run_alerts(alerted, "slack")
+    updated = run_alerts(alerted, "webhook", "--yes")
+
+    assert updated.returncode == 0, updated.stderr
+    assert updated.stdout.count("mise à jour (ce qui est surveillé)") == 4
+    after = read_automations(alerted)
+    assert {name: x.id for name, x in after.items()} == {name: x.id for name, x in before.items()}
+
+
+def test_without_yes_nothing_is_made_and_no_address_is_asked(alerted):
+    make_deployment(alerted, "jamais-vu")
+    names = [name.replace("dbt", "dbt jamais-vu") for name in NAMES]
+
+    shown = run_alerts(alerted, "slack", "--name", "jamais-vu")
 
     assert shown.returncode == 0, shown.stderr
-    assert "Block « alertes-pipeline-dbt » (slack) : à créer." in shown.stdout
-    assert shown.stdout.count("à mettre à jour") == 3
+    assert "Block « alertes-pipeline-dbt-jamais-vu » (slack) : à créer." in shown.stdout
+    assert shown.stdout.count("à créer") == 5
     assert "ajoutez --yes" in shown.stdout
+    assert read_automations(alerted, names) == {}
+
+
+@pytest.mark.parametrize(
+    ("sends_to", "address", "words"),
+    [
+        (
+            "webhook",
+            "https://example.com/b",
+            "le block « alertes-pipeline-dbt » a une autre adresse",
+        ),
+        (
+            "discord",
+            "https://discord.com/api/webhooks/1234567890/AbCd-Ef_0123456789",
+            "« Pipeline dbt : échec » envoie au block « alertes-pipeline-dbt » (Custom Webhook)",
+        ),
+    ],
+)
+def test_alerts_of_another_team_are_left_alone(alerted, channel, sends_to, address, words):
+    run_alerts(alerted, "webhook", "--yes", "--replace", address=channel.url)
+    before = read_automations(alerted)
+
+    plan = run_alerts(alerted, sends_to, ALERT_ADDRESS=address)
+    run = run_alerts(alerted, sends_to, "--yes", address=address)
+
+    assert (plan.returncode, run.returncode) == (0, 2)
+    for text in (plan.stdout, run.stderr):
+        assert words in text
+        assert "--name" in text
+        assert "--replace" in text
+        assert address not in text
     assert read_automations(alerted) == before
+    told = end_a_run(alerted, FLOW, DEPLOYMENT, Failed(message="raison"))
+    channel.wait_for(lambda text: told.name in text, seconds=20)
+
+
+def test_explicit_word_sends_elsewhere(alerted, channel):
+    run_alerts(alerted, "webhook", "--yes", "--replace", address=channel.url)
+    with webhook() as other:
+        moved = run_alerts(alerted, "webhook", "--yes", "--replace", address=other.url)
+        told = end_a_run(alerted, FLOW, DEPLOYMENT, Failed(message="raison"))
+        other.wait_for(lambda text: told.name in text, seconds=20)
+    run_alerts(alerted, "webhook", "--yes", "--replace", address=channel.url)
+
+    assert moved.returncode == 0, moved.stderr
+    assert "« alertes-pipeline-dbt » (webhook) : mis à jour" in moved.stdout
+
+
+def test_deployment_that_is_not_there_is_said(alerted):
+    run = run_alerts(alerted, "slack", "--name", "pas-la", "--yes", address="x")
+
+    assert run.returncode == 2
+    assert "pas-la n'existe pas" in run.stderr
+    assert "deploy.py" in run.stderr
 
 
 def test_address_is_neither_shown_nor_readable_on_prefect(alerted, channel):
@@ -250,6 +440,7 @@ def test_address_is_neither_shown_nor_readable_on_prefect(alerted, channel):
         block = client.read_block_document_by_name(
             "alertes-pipeline-dbt", "custom-webhook", include_secrets=False
         )
+    assert made.returncode == 0, made.stderr
     assert channel.url not in made.stdout + made.stderr
     assert "secret-of-the-channel" not in block.model_dump_json()
 
