@@ -270,14 +270,17 @@ def find_block(client: SyncPrefectClient, channel: str, name: str) -> UUID | Non
     return block.id if block else None
 
 
-def holds_the_same(block: NotificationBlock, name: str) -> bool:
+def holds_the_same(client: SyncPrefectClient, block: NotificationBlock, name: str) -> bool:
     """Whether the block of this name on Prefect sends where this one does."""
-    fields = set(type(block).model_fields)
+    kind: Any = type(block)
+    document = found(client.read_block_document_by_name, name, kind.get_block_type_slug())
     try:
-        stored: Any = type(block).load(name)
+        # Not Block.load, whose events are still on their way when a short tool ends.
+        stored = kind(**document.data) if document else None
     except (ValueError, TypeError, RuntimeError):
         return False
-    return bool(stored.model_dump(include=fields) == block.model_dump(include=fields))
+    fields = set(kind.model_fields)
+    return bool(stored and stored.model_dump(include=fields) == block.model_dump(include=fields))
 
 
 def find_other_block(client: SyncPrefectClient, before: SavedAutomation, wanted: Automation) -> str:
@@ -318,20 +321,17 @@ def describe_update(before: SavedAutomation, wanted: Automation) -> str:
 
 
 class Plan(NamedTuple):
-    """What would be done: the block, if an address was given, and the automations."""
+    """What would be done: the block, if an address was given, and the automations.
+
+    `changes_the_block` if it is to be made, or holds something else than what is there.
+    """
 
     deployment: Deployment
     channel: str
     block: NotificationBlock | None
     block_id: UUID | None
+    changes_the_block: bool
     hours: float
-
-    @property
-    def changes_the_block(self) -> bool:
-        """Whether the block is to be made, or holds something else."""
-        return self.block is not None and (
-            self.block_id is None or not holds_the_same(self.block, self.deployment.block_name)
-        )
 
     def automations(
         self, client: SyncPrefectClient
@@ -450,7 +450,8 @@ def main(argv: list[str] | None = None) -> int:
         address = read_address(channel) if arguments.yes else read_address_of_shell()
         block = make_block(channel, address, arguments.sender, arguments.to) if address else None
         block_id = find_block(client, channel, deployment.block_name)
-        plan = Plan(deployment, channel, block, block_id, arguments.hours)
+        changes = block is not None and not holds_the_same(client, block, deployment.block_name)
+        plan = Plan(deployment, channel, block, block_id, changes, arguments.hours)
         if arguments.yes and block is None and block_id is None:
             raise ConfigurationError(
                 f"Il manque {CHANNELS[channel].address} : donnez-la sur l'entrée standard, ou dans "
