@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 ADDRESS_VARIABLE = "ALERT_ADDRESS"
-# Three of the heartbeats that Prefect sends by default: fewer, and a run is taken for dead when
-# its network is slow.
+# Prefect sends a heartbeat every three minutes by default. If fewer than three are waited for, an
+# outage of the network makes a run that works Crashed.
 MINUTES_WITHOUT_HEARTBEAT = 10
 
 
