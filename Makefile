@@ -94,8 +94,8 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 .need-terraform:
 	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu (tofu) ou Terraform, 1.8 ou plus récent." >&2; exit 1; }
 
-# What an interrupted installation leaves half there, uv takes for installed. So this file is
-# away while one lasts: without it, the environment is made again from nothing.
+# uv takes a half-linked package for installed. Delete the marker first: an interrupted install then
+# starts from an empty .venv.
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Il faut Python 3.11 ou plus récent : make PYTHON=python3.11 …")'
 	@$(PYTHON) -m venv --clear .venv

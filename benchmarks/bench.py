@@ -30,17 +30,13 @@ import yaml
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
+from bi_pipeline.errors import InfrastructureError
+from bi_pipeline.settings import PROJECT_ROOT
 from fault_proxy import fault_proxy
-from local_bigquery import (
-    PROJECT_ID,
-    copy_prefect_database,
-    local_bigquery,
-    on_prefect_server,
-    saved_key,
-)
-from pipeline_errors import InfrastructureError
-from pipeline_settings import PROJECT_ROOT
+from project import copy_prefect_database, saved_key
 from report import LABELS, Measure, Results, read_results, write_report
+from support.local_content import PROJECT_ID, on_prefect_server
+from support.local_services import local_bigquery
 from token_endpoint import token_endpoint
 
 PEERS = PROJECT_ROOT / "benchmarks/peers"
@@ -69,7 +65,7 @@ EVERY_PROCESS = {
 
 PROJECT_NAME = "bench"
 BLOCK_NAME = "bench"
-# What Google takes, or near it: an answer to a query, and a token.
+# About the time that Google takes to answer a query, and to give a token.
 FAR_QUERY_SECONDS = 1
 FAR_TOKEN_SECONDS = 0.15
 FAR_SIZE = 100

@@ -8,64 +8,69 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
-import re
 import signal
 import sys
-import time
 from typing import Annotated, Any, Literal
 
-from command_line import end_at_once, refuse_unreadable_env_file, say_errors
-from warm_dbt import start_dbt_server
+from bi_pipeline.command_line import end_at_once, refuse_unreadable_env_file, say_errors
+from bi_pipeline.settings import REHEARSAL_DIR
+from warm_dbt import start_server
 
 if __name__ == "__main__":
-    # Unless `command &` has it ignored.
+    # A shell running `pipeline.py &` ignores SIGINT: leave that alone.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
     refuse_unreadable_env_file()
     # While the rest is imported.
-    start_dbt_server()
+    start_server(REHEARSAL_DIR)
 
-from prefect import flow, get_client, runtime, task
-from prefect.artifacts import Artifact
+from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
-from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
 
-from dbt_artifact import add_to_history, dump_history, load_history, render_markdown
-from dbt_command import DBT_PROJECT_DIR, DbtRunner, open_dbt
-from dbt_connection import build_connection, import_libraries, load_credentials
-from dbt_options import DbtOptions
-from dbt_packages import packages_are_missing
-from dbt_report import (
+from bi_pipeline.arguments import parse_arguments
+from bi_pipeline.bigquery.connection import (
+    DbtConnection,
+    build_connection,
+    import_libraries,
+    load_credentials,
+)
+from bi_pipeline.dbt_runs.git_repository import current_commit
+from bi_pipeline.dbt_runs.options import DbtOptions
+from bi_pipeline.dbt_runs.plan import plan_commands
+from bi_pipeline.dbt_runs.prod_state import against_prod
+from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
+from bi_pipeline.errors import DbtError, PassingFaultError, PipelineError
+from bi_pipeline.explanations import explain
+from bi_pipeline.lifetime.ending import (
+    Ending,
+    end_soon_after_a_signal,
+    take_hangup_for_termination,
+)
+from bi_pipeline.lifetime.local_servers import ensure_prefect_server
+from bi_pipeline.lifetime.service_watch import say_what_stops_answering
+from bi_pipeline.reports.message import (
     failure_message,
     idle_message,
+    retry_message,
     success_message,
     summary,
     warning_message,
 )
-from dbt_result import WITH_WARNINGS, DbtResult
-from dbt_state import with_deferral_to_prod, with_state_of_prod
-from git_repository import current_commit
-from google_tokens import fresh_token
-from local_server import ensure_prefect_server
-from pipeline_arguments import parse_arguments
-from pipeline_errors import ConfigurationError, DbtError, PassingFaultError, PipelineError, explain
-from pipeline_settings import (
-    GOOGLE_ENDPOINT,
+from bi_pipeline.reports.publishing import publish
+from bi_pipeline.result import WITH_WARNINGS, DbtResult
+from bi_pipeline.settings import (
     PROJECT_ROOT,
     PipelineSettings,
     load_settings,
     misspelt_variables,
 )
-from run_ending import Stop, end_soon_after_a_signal, take_hangup_for_termination
-from service_watch import say_what_stops_answering
+from warm_dbt.tokens import fresh_token
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -97,11 +102,6 @@ TARGET_WARNING = (
     "DBT_TARGET n'est défini nulle part : ce déploiement écrit dans dev ({dataset}). Pour la "
     "production : `prefect variable set dbt_target prod`, ou DBT_TARGET=prod dans "
     "l'environnement du déploiement."
-)
-
-UNBUILT_WARNING = (
-    "%s a changé, et aucune commande de cette exécution ne le construit : c'est celui de prod qui "
-    "est lu. Ajoutez seed ou snapshot à --commands, ou lancez build."
 )
 
 
@@ -136,16 +136,14 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
     return warnings
 
 
-def complete_commands(commands: list[Command], macro: str | None) -> list[str]:
-    """Return the dbt commands to run, the installation of missing packages first."""
-    if "run-operation" in commands and not macro:
-        raise ConfigurationError("run-operation : il manque la macro à lancer.")
-    if macro and "run-operation" not in commands:
-        raise ConfigurationError(f"La macro {macro} est pour run-operation, qui n'est pas demandé.")
-    words: list[str] = list(commands)
-    if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
-        words.insert(0, "deps")
-    return [f"{word} {macro}" if word == "run-operation" else word for word in words]
+def connect(settings: PipelineSettings) -> DbtConnection:
+    """Return who dbt is for BigQuery; raises what Google refuses, before dbt and in our words."""
+    block = load_credentials(settings.credentials_block)
+    connection = build_connection(block, settings)
+    show(f"Projet GCP       : {connection.project}")
+    # Ask for a token now: a revoked key is reported by us, before dbt starts.
+    fresh_token(connection.credentials)
+    return connection
 
 
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
@@ -158,69 +156,44 @@ def is_not_an_echo(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("Task run failed with")
 
 
-def publish(result: DbtResult, dbt: DbtRunner, warnings: list[str]) -> None:
-    """Put the page of a command in Prefect, as an artifact; what prevents it is a warning.
-
-    Its key has the project and the dataset: another team may be on the same Prefect. Its metadata
-    has the history, in numbers.
-    """
-    place = f"{dbt.connection.project}-{dbt.settings.dataset}"
-    key = re.sub("[^a-z0-9]+", "-", f"dbt-{result.command}-{place}".lower())
-    try:
-        previous: Any = Artifact.get(key)
-        history = add_to_history(
-            load_history(previous.metadata_ if previous else None),
-            result,
-            commit=current_commit(PROJECT_ROOT),
-            ended_at=time.time(),
-        )
-        page = ArtifactCreate(
-            key=key,
-            type="markdown",
-            data=render_markdown(result, dbt.settings, warnings, history),
-            metadata_=dump_history(history),
-            flow_run_id=runtime.flow_run.id,
-            task_run_id=runtime.task_run.id,
-        )
-        with get_client(sync_client=True) as client:
-            client.create_artifact(page)
-    except Exception as error:
-        # What dbt did stands, whatever becomes of the page.
-        get_run_logger().warning(
-            "L'artefact %s n'a pas pu être écrit : %s", key, explain(error) or error
-        )
-
-
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
     retry_jitter_factor=RETRY_JITTER,
     retry_condition_fn=hit_a_passing_fault,
 )
-def run_dbt_command(command: str, options: DbtOptions, dbt: DbtRunner, warnings: list[str]) -> Any:
-    """Return the DbtResult of the command, or a Failed state that says what failed."""
-    attempt, attempts = runtime.task_run.run_count, dbt.settings.retries + 1
+def run_dbt_command(
+    command: str,
+    options: DbtOptions,
+    dbt: DbtRunner,
+    warnings: list[str],
+    attempts: list[DbtResult],
+) -> Any:
+    """Return the DbtResult of the command, or a Failed state that says what failed.
+
+    `attempts` has the results of the attempts before this one, and gets this one's.
+    """
     try:
-        result = dbt.run(command, options, resume=attempt > 1)
+        result = dbt.run(command, options, attempts[-1] if attempts else None)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
-    tried_again = result.hit_a_passing_fault and attempt < attempts
+    attempts.append(result)
+    tried_again = result.hit_a_passing_fault and len(attempts) <= dbt.settings.retries
     if not tried_again and not result.did_nothing:
-        publish(result, dbt, warnings)
+        commit = current_commit(PROJECT_ROOT)
+        publish(result, dbt.settings, dbt.connection.project, warnings, commit)
     if result.succeeded:
         return result
     message = failure_message(result)
     if not result.hit_a_passing_fault:
         return Failed(message=message, data=DbtError(message))
-    message += f"\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
+    message = retry_message(message, len(attempts), dbt.settings.retries + 1)
     if tried_again:
-        get_run_logger().warning("%s : ce qui a échoué sera refait.", message)
-    else:
-        message += " : relancez plus tard. Si cela dure, vérifiez le réseau."
+        get_run_logger().warning(message)
     return Failed(message=message, data=PassingFaultError(message))
 
 
-# Its results and its retries are its own affair, whatever Prefect's settings of the shell say.
+# Explicit, so that Prefect settings in the caller's shell cannot change them.
 @flow(
     name="pipeline-dbt-complet",
     description="dbt run puis dbt test sur BigQuery.",
@@ -262,64 +235,33 @@ def dbt_full_pipeline(
         commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
-    start_dbt_server()
-    take_hangup_for_termination()
+    start_server(REHEARSAL_DIR)
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
-    stop = Stop()
-    with stop.when_cancelled():
-        try:
-            words = complete_commands(commands, macro)
-            options = DbtOptions(
-                select=select,
-                exclude=exclude,
-                selector=selector,
-                full_refresh=full_refresh,
-                empty=empty,
-                vars=vars,
-                event_time_start=event_time_start,
-                event_time_end=event_time_end,
-                threads=threads,
-            )
-            options.check(words)
-            settings = load_settings(target)
-            show_banner(settings)
-            block = load_credentials(settings.credentials_block)
-            connection = build_connection(block, settings)
-            show(f"Projet GCP       : {connection.project}")
-            # What Google refuses is said here, before dbt and in our words.
-            fresh_token(connection.credentials)
-            warnings = find_warnings(settings)
-            if changed_since:
-                options = options.of_what_changed()
-                if set(commands) <= {"deps", "retry", "run-operation"}:
-                    raise ConfigurationError(
-                        f"--changed-since : {', '.join(commands)} ne prend aucune sélection."
-                    )
-            services = {
-                "L'API Prefect": PREFECT_API_URL.value(),
-                "BigQuery": settings.endpoint or GOOGLE_ENDPOINT,
-            }
-            with (
-                stop.after(settings.run_timeout_seconds),
-                say_what_stops_answering(services),
-                open_dbt(connection, settings, words) as dbt,
-            ):
-                if changed_since or "clone" in commands:
-                    dbt = with_state_of_prod(dbt, changed_since, options)
-                if changed_since:
-                    dbt, left = with_deferral_to_prod(dbt, options)
-                    for name in left:
-                        get_run_logger().warning(UNBUILT_WARNING, name)
-                return run_commands(options, dbt, warnings, changed_since)
-        except TerminationSignal:
-            if stop.state:
-                return stop.state
-            raise
-        except Exception as error:
-            known = explain(error)
-            if known is None:
-                raise
-            return Failed(message=str(known), data=known)
+    with Ending() as ending:
+        options = DbtOptions(
+            select=select,
+            exclude=exclude,
+            selector=selector,
+            full_refresh=full_refresh,
+            empty=empty,
+            vars=vars,
+            event_time_start=event_time_start,
+            event_time_end=event_time_end,
+            threads=threads,
+        )
+        words, options = plan_commands(commands, macro, options, changed_since)
+        settings = load_settings(target)
+        show_banner(settings)
+        connection = connect(settings)
+        warnings = find_warnings(settings)
+        with (
+            ending.after(settings.run_timeout_seconds),
+            say_what_stops_answering(settings),
+            open_dbt(connection, settings, words) as dbt,
+        ):
+            dbt = against_prod(dbt, options, changed_since)
+            ending.state = run_commands(options, dbt, warnings, changed_since)
+    return ending.state
 
 
 def run_commands(
@@ -333,11 +275,11 @@ def run_commands(
             retries=dbt.settings.retries,
             retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
         )
-        state = dbt_task(command, options, dbt, warnings, return_state=True)
+        state = dbt_task(command, options, dbt, warnings, [], return_state=True)
         if not state.is_completed():
             break
         results.append(state.result())
-    # What an earlier command built is there, whatever failed after it.
+    # Show it after a failure too: the tables of the commands before are there.
     if built := summary(results, dbt.settings.target):
         show(built)
     if not state.is_completed():

@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from google.cloud.bigquery import Client
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 
-from bigquery_access import bigquery_client
-from dbt_connection import load_credentials
-from local_bigquery import on_prefect_server
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from bi_pipeline.bigquery.connection import load_credentials
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
+from support.bigquery_access import bigquery_client
+from support.local_content import on_prefect_server
 
 DBT_PROJECT = """
 name: project
@@ -123,6 +125,24 @@ def connect(environment: dict[str, str]) -> Client:
     return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
 
 
+def saved_key(environment: dict[str, str]) -> dict[str, str]:
+    """Return the key in the credentials block: the only one that the local BigQuery lets in."""
+    with on_prefect_server(environment):
+        block = load_credentials(environment["PREFECT_GCP_CREDENTIALS_BLOCK"])
+    key: dict[str, str] = block.service_account_info.get_secret_value()
+    return key
+
+
+def copy_prefect_database(source: Path, target: Path) -> None:
+    """Copy the database of a running Prefect server: migrated, credentials block included."""
+    target.mkdir()
+    with (
+        closing(sqlite3.connect(source / "prefect.db")) as original,
+        closing(sqlite3.connect(target / "prefect.db")) as copy,
+    ):
+        original.backup(copy)
+
+
 @contextmanager
 def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
     """Yield a client of the Prefect server of this environment."""
@@ -133,7 +153,9 @@ def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
 def last_run(client: SyncPrefectClient) -> FlowRun:
     """Return the last run to start; those that a schedule has planned have not."""
     started = FlowRunFilter(start_time=FlowRunFilterStartTime(is_null_=False))
-    (run,) = client.read_flow_runs(flow_run_filter=started, sort="START_TIME_DESC", limit=1)
+    (run,) = client.read_flow_runs(
+        flow_run_filter=started, sort=FlowRunSort.START_TIME_DESC, limit=1
+    )
     return run
 
 

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
 HOST = "api.github.com"
 CONTENTS = "/repos/equipe/projet/contents/"

@@ -20,10 +20,10 @@ from uuid import UUID
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import french_parser, say_errors
-from dbt_result import WITH_WARNINGS
-from pipeline_errors import ConfigurationError
-from prefect_login import DEPLOYMENT, FLOWS, deployment_name, found, where_prefect_is
+from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.result import WITH_WARNINGS
+from support.prefect_login import DEPLOYMENT, FLOWS, deployment_name, found, where_prefect_is
 
 if TYPE_CHECKING:
     from prefect.automations import Automation, EventTrigger

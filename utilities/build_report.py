@@ -13,10 +13,10 @@ from google.api_core.exceptions import BadRequest, NotFound
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bigquery_access import bigquery_of_the_settings
-from command_line import french_parser, say_errors
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import PROJECT_ROOT
+from support.bigquery_access import bigquery_of_the_settings
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client

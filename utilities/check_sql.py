@@ -15,12 +15,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import french_parser, say_errors
-from dbt_offline import DbtProject, NeedsBigQueryError
-from googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
-from pipeline_settings import PROJECT_ROOT, load_environment
+from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.settings import PROJECT_ROOT, load_environment
+from support.dbt_offline import DbtProject, NeedsBigQueryError
+from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
 
-# What BigQuery's API calls otherwise than its SQL.
+# Types that BigQuery's API names otherwise than its SQL.
 API_TYPES = {"FLOAT": "FLOAT64"}
 # What is read, in French. Seeds and sources, which have no SQL, are said in their own word.
 KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}

@@ -16,14 +16,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bigquery_access import bigquery_client
-from command_line import block_name, french_parser, say_errors
-from dbt_connection import credentials_block_class, load_credentials
-from doctor import Diagnosis, check_datasets
-from local_server import ensure_prefect_server
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, load_settings
-from prefect_login import found, where_prefect_is
+from bi_pipeline.bigquery.connection import credentials_block_class, load_credentials
+from bi_pipeline.command_line import block_name, french_parser, say_errors
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.lifetime.local_servers import ensure_prefect_server
+from bi_pipeline.settings import PROJECT_ROOT, load_settings
+from support.bigquery_access import bigquery_client
+from support.diagnosis import Diagnosis, check_datasets
+from support.prefect_login import found, where_prefect_is
 
 # Said of a block: what it holds is no key that can be read.
 UNREADABLE = "un contenu illisible"

@@ -23,18 +23,18 @@ import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import french_parser, say_errors
-from deployment_plan import (
+from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.dbt_runs.git_repository import git
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings, load_environment
+from support.deployment_plan import (
     describe_plan,
     fill_in,
     find_clone,
     find_differences_of_owner,
     same_repository,
 )
-from git_repository import git
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_environment
-from prefect_login import (
+from support.prefect_login import (
     DEPLOYMENT,
     FLOWS,
     deployment_name,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-PREFECT_DEPLOY = Path(__file__).with_name("prefect_deploy.py")
+PREFECT_DEPLOY = Path(__file__).parent / "support" / "prefect_deploy.py"
 FLOW, FLOW_OF_PREFECT_CLOUD = FLOWS
 # The Python of the tests: the pool's own default changes with time.
 MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
@@ -126,7 +126,7 @@ def check_cron(cron: str) -> None:
 
     Prefect takes a sixth field, of seconds: the pipeline would run 60 times.
     """
-    # What Prefect itself reads a cron with.
+    # Prefect reads a cron with this.
     from prefect._vendor.croniter import croniter
     from prefect.client.schemas.schedules import CronSchedule
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
@@ -19,18 +19,20 @@ REINSTALL = "`rm -rf .venv`, puis `make doctor`"
 try:
     from packaging.requirements import Requirement
 
-    from bigquery_access import bigquery_client, dataset_location
-    from command_line import french_parser
-    from dbt_connection import credentials_block_class, load_credentials
-    from local_server import ensure_prefect_server
-    from pipeline_errors import ConfigurationError, explain
-    from pipeline_settings import (
+    from bi_pipeline.bigquery.connection import credentials_block_class, load_credentials
+    from bi_pipeline.command_line import french_parser
+    from bi_pipeline.errors import ConfigurationError
+    from bi_pipeline.explanations import explain
+    from bi_pipeline.lifetime.local_servers import ensure_prefect_server
+    from bi_pipeline.settings import (
         PROJECT_ROOT,
         PipelineSettings,
         load_environment,
         load_settings,
         misspelt_variables,
     )
+    from support.bigquery_access import bigquery_client
+    from support.diagnosis import Diagnosis, check_datasets
 except (ImportError, AttributeError) as error:
     # A package without some of its files.
     print(f"✗ Dépendances : {error}\n    → {REINSTALL}")
@@ -40,26 +42,6 @@ if TYPE_CHECKING:
     from google.cloud.bigquery import Client
 
 LOCK = PROJECT_ROOT / "requirements.txt"
-
-
-class Diagnosis:
-    """The lines said so far, and whether the pipeline would fail."""
-
-    def __init__(self, errors: TextIO | None = None) -> None:
-        self.failed, self._errors = False, errors
-
-    def ready(self, what: str) -> None:
-        """Say that something is ready."""
-        print(f"✓ {what}")
-
-    def doubtful(self, what: str) -> None:
-        """Say that something may not be meant so."""
-        print(f"! {what}")
-
-    def missing(self, what: str, remedy: str = "") -> None:
-        """Say that something is missing, and what to do unless `what` says it already."""
-        self.failed = True
-        print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""), file=self._errors)
 
 
 def check_lock(diagnosis: Diagnosis) -> bool:
@@ -154,27 +136,9 @@ def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | No
     return client
 
 
-def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
-    """The datasets exist, where GCP_REGION says."""
-    for dataset in settings.datasets:
-        name = f"Dataset {client.project}.{dataset}"
-        try:
-            location = dataset_location(client, dataset)
-        except ConfigurationError as error:
-            diagnosis.missing(str(error))
-            continue
-        if settings.region and location.lower() != settings.region.lower():
-            diagnosis.missing(
-                f"{name} est en {location}, GCP_REGION dit {settings.region}",
-                "mettez la même région dans GCP_REGION, ou laissez-la vide",
-            )
-        else:
-            diagnosis.ready(f"{name} ({location})")
-
-
 def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
     """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
-    from dbt_offline import parse
+    from support.dbt_offline import parse
 
     # For env_var() in the project; nothing after this check reads the environment.
     os.environ |= settings.to_mapping()

@@ -22,9 +22,9 @@ from dotenv.parser import Binding, parse_stream
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from command_line import block_name, french_parser, say_errors
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
+from bi_pipeline.command_line import block_name, french_parser, say_errors
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
 
 # Output of Terraform -> variable.
 REQUIRED_OUTPUTS = {

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from google.cloud.bigquery import Client
 
-from local_bigquery import copy_prefect_database, local_bigquery, saved_key
-from project import Project, connect, copy_project
+from project import Project, connect, copy_prefect_database, copy_project, saved_key
+from support.local_services import local_bigquery
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.
 PREFECT_PROFILE = """

@@ -15,7 +15,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCre
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Completed, Failed, Running
 
-from dbt_result import WITH_WARNINGS
+from bi_pipeline.result import WITH_WARNINGS
 from pipeline import dbt_full_pipeline
 from project import Project, copy_project, in_environment, prefect_client
 from webhook import webhook

@@ -11,11 +11,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from bi_pipeline.bigquery.connection import load_credentials
 from create_gcp_block import main
-from dbt_connection import load_credentials
-from local_bigquery import on_prefect_server, throwaway_key
 from project import ONE_MODEL, in_environment, prefect_client
 from stand_in_cloud import stand_in_cloud
+from support.local_content import on_prefect_server, throwaway_key
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ import pytest
 from google.oauth2.service_account import Credentials
 
 import warm_dbt
-from dbt_command import DBT_CLIENT
-from google_tokens import serve_tokens
-from local_bigquery import UNIVERSE_DOMAIN, throwaway_key
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT, REHEARSAL_DIR
+from support.local_content import UNIVERSE_DOMAIN, throwaway_key
+from warm_dbt.tokens import serve_tokens
 
 PROFILE = """\
 rehearsal:
@@ -36,7 +35,7 @@ LAST = [
 
 @pytest.fixture
 def server():
-    return warm_dbt.DbtServer()
+    return warm_dbt.DbtServer(REHEARSAL_DIR)
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def start(server, folder, *arguments, **variables):
     ):
         descriptors = [connection.fileno(), lock.fileno(), tokens.fileno()]
         return subprocess.Popen(
-            [*DBT_CLIENT, *map(str, descriptors), *arguments],
+            [*warm_dbt.CLIENT, *map(str, descriptors), *arguments],
             cwd=folder,
             env=os.environ | {"GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN} | variables,
             pass_fds=descriptors,
@@ -78,7 +77,7 @@ def test_second_command_has_nothing_of_the_environment_of_the_first(server, dbt_
 @pytest.mark.parametrize("reason", ["it has died", "this system cannot fork"])
 def test_without_a_server_a_plain_process_runs_the_command(reason, dbt_project, monkeypatch):
     monkeypatch.setattr(warm_dbt, "FORKS", reason == "it has died")
-    server = warm_dbt.DbtServer()
+    server = warm_dbt.DbtServer(REHEARSAL_DIR)
     if server.process:
         server.process.kill()
         server.process.wait()
@@ -110,7 +109,7 @@ def held(server, dbt_project):
         assert "Running with dbt" in client.stdout.readline()
         process = psutil.Process(server.process.pid)
         # Beside it, there is Python's own keeper of semaphores.
-        (dbt,) = [child for child in process.children() if "dbt_server" in child.cmdline()[-1]]
+        (dbt,) = [child for child in process.children() if "server.py" in " ".join(child.cmdline())]
         yield client, process, dbt
 
 
@@ -153,7 +152,8 @@ from pathlib import Path
 import warm_dbt
 from end_to_end.test_dbt_server import start
 warm_dbt.FORKS = {forks}
-client = start(warm_dbt.DbtServer(), Path({str(dbt_project)!r}), *{LAST!r})
+server = warm_dbt.DbtServer(Path({str(REHEARSAL_DIR)!r}))
+client = start(server, Path({str(dbt_project)!r}), *{LAST!r})
 print(client.stdout.readline(), flush=True)
 client.wait()
 """
@@ -173,14 +173,14 @@ def test_environment_of_dbt_never_held_what_opens_the_prefect_api(forks, dbt_pro
     """What a process was started with can be read in /proc, whatever it forgets."""
     monkeypatch.setattr(warm_dbt, "FORKS", forks)
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
-    with start(warm_dbt.DbtServer(), dbt_project, *LAST) as client:
+    with start(warm_dbt.DbtServer(REHEARSAL_DIR), dbt_project, *LAST) as client:
         assert "Running with dbt" in client.stdout.readline()
         family = psutil.Process().children(recursive=True)
         clients = [] if not forks else [client.pid]
         environments = [
             Path(f"/proc/{process.pid}/environ").read_bytes()
             for process in family
-            if process.pid not in clients and "dbt_" in " ".join(process.cmdline())
+            if process.pid not in clients and "warm_dbt" in " ".join(process.cmdline())
         ]
         client.kill()
 
@@ -202,7 +202,7 @@ def test_server_ends_with_the_process_that_started_it():
     # Not by PYTHONPATH: the server would have it too, and dbt take our files for its plugins.
     code = (
         f"import os, psutil, sys; sys.path.insert(0, {str(PROJECT_ROOT / 'prefect')!r});"
-        "import warm_dbt; warm_dbt.DbtServer();"
+        f"import pathlib, warm_dbt; warm_dbt.DbtServer(pathlib.Path({str(REHEARSAL_DIR)!r}));"
         "print(psutil.Process().children()[0].pid, flush=True); os.abort()"
     )
     run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -226,4 +226,4 @@ runpy.run_path({str(PROJECT_ROOT / "prefect" / "pipeline.py")!r}, run_name="__ma
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
-    assert "dbt_server.py" in run.stderr
+    assert "warm_dbt/server.py" in run.stderr

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +21,12 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, temporary_settings
 
 import deploy
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import PROJECT_ROOT
 from pipeline import dbt_full_pipeline
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT
-from prefect_login import found
 from project import prefect_client
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
+from support.prefect_login import found
 
 pytestmark = pytest.mark.slow
 
@@ -56,9 +57,11 @@ class Checkout:
         self.git("init", "--quiet", "--bare", "--initial-branch=main", "origin", cwd=root)
         self.root.mkdir()
         for folder in ("prefect", "utilities"):
-            (self.root / folder).mkdir()
-            for path in (PROJECT_ROOT / folder).glob("*.py"):
-                (self.root / folder / path.name).write_bytes(path.read_bytes())
+            shutil.copytree(
+                PROJECT_ROOT / folder,
+                self.root / folder,
+                ignore=shutil.ignore_patterns("__pycache__"),
+            )
         (self.root / "prefect.yaml").write_bytes((PROJECT_ROOT / "prefect.yaml").read_bytes())
         (self.root / ".gitignore").write_text(".env\n__pycache__/\n")
         self.git("init", "--quiet", "--initial-branch=main")

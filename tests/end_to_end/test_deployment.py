@@ -23,10 +23,10 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Scheduled
 from prefect.variables import Variable
 
-from local_bigquery import UNIVERSE_DOMAIN, on_prefect_server
+from bi_pipeline.settings import PipelineSettings
 from pipeline import dbt_full_pipeline
-from pipeline_settings import PipelineSettings
 from project import ONE_MODEL, copy_project
+from support.local_content import UNIVERSE_DOMAIN, on_prefect_server
 
 pytestmark = pytest.mark.slow
 

@@ -61,7 +61,7 @@ class Case:
 
 
 # One of each kind: absorbed by dbt, redone by `dbt retry`, never ending. Which fault is of
-# which kind is in tests/unit/test_dbt_result.py too.
+# which kind is in tests/unit/test_result.py too.
 CASES = [
     Case(
         "absorbed-without-another-start",

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from local_bigquery import UNIVERSE_DOMAIN
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
+from support.local_content import UNIVERSE_DOMAIN
 
 pytestmark = pytest.mark.slow
 

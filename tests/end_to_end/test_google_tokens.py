@@ -9,12 +9,12 @@ import pytest
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
 
-from dbt_connection import build_connection
-from google_tokens import fresh_token
-from local_bigquery import on_prefect_server
-from pipeline_settings import PipelineSettings
+from bi_pipeline.bigquery.connection import build_connection
+from bi_pipeline.settings import PipelineSettings
 from project import ONE_MODEL
+from support.local_content import on_prefect_server
 from token_endpoint import token_endpoint
+from warm_dbt.tokens import fresh_token
 
 
 @pytest.fixture

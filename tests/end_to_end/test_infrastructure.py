@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
 FOLDER = PROJECT_ROOT / "infrastructure"
-# Runs the real Terraform with the two providers replaced; it is not part of the project.
-WITH_STUB = PROJECT_ROOT.parent / "shared" / "terraform-stub" / "with-stub"
-# The real providers, where `terraform init` has downloaded them: enough for tests that mock them.
-PROVIDERS = FOLDER / ".terraform" / "providers"
+# Runs the real Terraform with the two providers replaced.
+WITH_STUB = PROJECT_ROOT / "tests" / "terraform_stub" / "with-stub"
 OLDER = Path(__file__).with_name("infrastructure_of_one_account.tf")
 
 DEV = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
@@ -112,15 +110,13 @@ class Infrastructure:
 def need_terraform():
     """Skip the test without Terraform."""
     if not shutil.which("terraform"):
-        pytest.skip("terraform is not here")
+        pytest.skip("Terraform is not on PATH: install it to run the tests of infrastructure/")
 
 
 @pytest.fixture
 def infrastructure(tmp_path):
     """The files of a project, on which nothing was run."""
     need_terraform()
-    if not WITH_STUB.exists():
-        pytest.skip(f"no Google here, and no stand-in for its provider ({WITH_STUB})")
     return Infrastructure(tmp_path)
 
 
@@ -136,19 +132,11 @@ def with_key(infrastructure):
 def test_tests_of_terraform_pass(tmp_path):
     need_terraform()
     project = Infrastructure(tmp_path)
-    if WITH_STUB.exists():
-        command, init = [WITH_STUB, "terraform"], ["init", "-backend=false"]
-    elif PROVIDERS.exists():
-        command, init = ["terraform"], ["init", "-backend=false", f"-plugin-dir={PROVIDERS}"]
-    else:
-        pytest.skip(
-            f"neither the providers ({PROVIDERS}: `terraform -chdir=infrastructure init "
-            f"-backend=false` downloads them) nor a stand-in for them ({WITH_STUB}) is here"
-        )
+    command = [WITH_STUB, "terraform"]
     # Nothing but the files: the variables of a user would be those of the tests.
     (project.folder / "terraform.tfvars").unlink()
     options = {"cwd": project.folder, "env": project.environment, "capture_output": True}
-    subprocess.run([*command, *init], check=True, **options)
+    subprocess.run([*command, "init", "-backend=false"], check=True, **options)
 
     result = subprocess.run([*command, "test", "-no-color"], text=True, **options)
 

@@ -20,8 +20,8 @@ import pytest
 from prefect.states import Cancelling
 
 from fault_proxy import fault_proxy
-from local_bigquery import local_bigquery
 from project import connect, copy_project, last_run, prefect_client
+from support.local_services import local_bigquery
 
 pytestmark = pytest.mark.slow
 
@@ -327,7 +327,9 @@ def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, l
 
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
     with pipeline_during_the_merge(project, proxy) as process:
-        servers = [psutil.Process(pid) for pid, c in processes_of(project) if "dbt_server.py" in c]
+        servers = [
+            psutil.Process(pid) for pid, c in processes_of(project) if "warm_dbt/server.py" in c
+        ]
         # One is the server, the other the dbt that it has forked.
         (dbt,) = [server for server in servers if server.parent() in servers]
         dbt.kill()

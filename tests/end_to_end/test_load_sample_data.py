@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 import load_sample_data as tool
-from load_sample_data import TABLES, load_sample_data, main, read_table
+from load_sample_data import main
 from project import ONE_MODEL, in_environment
+from support.sample_data import TABLES, load_sample_data, read_table
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
 

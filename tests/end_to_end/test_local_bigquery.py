@@ -20,10 +20,16 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_socket
 from websockets.typing import Subprotocol
 
-from local_bigquery import local_bigquery, run_command, work_on
-from local_server import InfrastructureError, LocalServer, prefect_server, signals_held
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.lifetime.local_servers import (
+    InfrastructureError,
+    LocalServer,
+    prefect_server,
+    signals_held,
+)
+from bi_pipeline.settings import PROJECT_ROOT
 from project import connect, read_blocks
+from support.child_command import run_command
+from support.local_services import local_bigquery, work_on
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +46,7 @@ PROXIES = {
 CLIENT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
-from bigquery_access import bigquery_of_the_settings
+from support.bigquery_access import bigquery_of_the_settings
 client, _ = bigquery_of_the_settings()
 """
 

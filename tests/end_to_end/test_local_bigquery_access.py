@@ -12,7 +12,7 @@ from google.api_core.exceptions import BadRequest, Forbidden
 from google.auth import crypt, jwt
 from google.cloud.bigquery import LoadJobConfig, SchemaField, SourceFormat, Table
 
-from local_bigquery import throwaway_key
+from support.local_content import throwaway_key
 
 PROJECT = "/bigquery/v2/projects/projet-local"
 REQUESTS = [

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
 # Stands in for python, that of .venv too: it makes an environment whose uv is UV.
 PYTHON = """#!/bin/sh

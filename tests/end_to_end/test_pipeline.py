@@ -15,14 +15,16 @@ from prefect.client.schemas.actions import BlockDocumentCreate
 from prefect.variables import Variable
 
 import create_gcp_block
-import pipeline_settings
-from dbt_connection import load_credentials
-from doctor import Diagnosis, check_block
-from local_bigquery import on_prefect_server
-from pipeline_errors import ConfigurationError, InfrastructureError, explain
-from pipeline_settings import PROJECT_ROOT, PipelineSettings, load_settings
+from bi_pipeline import settings as pipeline_settings
+from bi_pipeline.bigquery.connection import load_credentials
+from bi_pipeline.errors import ConfigurationError, InfrastructureError
+from bi_pipeline.explanations import explain
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings, load_settings
+from doctor import check_block
 from project import ONE_MODEL, built, copy_project, prefect_client
 from stand_in_cloud import KEY, stand_in_cloud
+from support.diagnosis import Diagnosis
+from support.local_content import on_prefect_server
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dbt_packages import packages_are_missing
+from bi_pipeline.dbt_runs.packages import packages_are_missing
 from project import ONE_MODEL, built, copy_project
 
 MODELS = ONE_MODEL | {"models/two.sql": "select 2 as id", "models/three.sql": "select 3 as id"}

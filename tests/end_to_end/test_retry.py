@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from local_server import LocalServer, free_port
+from bi_pipeline.lifetime.local_servers import LocalServer, free_port
 from project import DBT_PROJECT, built, copy_project
 
 # `half` fails until the test mends it.

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 from project import ONE_MODEL, read_blocks
 
 # Does what the pipeline does, says so, and dies once its input ends.

@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 from project import connect, copy_project, git
 
 pytestmark = pytest.mark.slow

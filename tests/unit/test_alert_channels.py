@@ -3,7 +3,7 @@
 import pytest
 
 from alerts import CHANNELS, main, make_block
-from pipeline_errors import ConfigurationError
+from bi_pipeline.errors import ConfigurationError
 
 ADDRESSES = {
     "slack": "https://hooks.slack.com/services/T0AAAAAAA/B0BBBBBBB/cccccccccccccccccccccccc",

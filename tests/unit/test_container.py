@@ -5,7 +5,7 @@ import re
 import pytest
 from docker.utils.build import exclude_paths
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
 NEVER = [
     *(".env", ".env.prod", ".secrets/sa_key_prod.json", ".git/config", ".local/prefect/prefect.db"),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dbt_offline import MARK, line_in_yaml, mark_lines, marked_line
-from googlesql import POSITION
+from support.dbt_offline import MARK, line_in_yaml, mark_lines, marked_line
+from support.googlesql import POSITION
 
 TEMPLATE = """\
 {{ config(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from deployment_plan import same_repository
+from support.deployment_plan import same_repository
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
 from generate_env import OPTIONAL_OUTPUTS, main, own_variables, render_env
-from pipeline_errors import ConfigurationError
-from pipeline_settings import PROJECT_ROOT, PipelineSettings
 
 OUTPUTS = {
     "bq_dev_dataset_id": "projet_dev",

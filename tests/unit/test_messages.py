@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
-SOURCES = sorted(p for f in ("prefect", "utilities") for p in (PROJECT_ROOT / f).glob("*.py"))
+SOURCES = sorted(p for f in ("prefect", "utilities") for p in (PROJECT_ROOT / f).rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

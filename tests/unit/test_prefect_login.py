@@ -8,10 +8,10 @@ from prefect.settings import (
     temporary_settings,
 )
 
-import prefect_login
-from pipeline_errors import InfrastructureError
-from prefect_login import where_prefect_is
+from bi_pipeline.errors import InfrastructureError
 from stand_in_cloud import KEY, WORKSPACE, stand_in_cloud
+from support import prefect_login
+from support.prefect_login import where_prefect_is
 
 
 @pytest.fixture

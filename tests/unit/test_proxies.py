@@ -6,8 +6,8 @@ import httpx
 import pytest
 import requests.utils
 
-from command_line import say_errors
-from proxies import BYPASSES, VARIABLES, reach_this_machine_directly
+from bi_pipeline.command_line import say_errors
+from bi_pipeline.proxies import BYPASSES, VARIABLES, reach_this_machine_directly
 
 OURS = "127.0.0.1,localhost"
 
@@ -49,7 +49,7 @@ def test_this_machine_is_added_to_what_goes_through_no_proxy(given, kept, proxy)
 
 def test_tool_keeps_the_exceptions_of_an_env_file_that_it_loads_later(proxy, tmp_path):
     (tmp_path / ".env").write_text("no_proxy=a.example\n")
-    proxy.setattr("command_line.ENV_FILE", tmp_path / ".env")
+    proxy.setattr("bi_pipeline.command_line.ENV_FILE", tmp_path / ".env")
 
     say_errors(lambda _: 0)([])
 

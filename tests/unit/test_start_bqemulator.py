@@ -14,8 +14,9 @@ from bqemulator.storage.engine import DuckDBEngine
 from fastapi import Request
 from google.auth import crypt, jwt
 
-from local_bigquery import install_spatial_extension, public_key, throwaway_key
-from start_bqemulator import is_signed, refusal, refuse, start_and_lock
+from support.local_content import public_key, throwaway_key
+from support.local_services import install_spatial_extension
+from support.start_bqemulator import is_signed, refusal, refuse, start_and_lock
 
 KEY, OTHER_KEY = throwaway_key(), throwaway_key()
 PUBLIC_KEY = public_key(KEY)

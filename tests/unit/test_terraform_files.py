@@ -2,8 +2,8 @@
 
 import re
 
+from bi_pipeline.settings import PROJECT_ROOT
 from generate_env import OUTPUTS
-from pipeline_settings import PROJECT_ROOT
 
 # Kind, labels and body of each block, as `terraform fmt`, which `make lint` runs, writes them.
 BLOCK = re.compile(r"^(\w+)((?: \"[\w-]+\")*) \{\n(.*?)^\}$", re.MULTILINE | re.DOTALL)

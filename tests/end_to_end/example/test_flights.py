@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pyarrow.compute
 import pytest
 
-from load_sample_data import read_table
 from project import copy_project
+from support.sample_data import read_table
 
 # As the nycflights13 documentation and "R for Data Science" give them.
 PUBLISHED_BY_AIRLINE = {

@@ -1,6 +1,6 @@
 """The generic tests that the example brings."""
 
-from pipeline_settings import PROJECT_ROOT
+from bi_pipeline.settings import PROJECT_ROOT
 
 
 def test_generic_tests_name_what_breaks_them(make_project):

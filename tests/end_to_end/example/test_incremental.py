@@ -10,8 +10,8 @@ from sqlglot.optimizer.pushdown_predicates import pushdown_predicates
 from sqlglot.optimizer.qualify import qualify
 
 from fault_proxy import fault_proxy
-from load_sample_data import TABLES
 from project import copy_project
+from support.sample_data import TABLES
 
 pytestmark = pytest.mark.slow
 

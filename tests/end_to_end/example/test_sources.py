@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from load_sample_data import TABLES, described_tables, read_table, table_schema
+from support.sample_data import TABLES, described_tables, read_table, table_schema
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -1,0 +1,1 @@
+"""BigQuery, as the pipeline reaches it: who we are for Google, and what was billed."""

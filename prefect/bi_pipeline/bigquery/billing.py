@@ -1,0 +1,72 @@
+"""What BigQuery billed for a dbt command: all its queries, of which dbt reports the main ones.
+
+An incremental model reads most in a query that dbt does not report (dbt-adapters#595).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from google.auth.exceptions import GoogleAuthError
+from google.auth.transport.requests import AuthorizedSession
+from requests import RequestException
+
+if TYPE_CHECKING:
+    from bi_pipeline.bigquery.connection import DbtConnection
+
+# The label that dbt puts on all the jobs of a command.
+LABEL = "dbt_invocation_id"
+FIELDS = (
+    "nextPageToken,jobs(jobReference/jobId,configuration/labels,statistics/query/totalBytesBilled)"
+)
+PAGE = 1000
+TIMEOUT_SECONDS = 10
+
+
+def bytes_billed(
+    connection: DbtConnection,
+    endpoint: str,
+    invocation_id: str,
+    known_jobs: set[str],
+    since: float,
+) -> int | None:
+    """Return the bytes that all the jobs of a dbt command were billed for.
+
+    Args:
+        endpoint: the address of the BigQuery API, with no slash at its end.
+        known_jobs: those that dbt reports. If one is missing from BigQuery's list, the list
+            is not whole.
+        since: when the command started, in seconds since 1970.
+
+    None when the account may not list jobs (`bigquery.jobs.list`), without an answer, and
+    when the list is not whole (bqemulator 1.4.0 keeps the labels of few jobs).
+    """
+    parameters = {
+        # With the labels and the statistics.
+        "projection": "full",
+        # Clocks differ.
+        "minCreationTime": str(int((since - 60) * 1000)),
+        "maxResults": str(PAGE),
+        "fields": FIELDS,
+    }
+    billed: dict[str, int] = {}
+    try:
+        with AuthorizedSession(connection.credentials) as session:
+            while True:
+                answer = session.get(
+                    f"{endpoint}/bigquery/v2/projects/{connection.project}/jobs",
+                    params=parameters,
+                    timeout=TIMEOUT_SECONDS,
+                )
+                answer.raise_for_status()
+                page = answer.json()
+                for job in page.get("jobs", []):
+                    if job.get("configuration", {}).get("labels", {}).get(LABEL) == invocation_id:
+                        query = job.get("statistics", {}).get("query", {})
+                        job_id = job["jobReference"]["jobId"]
+                        billed[job_id] = int(query.get("totalBytesBilled", 0))
+                if "nextPageToken" not in page:
+                    return sum(billed.values()) if known_jobs <= billed.keys() else None
+                parameters["pageToken"] = page["nextPageToken"]
+    except (RequestException, GoogleAuthError, ValueError, KeyError):
+        return None

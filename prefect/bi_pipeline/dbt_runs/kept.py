@@ -1,0 +1,105 @@
+"""Where dbt's results outlive the machine of a run: a folder, or a bucket of Google Cloud."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from bi_pipeline.dbt_runs.run_results import MANIFEST, RUN_RESULTS
+from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.result import DbtResult
+
+if TYPE_CHECKING:
+    from google.auth.credentials import Credentials
+
+
+# The manifest of prod without what a run builds itself.
+DEFERRED = f"deferred/{MANIFEST}"
+# The commands that `dbt retry` takes up.
+RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
+
+
+def files_to_keep(result: DbtResult, *, whole: bool, deferred: bool) -> dict[str, str]:
+    """Return the files of `target/` that are worth keeping after a command, and as what.
+
+    Args:
+        whole: whether all models of the project were taken up.
+        deferred: whether the run reads in prod what it does not build.
+    """
+    kept = {}
+    if result.command in RETRIABLE:
+        kept[RUN_RESULTS] = RUN_RESULTS
+        if deferred:
+            kept[DEFERRED] = DEFERRED
+    # The manifest describes the whole project. After a selected run, that of a default selector
+    # too, --changed-since would take unbuilt models for built. A retry says of `which` the command
+    # that it took up.
+    built = result.arguments.get("which") in ("run", "build") and not result.arguments.get("empty")
+    if result.succeeded and built and whole:
+        kept[MANIFEST] = MANIFEST
+    if result.succeeded and result.command == "docs generate":
+        kept["static_index.html"] = "docs.html"
+    return kept
+
+
+class ArtifactsDir:
+    """The files that DBT_ARTIFACTS_DIR keeps, by their name: `prod/manifest.json`.
+
+    Args:
+        address: a folder, or `gs://bucket/prefix`.
+        credentials, project: who asks Google for the bucket.
+    """
+
+    def __init__(self, address: str, credentials: Credentials, project: str) -> None:
+        self.address = address
+        self._credentials, self._project = credentials, project
+
+    def keep(self, file: Path, name: str) -> None:
+        """Keep a copy of the file under this name; ConfigurationError when it cannot be."""
+        try:
+            if self.address.startswith("gs://"):
+                self._blob(name).upload_from_filename(str(file))
+            else:
+                kept = Path(self.address) / name
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                half = kept.with_name(kept.name + ".new")
+                try:
+                    shutil.copyfile(file, half)
+                    half.replace(kept)
+                finally:
+                    half.unlink(missing_ok=True)
+        except Exception as error:
+            raise self._failure("écriture", error) from None
+
+    def fetch(self, name: str, file: Path) -> bool:
+        """Copy what is kept under this name to the file; return whether there is any."""
+        from google.api_core.exceptions import NotFound
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if self.address.startswith("gs://"):
+                file.write_bytes(self._blob(name).download_as_bytes())
+            else:
+                shutil.copyfile(Path(self.address) / name, file)
+        except (FileNotFoundError, NotFound):
+            return False
+        except Exception as error:
+            raise self._failure("lecture", error) from None
+        return True
+
+    def _blob(self, name: str) -> Any:
+        from google.cloud import storage
+
+        bucket, _, prefix = self.address.removeprefix("gs://").partition("/")
+        universe = {"universe_domain": self._credentials.universe_domain}
+        client = storage.Client(self._project, self._credentials, client_options=universe)
+        return client.bucket(bucket).blob(str(PurePosixPath(prefix, name)))
+
+    def _failure(self, what: str, error: Exception) -> ConfigurationError:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        return ConfigurationError(
+            f"DBT_ARTIFACTS_DIR ({self.address}) : {what} impossible ({reason}). Vérifiez que ce "
+            "dossier ou ce bucket existe, et que le compte de la pipeline y lit et y écrit "
+            "(roles/storage.objectUser)."
+        )

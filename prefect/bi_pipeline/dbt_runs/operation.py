@@ -1,0 +1,101 @@
+"""Runs one dbt process through DbtCoreOperation, which no other module knows."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import tempfile
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bi_pipeline.bigquery.connection import DbtConnection
+from bi_pipeline.dbt_runs.dbt_log import JSON_LOGS, plain_log
+from bi_pipeline.settings import REHEARSAL_DIR
+from warm_dbt import CLIENT, start_server
+from warm_dbt.tokens import serve_tokens
+
+# How long dbt has to cancel its BigQuery jobs before it is ended.
+INTERRUPT_SECONDS = 8
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A dbt process that has ended.
+
+    Attributes:
+        return_code: dbt's exit code; negative if a signal ended it.
+        lines: what it printed.
+    """
+
+    return_code: int
+    lines: list[str]
+
+
+def run_process(
+    words: list[str],
+    connection: DbtConnection,
+    environment: dict[str, str],
+    folder: Path,
+    lock: int,
+    *,
+    shown: bool,
+) -> Ended:
+    """Run `dbt` with these words to its end, in a folder; never raises for what dbt does.
+
+    The profile is in a private temporary folder for that time. Whatever else interrupts the wait
+    ends dbt first.
+
+    Args:
+        connection: who dbt is for BigQuery: it is given tokens, and a profile without a secret.
+        lock: descriptor of a lock, which dbt holds until it has ended.
+        shown: whether its lines go to the log of the Prefect run as they come.
+    """
+    # build_connection() has imported it already, its deprecation warning silenced.
+    from prefect_dbt.cli import DbtCoreOperation
+
+    with (
+        tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
+        plain_log(),
+        ExitStack() as sockets,
+    ):
+        server = sockets.enter_context(start_server(REHEARSAL_DIR).connect())
+        tokens = sockets.enter_context(serve_tokens(connection.credentials))
+        descriptors = [server.fileno(), lock, tokens.fileno()]
+        command = [*CLIENT, *map(str, descriptors), JSON_LOGS, *words]
+        with DbtCoreOperation(
+            # With `exec`, the process is the client itself: its exit code, its signals.
+            commands=["exec " + shlex.join(command)],
+            dbt_cli_profile=connection.profile,
+            overwrite_profiles=True,
+            profiles_dir=Path(profiles_dir),
+            working_dir=folder,
+            env=environment,
+            log_prefix=None,
+            stream_output=shown,
+        ) as operation:
+            process = operation.trigger(pass_fds=descriptors)
+            # The client has inherited these sockets. Close our copies, or the other side never
+            # sees EOF when it exits.
+            sockets.close()
+            try:
+                # Raises RuntimeError for any exit code but 0.
+                with suppress(RuntimeError):
+                    process.wait_for_completion()
+            except BaseException:
+                _interrupt(process.pid)
+                raise
+        return_code = 1 if process.return_code is None else process.return_code
+        return Ended(return_code, process.fetch_result())
+
+
+def _interrupt(pid: int) -> None:
+    """Let dbt cancel its BigQuery jobs; the operation ends what is left when it closes."""
+    deadline = time.monotonic() + INTERRUPT_SECONDS
+    with suppress(ProcessLookupError, ChildProcessError):
+        os.kill(pid, signal.SIGINT)
+        # Not waitid, which macOS lacks before Python 3.13.
+        while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            time.sleep(0.1)

@@ -1,0 +1,48 @@
+"""Whether the packages that a dbt project declares are there."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def packages_are_missing(project_dir: Path) -> bool:
+    """Whether a project declares packages that `dbt deps` has not installed, or not since a change.
+
+    False only if every declared package is locked, every locked one installed, and no file newer
+    than dbt_packages/: a changed version keeps the names.
+    """
+    folder = str(_read_yaml(project_dir / "dbt_project.yml").get("packages-install-path", ""))
+    declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
+    declared = [package for path in declarations for package in _packages(path)]
+    if not declared:
+        return False
+    lock, installed = project_dir / "package-lock.yml", project_dir / (folder or "dbt_packages")
+    locked = _packages(lock)
+    if not installed.exists() or not _origins(declared) <= _origins(locked):
+        return True
+    changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
+    return max(changed) > installed.stat().st_mtime or not all(
+        (installed / package.get("name", "")).exists() for package in locked
+    )
+
+
+def _packages(path: Path) -> list[dict[str, Any]]:
+    return _read_yaml(path).get("packages") or []
+
+
+def _origins(packages: list[dict[str, Any]]) -> set[str]:
+    """Return where the packages come from: a name on the hub, a git address, a folder…"""
+    kinds = ("package", "git", "local", "tarball", "private")
+    return {str(package[kind]) for package in packages for kind in kinds if kind in package}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, or an empty one: what is wrong with it is dbt's to say."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}

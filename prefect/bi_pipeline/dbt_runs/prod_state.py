@@ -1,0 +1,122 @@
+"""What prod is made of: what a run compares its project with, and where it reads the rest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from prefect.logging import get_run_logger
+
+from bi_pipeline.bigquery.connection import build_profile
+from bi_pipeline.dbt_runs.git_repository import files_of_commit
+from bi_pipeline.dbt_runs.kept import DEFERRED
+from bi_pipeline.dbt_runs.options import LAST_RUN, DbtOptions
+from bi_pipeline.dbt_runs.packages import packages_are_missing
+from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
+from bi_pipeline.dbt_runs.runner import DbtRunner
+from bi_pipeline.errors import ConfigurationError, DbtError
+from bi_pipeline.reports.message import failure_message
+from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
+
+# The commands that build a kind of node. A run takes up models and tests in any case.
+BUILDERS = {
+    "seed": ["seed", "build"],
+    "snapshot": ["snapshot", "build"],
+    "function": ["run", "build"],
+}
+
+
+UNBUILT_WARNING = (
+    "%s a changé, et aucune commande de cette exécution ne le construit : c'est celui de prod qui "
+    "est lu. Ajoutez seed ou snapshot à --commands, ou lancez build."
+)
+
+
+def against_prod(dbt: DbtRunner, options: DbtOptions, changed_since: str | None) -> DbtRunner:
+    """Return the runner with what it needs of prod, if one of its commands does.
+
+    What has changed since a commit is built, the rest read in prod; `clone` copies prod.
+    """
+    if changed_since or "clone" in dbt.commands:
+        dbt = with_state_of_prod(dbt, changed_since, options)
+    if changed_since:
+        dbt, left = with_deferral_to_prod(dbt, options)
+        for name in left:
+            get_run_logger().warning(UNBUILT_WARNING, name)
+    return dbt
+
+
+def with_state_of_prod(dbt: DbtRunner, reference: str | None, options: DbtOptions) -> DbtRunner:
+    """Return the runner, with the manifest of prod as its state.
+
+    Args:
+        dbt: the runner of the target.
+        reference: the commit that is parsed with prod's names, or LAST_RUN; None for
+            the last run if it is kept, for the project as it stands otherwise.
+        options: those of the run; the variables may be needed to parse.
+
+    Raises ConfigurationError when there is no such commit, or no manifest kept, and DbtError
+    when it cannot be parsed.
+    """
+    state_dir = dbt.target_dir / "state"
+    settings = dbt.settings.model_copy(update={"target": "prod"})
+    # dbt only reads the project with it: prod is not asked anything.
+    profile = build_profile(dbt.connection.project, settings)
+    connection = replace(dbt.connection, profile=profile)
+    parser = replace(dbt, connection=connection, settings=settings, target_dir=state_dir)
+    if reference == LAST_RUN or (reference is None and dbt.settings.artifacts_dir):
+        kept = dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST)
+        if not kept or "nodes" not in read_json(state_dir / MANIFEST):
+            raise ConfigurationError(
+                f"DBT_ARTIFACTS_DIR ({dbt.artifacts.address}) ne garde aucune exécution lisible de "
+                "prod : lancez-en une avec ce réglage, ou donnez un commit à --changed-since."
+            )
+    elif reference is None:
+        _parse(parser, options)
+    else:
+        with files_of_commit(PROJECT_ROOT, reference) as files:
+            project_dir = files / DBT_PROJECT_DIR.relative_to(PROJECT_ROOT)
+            if not (project_dir / "dbt_project.yml").exists():
+                raise ConfigurationError(f"Le commit {reference} n'a pas de projet dbt dans dbt/.")
+            get_run_logger().info("Projet dbt du commit %s :", reference)
+            _parse(replace(parser, project_dir=project_dir), options)
+    return replace(dbt, state_dir=state_dir)
+
+
+def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
+    """Return the runner that reads in prod what it does not build, and what it leaves unbuilt.
+
+    dbt itself prefers prod for all that a command does not select: the tests of a model would
+    judge that of prod, a snapshot or a retry would read it. So what this run builds is taken
+    from the manifest that dbt defers to.
+
+    Args:
+        dbt: a runner with the state of prod.
+        options: those of the run, of what changed.
+    """
+    found = dbt.list_nodes(options)
+    if found.return_code:
+        raise DbtError(f"Ce qui a changé : {failure_message(found)}")
+    left = [
+        unique_id
+        for unique_id in found.listed
+        if set(dbt.commands).isdisjoint(BUILDERS.get(unique_id.partition(".")[0], dbt.commands))
+    ]
+    built = set(found.listed).difference(left)
+    assert dbt.state_dir is not None
+    manifest = read_json(dbt.state_dir / MANIFEST)
+    for section in ("nodes", "functions"):
+        for unique_id in built & manifest.get(section, {}).keys():
+            del manifest[section][unique_id]
+    deferred = dbt.target_dir / DEFERRED
+    deferred.parent.mkdir(exist_ok=True)
+    deferred.write_text(json.dumps(manifest), encoding="utf-8")
+    return replace(dbt, deferred_dir=deferred.parent), sorted(left)
+
+
+def _parse(dbt: DbtRunner, options: DbtOptions) -> None:
+    """Have dbt write the manifest of a project; DbtError when it cannot."""
+    for command in ["deps", "parse"] if packages_are_missing(dbt.project_dir) else ["parse"]:
+        result = dbt.run(command, DbtOptions(vars=options.vars))
+        if not result.succeeded:
+            raise DbtError(f"État de prod : {failure_message(result)}")

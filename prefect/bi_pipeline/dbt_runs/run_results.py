@@ -1,0 +1,90 @@
+"""What dbt writes in `target/`, read as plain values: results of nodes, manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bi_pipeline.result import FAILED_STATUSES, Freshness, NodeResult
+from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
+
+RUN_RESULTS = "run_results.json"
+SOURCES = "sources.json"
+MANIFEST = "manifest.json"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a file of dbt; an empty one when it is not there, or is no object."""
+    with suppress(OSError, ValueError):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResult]:
+    """Return the results in a file of dbt, with what the manifest knows of their nodes."""
+    results: list[dict[str, Any]] = document.get("results", [])
+    # The manifest is big: it is read for what failed or warned, and for seeds, whose table it
+    # names.
+    needed = any(
+        result["status"] in {*FAILED_STATUSES, "warn"} or result["unique_id"].startswith("seed.")
+        for result in results
+    )
+    manifest = read_json(manifest_path) if needed else {}
+    known = {
+        unique_id: node
+        for kind in ("nodes", "unit_tests", "sources", "functions")
+        for unique_id, node in manifest.get(kind, {}).items()
+    }
+    return [_node_result(result, known.get(result["unique_id"], {})) for result in results]
+
+
+def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
+    """Return one result of dbt's JSON, with what the manifest knows of its node."""
+    moments = [
+        datetime.fromisoformat(timing[key]).timestamp()
+        for timing in result.get("timing", [])
+        for key in ("started_at", "completed_at")
+        if timing.get(key)
+    ]
+    compiled_path = node.get("compiled_path")
+    # The manifest gives tests a relation_name too (store_failures): use it for seeds only.
+    relation = result.get("relation_name")
+    if result["unique_id"].startswith("seed."):
+        relation = node.get("relation_name")
+    return NodeResult(
+        result["unique_id"],
+        str(result["status"]),
+        result.get("message") or result.get("error") or "",
+        result.get("execution_time", 0.0),
+        (min(moments), max(moments)) if moments else None,
+        ".".join((relation or "").replace("`", "").split(".")[-2:]),
+        result.get("adapter_response") or {},
+        node.get("original_file_path", "?"),
+        os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
+        (result.get("batch_results") or {}).get("failed", []),
+        _freshness(result),
+    )
+
+
+def _freshness(result: dict[str, Any]) -> Freshness | None:
+    """Return how a source is older than it may be; None if it is not, or if dbt cannot tell."""
+    limit = (result.get("criteria") or {}).get(f"{result['status']}_after")
+    if not limit:
+        return None
+    age = result["max_loaded_at_time_ago_in_s"]
+    return Freshness(result["max_loaded_at"], age, (limit["count"], limit["period"]))
+
+
+def tables_of_models(manifest: dict[str, Any]) -> set[str]:
+    """Return the `unique_id` of all that a `run` of the whole project builds."""
+    models = {
+        unique_id
+        for unique_id, node in manifest.get("nodes", {}).items()
+        if node["resource_type"] == "model" and node["config"]["materialized"] != "ephemeral"
+    }
+    return models | manifest.get("functions", {}).keys()

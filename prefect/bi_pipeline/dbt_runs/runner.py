@@ -1,0 +1,331 @@
+"""Runs dbt commands, one at a time: says what to dbt, and returns what it did.
+
+`operation.py` runs the process, `dbt_log.py` and `run_results.py` read what it said and wrote,
+`kept.py` keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import get_client, runtime
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Running
+
+from bi_pipeline.bigquery.billing import bytes_billed
+from bi_pipeline.bigquery.connection import TOKEN_VARIABLE, DbtConnection
+from bi_pipeline.dbt_runs.dbt_log import read_log
+from bi_pipeline.dbt_runs.kept import DEFERRED, ArtifactsDir, files_to_keep
+from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
+from bi_pipeline.dbt_runs.operation import Ended, run_process
+from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, DbtOptions
+from bi_pipeline.dbt_runs.run_results import (
+    MANIFEST,
+    RUN_RESULTS,
+    SOURCES,
+    read_json,
+    read_results,
+    tables_of_models,
+)
+from bi_pipeline.errors import ConfigurationError, InfrastructureError
+from bi_pipeline.result import NOTHING_TO_DO, RETRIED, DbtResult, NodeResult
+from bi_pipeline.settings import DBT_PROJECT_DIR, GOOGLE_ENDPOINT, PipelineSettings
+
+SOURCE_FRESHNESS = "source freshness"
+DOCS = "docs generate"
+LIST = ["list", "--output=json", "--output-keys=unique_id"]
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The last command of an earlier run, which `dbt retry` takes up.
+
+    Attributes:
+        flags: those by which `dbt retry` finds it.
+        taken_up: the `unique_id` of all its nodes.
+        left: that of those that failed or were skipped.
+    """
+
+    flags: list[str]
+    taken_up: set[str]
+    left: set[str]
+
+
+@dataclass(frozen=True)
+class DbtRunner:
+    """Runs dbt commands, one at a time, with one connection; `open_dbt` makes it.
+
+    Attributes:
+        commands: all those of the run.
+        target_dir: where dbt writes, a folder of its own for each target.
+        lock: descriptor of the lock on that folder, which every dbt process inherits.
+        project_dir: the dbt project.
+        state_dir: what `--state` of dbt reads, the manifest of prod: it says what has changed.
+        deferred_dir: what `--defer-state` reads, the same manifest without what this run
+            builds: it says where all the rest is read.
+    """
+
+    connection: DbtConnection
+    settings: PipelineSettings
+    commands: list[str]
+    target_dir: Path
+    lock: int
+    project_dir: Path = DBT_PROJECT_DIR
+    state_dir: Path | None = None
+    deferred_dir: Path | None = None
+
+    def run(self, command: str, options: DbtOptions, earlier: DbtResult | None = None) -> DbtResult:
+        """Run a dbt command and return what it did.
+
+        After an attempt `earlier`, which met a passing fault, `dbt retry` redoes what failed or
+        was skipped, and the result is that of the whole. A command that dbt cannot take up again,
+        or of which it would redo nothing, starts from the beginning.
+
+        Raises ConfigurationError when there is nothing to retry, when DBT_ARTIFACTS_DIR cannot be
+        used, or for a build with --empty that would take up snapshots.
+        """
+        taken_up: set[str] = set()
+        if earlier and earlier.can_be_taken_up and command != SOURCE_FRESHNESS:
+            # dbt remembers the flags of the command, but for where the rest is read.
+            flags = [f"--defer-state={self.deferred_dir}"] if self.deferred_dir else []
+            result = self._run_dbt(command, [*flags, "retry"])
+        elif command == "retry":
+            last = self._find_last_run()
+            taken_up = last.taken_up
+            result = DbtResult("retry", 0)
+            if last.left:
+                result = self._run_dbt("retry", [*last.flags, "retry", *options.words("retry")])
+        else:
+            if command == "build" and options.empty:
+                self._refuse_empty_snapshots(options)
+            result = self._run_dbt(command, [*self._words(command), *options.words(command)])
+        whole = earlier.followed_by(result) if earlier else result
+        self._keep_artifacts(whole, taken_up)
+        return whole
+
+    def list_nodes(self, options: DbtOptions) -> DbtResult:
+        """Have dbt list what the options select; with a state, it judges `state:modified`."""
+        state = [f"--state={self.state_dir}"] if self.state_dir else []
+        return self._run_dbt("list", [*state, *LIST, *options.words("list")])
+
+    def _refuse_empty_snapshots(self, options: DbtOptions) -> None:
+        """Raise ConfigurationError if the options select snapshots."""
+        snapshots = [name for name in self.list_nodes(options).listed if "snapshot." in name[:9]]
+        if snapshots:
+            raise ConfigurationError(
+                f"--empty : {EMPTY_SNAPSHOT} Laissez-les de côté avec --exclude "
+                f"resource_type:snapshot ({len(snapshots)} ici)."
+            )
+
+    def _words(self, command: str) -> list[str]:
+        """Return the words of the command, with the flags that are not the user's."""
+        words = command.split()
+        if command == DOCS:
+            # --static writes one HTML file. bqemulator has no __TABLES__: skip the catalogue there.
+            words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
+        if command == "clone":
+            return [f"--state={self.state_dir}", *words]
+        if self.deferred_dir:
+            deferral = ("--defer", "--favor-state", f"--defer-state={self.deferred_dir}")
+            return [f"--state={self.state_dir}", *deferral, *words]
+        return words
+
+    def _find_last_run(self) -> LastRun:
+        """Return the last command of an earlier run; ConfigurationError without one to retry."""
+        folder = self.target_dir
+        where = (
+            f"{folder}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), définissez "
+            "DBT_ARTIFACTS_DIR"
+        )
+        if self.settings.artifacts_dir:
+            folder, where = self.target_dir / "kept", self.settings.artifacts_dir
+            # An earlier retry may have fetched these from another DBT_ARTIFACTS_DIR.
+            shutil.rmtree(folder, ignore_errors=True)
+            for name in (RUN_RESULTS, DEFERRED):
+                self.artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
+        document = read_json(folder / RUN_RESULTS)
+        arguments = document.get("args", {})
+        if not document:
+            raise ConfigurationError(
+                "dbt retry n'a rien à reprendre : aucune exécution de la cible "
+                f"{self.settings.target} n'a laissé de résultats lisibles dans {where}."
+            )
+        if arguments.get("which") in ("run-operation", "compile", "generate"):
+            raise ConfigurationError(
+                "dbt retry reprend la dernière commande, et ce n'en est pas une qui construit ou "
+                f"teste ({arguments['which']}) : relancez run ou build."
+            )
+        statuses = {result["unique_id"]: result["status"] for result in document.get("results", [])}
+        left = {unique_id for unique_id, status in statuses.items() if status in RETRIED}
+        if left and all(unique_id.startswith("operation.") for unique_id in left):
+            raise ConfigurationError(
+                "dbt retry ne refait pas un hook, et seul un hook a échoué "
+                f"({', '.join(sorted(left))}) : relancez {arguments['which']}."
+            )
+        if not left:
+            get_run_logger().info("dbt retry : rien à reprendre, la dernière commande a réussi.")
+        flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
+        if arguments.get("defer"):
+            flags.append(f"--defer-state={(folder / DEFERRED).parent}")
+        return LastRun(flags, set(statuses), left)
+
+    def _run_dbt(self, command: str, words: list[str]) -> DbtResult:
+        """Run `dbt` with these words; return what it did, named as this command."""
+        name = SOURCES if command == SOURCE_FRESHNESS else RUN_RESULTS
+        started_at, before = time.time(), _written_at(self.target_dir / name)
+        ended = run_process(
+            words,
+            self.connection,
+            self._environment(),
+            self.project_dir,
+            self.lock,
+            shown=command != "list",
+        )
+        # If dbt did not rewrite the file, it belongs to an earlier command.
+        rewritten = _written_at(self.target_dir / name) != before
+        return self._read(command, ended, name if rewritten else "", started_at)
+
+    def _read(self, command: str, ended: Ended, results: str, started_at: float) -> DbtResult:
+        """Return what a command did, from what it printed and its file of results, if any."""
+        log = read_log(command, ended.lines)
+        document = read_json(self.target_dir / results) if results else {}
+        nodes = read_results(document, self.target_dir / MANIFEST)
+        invocation_id = document.get("metadata", {}).get("invocation_id", "")
+        return DbtResult(
+            command,
+            ended.return_code,
+            log.errors,
+            NOTHING_TO_DO & log.events,
+            nodes,
+            document.get("elapsed_time", 0.0),
+            self._bill(nodes, invocation_id, started_at),
+            log.listed,
+            document.get("args", {}),
+        )
+
+    def _bill(self, nodes: list[NodeResult], invocation_id: str, started_at: float) -> int | None:
+        """Return the bytes that BigQuery billed for all queries of a command; None if unknown."""
+        jobs = {str(node.response["job_id"]) for node in nodes if node.response.get("job_id")}
+        # run_results names no job for run-operation and microbatch: bill whenever something
+        # succeeded.
+        if not jobs and not any(node.status == "success" for node in nodes):
+            return 0
+        endpoint = self.settings.endpoint or GOOGLE_ENDPOINT
+        return bytes_billed(self.connection, endpoint, invocation_id, jobs, started_at)
+
+    def _keep_artifacts(self, result: DbtResult, taken_up: set[str]) -> None:
+        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says.
+
+        `taken_up` are the nodes of the command that a `retry` has completed.
+        """
+        if not self.settings.artifacts_dir or not result.nodes:
+            return
+        done = taken_up | {node.unique_id for node in result.nodes}
+        whole = done >= tables_of_models(read_json(self.target_dir / MANIFEST))
+        try:
+            for name, kept_as in files_to_keep(
+                result, whole=whole, deferred=self.deferred_dir is not None
+            ).items():
+                self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{kept_as}")
+        except ConfigurationError as error:
+            # Failing to copy artifacts must not hide dbt's result: warn and go on.
+            get_run_logger().warning(error)
+
+    @property
+    def artifacts(self) -> ArtifactsDir:
+        """What DBT_ARTIFACTS_DIR keeps; ConfigurationError when it is not set."""
+        address = self.settings.artifacts_dir
+        if not address:
+            raise ConfigurationError(
+                "DBT_ARTIFACTS_DIR n'est pas défini : c'est là que la pipeline garderait les "
+                "résultats de dbt, un dossier ou gs://bucket/préfixe."
+            )
+        return ArtifactsDir(address, self.connection.credentials, self.connection.project)
+
+    def _environment(self) -> dict[str, str]:
+        """Return the environment in which dbt finds itself, its project and our settings.
+
+        What else the user's shell tells dbt, `warm_dbt.process` forgets.
+        """
+        ours = {
+            "DBT_PROJECT_DIR": str(self.project_dir),
+            "DBT_TARGET_PATH": str(self.target_dir),
+            "DBT_LOG_PATH": str(DBT_PROJECT_DIR / "logs"),
+            "DBT_PROFILE": self.settings.profile_name,
+            "DBT_TARGET": self.settings.target,
+            "DBT_BIGQUERY_DATASET_RAW": self.settings.dataset_raw,
+            "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+            # It would write in ~/.dbt when it last gave a hint.
+            "DBT_ENGINE_HINTS_ENABLED": "false",
+            # A project's own `flags:` may say otherwise, and what dbt did would not be known.
+            "DBT_WRITE_JSON": "true",
+            "DBT_LOG_LEVEL": "info",
+            "DBT_QUIET": "false",
+            "DBT_PRINT": "true",
+            "DBT_USE_COLORS": "false",
+            # dbt 1.12 would load `.env` itself, flags included, after they were forgotten.
+            "PYTHON_DOTENV_DISABLED": "1",
+            TOKEN_VARIABLE: self.connection.credentials.token,
+        }
+        return ours | {"PIPELINE_VARIABLES": " ".join(ours)}
+
+
+@contextmanager
+def open_dbt(
+    connection: DbtConnection, settings: PipelineSettings, commands: list[str]
+) -> Iterator[DbtRunner]:
+    """Yield a runner that has `dbt/target/<target>` for itself.
+
+    Waits for whoever has it, and has Prefect show so: another pipeline, or a dbt whose
+    pipeline was killed and that still writes. Raises InfrastructureError when the folder
+    cannot be written.
+    """
+    target_dir = DBT_PROJECT_DIR / "target" / settings.target
+    try:
+        target_dir.mkdir(parents=True, exist_ok=True)
+        # Fails here, with the reason, rather than in the middle of a run.
+        with tempfile.TemporaryFile(dir=target_dir) as probe:
+            probe.write(bytes(4096))
+        # Not "w": it would empty what the pipeline that has the lock wrote there.
+        lock = (target_dir / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InfrastructureError(
+            f"Dossier {target_dir} : écriture impossible ({error.strerror}). Vérifiez ses "
+            "droits et la place libre, ou effacez-le : dbt le recrée."
+        ) from None
+    with lock:
+        if not try_lock(lock):
+            lock.seek(0)
+            owner = lock.read().strip()
+            message = (
+                f"Une autre pipeline{f' ({owner})' if owner else ''} utilise {target_dir} : "
+                "celle-ci attend sa fin."
+            )
+            get_run_logger().warning(message)
+            _show_state(Running(name="En attente", message=message))
+            wait_for_lock(lock)
+            _show_state(Running())
+        lock.truncate(0)
+        lock.write(f"processus {os.getpid()}, depuis le {datetime.now():%d/%m à %H:%M}")
+        lock.flush()
+        yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
+
+
+def _show_state(state: State[Any]) -> None:
+    """Have Prefect show this state of the run, which goes on."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(runtime.flow_run.id, state)
+
+
+def _written_at(path: Path) -> int | None:
+    return path.stat().st_mtime_ns if path.exists() else None

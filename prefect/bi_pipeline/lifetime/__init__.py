@@ -1,0 +1,1 @@
+"""How a run ends before its end, and the servers that live beside it."""

@@ -1,0 +1,142 @@
+"""How a run ends before its end: from Prefect, by its time limit, by a signal, by a known error.
+
+| what ends it | who says so | state, exit code |
+| --- | --- | --- |
+| Ctrl-C | SIGINT, to this process | Crashed, 130 |
+| SIGTERM, a worker's too | SIGTERM, to this process | Crashed, 143 |
+| its terminal is closed | SIGHUP, to this process | Crashed, 143 |
+| « Cancel » in the interface | Ending, by a SIGTERM to itself | Cancelled, 143 |
+| DBT_RUN_TIMEOUT_SECONDS | Ending, by a SIGTERM to itself | TimedOut, 143 |
+| an error that a user can mend | `explain` | Failed, that of the error |
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+from uuid import UUID
+
+from prefect import get_client, runtime
+from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled, Failed
+
+from bi_pipeline.errors import OutOfTimeError
+from bi_pipeline.explanations import explain
+from bi_pipeline.lifetime.local_servers import SIGNALS
+
+CANCELLATION_POLL_SECONDS = 3
+# The first eight are for dbt, to cancel its BigQuery jobs.
+ENDING_SECONDS = 12
+
+
+class Ending:
+    """The context in which a run goes on: whatever ends it becomes its state, or goes through.
+
+    Prefect makes a TerminationSignal of SIGTERM; an Ending that has sent it gives the state.
+
+    Attributes:
+        state: that of the run, once the context is left without an exception.
+    """
+
+    state: State[Any]
+
+    def __init__(self) -> None:
+        self._finished = threading.Event()
+        self._asked: State[Any] | None = None
+
+    def __enter__(self) -> Self:
+        """Watch for « Cancel », and take a closed terminal for a SIGTERM."""
+        take_hangup_for_termination()
+        # In a deployment, the worker does.
+        if runtime.deployment.id is None:
+            flow_run_id = runtime.flow_run.id
+            threading.Thread(target=self._watch, args=[flow_run_id], daemon=True).start()
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> bool:
+        """Give the state for an end that was asked for, or an error that a user can mend."""
+        self._finished.set()
+        if isinstance(error, TerminationSignal) and self._asked:
+            self.state = self._asked
+            return True
+        known = explain(error) if isinstance(error, Exception) else None
+        if known:
+            self.state = Failed(message=str(known), data=known)
+        return known is not None
+
+    def _end_in(self, state: State[Any]) -> None:
+        self._asked = state
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _watch(self, flow_run_id: str) -> None:
+        """End the run when Prefect's interface cancels it."""
+        with get_client(sync_client=True) as client:
+            while not self._finished.wait(CANCELLATION_POLL_SECONDS):
+                # A server that does not answer is for the run itself to say.
+                with suppress(Exception):
+                    state = client.read_flow_run(UUID(flow_run_id)).state
+                    if state and state.is_cancelling():
+                        self._end_in(Cancelled(message="Annulée depuis l'interface de Prefect."))
+                        return
+
+    @contextmanager
+    def after(self, seconds: int | None) -> Iterator[None]:
+        """End the run when what is in the block takes longer; never, without a number."""
+        error = OutOfTimeError(
+            f"Arrêtée au bout de {seconds} s, sa durée maximale : dbt a annulé ses requêtes. "
+            "Relevez DBT_RUN_TIMEOUT_SECONDS, ou voyez dans l'artefact ce qui a duré."
+        )
+        state: State[Any] = Failed(name="TimedOut", message=str(error), data=error)
+        timer = threading.Timer(seconds or 0, self._end_in, [state])
+        timer.daemon = True
+        if seconds:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def take_hangup_for_termination() -> None:
+    """Have this process take SIGHUP for a SIGTERM, once, unless it ignores it (`nohup`).
+
+    By default it ends the process at once: Prefect would show the run as running for ever.
+    """
+
+    def terminate(*_: object) -> None:
+        # A closed terminal sends it more than once: the next would cut the ending short.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.raise_signal(signal.SIGTERM)
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, terminate)
+
+
+def end_soon_after_a_signal() -> None:
+    """Have this process end within ENDING_SECONDS of a SIGINT, SIGTERM or SIGHUP.
+
+    Prefect retries its last state update for minutes when the server is gone.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.fileno())
+
+    def wait() -> None:
+        with reader, writer:
+            # A team's own task may use others: Prefect's time limit of a task is SIGALRM.
+            while (number := reader.recv(1)[0]) not in SIGNALS:
+                pass
+            time.sleep(ENDING_SECONDS)
+        print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,0 +1,200 @@
+"""Says in French what a dbt command did: why it failed, what was built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import dropwhile, islice, takewhile
+
+from bi_pipeline.result import DbtResult, NodeResult
+
+BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
+
+# dbt puts these in lines of their own before BigQuery's message.
+TITLE = re.compile(r"\w+ Error( in .*)?|An error occurred during execution of unit test .*")
+
+# Said of a command that found nothing to do.
+IDLE = {
+    "run": "aucun modèle",
+    "test": "aucun test",
+    "seed": "aucun seed",
+    "snapshot": "aucun snapshot",
+    "source freshness": "aucune source",
+}
+
+PERIODS = {"minute": "min", "hour": "h", "day": "j"}
+
+# Longer messages are cut, and the rest counted.
+SHOWN_FAILURES = 20
+SHOWN_RELATIONS = 50
+SHOWN_LINES = 12
+SHOWN_BATCHES = 5
+
+
+def failure_message(result: DbtResult) -> str:
+    """Return what failed, the reason in the first line, then models and tests apart."""
+    if not result.failed_nodes:
+        return f"dbt {result.command} a échoué : {_reason_without_a_node(result)}"
+    first, others = result.failed_nodes[0], len(result.failed_nodes) - 1
+    count = f" (et {others} de plus)" if others else ""
+    reason = f"dbt {result.command} a échoué{count} : {first.kind} {describe(first)}"
+    return "\n".join(
+        [reason, *(_list_failures(result.failed_nodes) if others else _details(first))]
+    )
+
+
+def idle_message(results: list[DbtResult]) -> str:
+    """Return that none of the commands had anything to do, and why; empty if one had."""
+    # `deps` has no node to take up.
+    of_nodes = [result for result in results if result.nodes or result.idle_events]
+    if not all(result.did_nothing for result in of_nodes):
+        return ""
+    if not any(result.selection_is_empty for result in of_nodes):
+        return ""
+    commands = ", ".join(f"dbt {result.command}" for result in of_nodes)
+    return (
+        f"{commands} : rien à faire, la sélection ne correspond à aucun nœud. Vérifiez --select et "
+        "--exclude, le sélecteur par défaut de selectors.yml, ou que le projet dbt a des modèles."
+    )
+
+
+def success_message(results: list[DbtResult]) -> str:
+    """Return which commands succeeded, and which had nothing to do."""
+    done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
+    idle = [
+        f"dbt {result.command} : {IDLE.get(result.command, 'rien à faire')}."
+        for result in results
+        if result.did_nothing
+    ]
+    return " ".join([*([f"{done} : réussi."] if done else []), *idle])
+
+
+def retry_message(failure: str, attempt: int, attempts: int) -> str:
+    """Return the message of a command that met a passing fault, and what comes next."""
+    message = f"{failure}\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
+    if attempt < attempts:
+        return f"{message} : ce qui a échoué sera refait."
+    return f"{message} : relancez plus tard. Si cela dure, vérifiez le réseau."
+
+
+def warning_message(results: Iterable[DbtResult]) -> str:
+    """Return what dbt warned of, one line a node; empty if it warned of nothing."""
+    warned = [node for result in results for node in result.nodes if node.status == "warn"]
+    lines = [f"  - {describe(node)}" for node in warned[:SHOWN_FAILURES]]
+    if len(warned) > SHOWN_FAILURES:
+        lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")
+    return "\n".join(["Avertissements :", *lines]) if lines else ""
+
+
+def describe(node: NodeResult) -> str:
+    """Return the name of a node that failed or warned, its file and the one line that says why."""
+    return f"{node.name} ({node.file}) : {_reason(node)}"
+
+
+def summary(results: Iterable[DbtResult], target: str) -> str:
+    """Return what the commands built, each relation once, with the rows; empty if nothing was."""
+    built = {
+        node.relation: node
+        for result in results
+        if result.command not in ("compile", "docs generate")
+        for node in result.nodes
+        if node.relation and node.status == "success"
+    }
+    if not built:
+        return ""
+    shown = list(built.items())[:SHOWN_RELATIONS]
+    width = max(len(relation) for relation, _ in shown)
+    lines = [
+        f"  {relation:<{width}}  {_object_type(node):<11}  {_rows(node)}".rstrip()
+        for relation, node in shown
+    ]
+    if len(built) > len(shown):
+        lines.append(f"  … et {len(built) - len(shown)} de plus")
+    return "\n".join([f"Construit (cible {target}) :", *lines])
+
+
+def _reason(node: NodeResult) -> str:
+    """Return the line that says most of why a node failed or warned."""
+    if node.freshness and not node.message:
+        count, period = node.freshness.limit
+        return (
+            f"dernière donnée du {_moment(node.freshness.loaded_at)}, il y a "
+            f"{_age(node.freshness.age_seconds)} ; limite : {count} {PERIODS[period]}"
+        )
+    if node.failed_batches:
+        batches = [f"{_moment(start)} → {_moment(end)}" for start, end in node.failed_batches]
+        more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
+        return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
+    if node.file.endswith(".py") and "universe domain" in node.message:
+        # Python models call Dataproc, and the universe of the local BigQuery has none.
+        return (
+            "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
+            f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
+        )
+    lines = [line for line in _lines(node.message) if line]
+    reasons = (line for line in lines if not TITLE.fullmatch(line))
+    return next(reasons, lines[0] if lines else node.status)
+
+
+def _details(node: NodeResult) -> list[str]:
+    """Return the table in a message: differences of a unit test, columns that break a contract."""
+    lines = dropwhile(lambda x: not x.startswith(("|", "@@")), _lines(node.message))
+    return [f"  {line}" for line in islice(takewhile(bool, lines), SHOWN_LINES)]
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines()]
+
+
+def _moment(text: str) -> str:
+    """Return the day and hour of an ISO 8601 moment."""
+    return text[:16].replace("T", " ")
+
+
+def _age(seconds: float) -> str:
+    """Return a duration in days, hours or minutes, whichever says it best."""
+    for unit, length in (("j", 86_400), ("h", 3_600)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 60:.0f} min"
+
+
+def _reason_without_a_node(result: DbtResult) -> str:
+    if result.return_code in (-9, 137):
+        return "le processus dbt a été tué (signal 9), peut-être faute de mémoire."
+    if not result.errors:
+        return f"code de sortie {result.return_code}, voir dbt/logs/dbt.log."
+    error = re.sub(r"^(\[ERROR\]: )?(Encountered an error:\n)?", "", result.errors[-1])
+    if error.startswith("[Errno"):
+        return f"{error}\nVérifiez la place libre et les droits du dossier dbt/."
+    # « Compilation Error », then the reason on a line of its own.
+    return re.sub(r"^(\w+ Error)\n\s*", r"\1 : ", error)
+
+
+def _list_failures(failed: list[NodeResult]) -> list[str]:
+    """Return one line a failed node under the title of its group."""
+    lines = []
+    for title, of_tests in (("Modèles en échec", False), ("Tests en échec", True)):
+        group = [node for node in failed if node.is_test is of_tests]
+        lines += [f"{title} :"] if group else []
+        for node in group[:SHOWN_FAILURES]:
+            lines += [f"  - {describe(node)}", *(f"  {line}" for line in _details(node))]
+        if len(group) > SHOWN_FAILURES:
+            lines.append(f"  … et {len(group) - SHOWN_FAILURES} de plus")
+    return lines
+
+
+def _object_type(node: NodeResult) -> str:
+    if node.kind in ("seed", "snapshot"):
+        return node.kind
+    # dbt reports no code for a microbatch or a materialized view.
+    code = node.response.get("code") or ""
+    return BUILT_OBJECTS.get(code, code.lower())
+
+
+def _rows(node: NodeResult) -> str:
+    rows = node.response.get("rows_affected")
+    if rows is None:
+        return ""
+    words = "lignes écrites" if int(rows) > 1 else "ligne écrite"
+    return f"{int(rows):>9,} {words}".replace(",", " ")

@@ -1,0 +1,270 @@
+"""Renders what a dbt command did as the Markdown of a Prefect artifact, in French."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from bi_pipeline.reports.message import SHOWN_FAILURES, describe, failure_message
+from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
+from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.settings import PipelineSettings
+
+STATUSES = {
+    "success": "réussi",
+    "pass": "réussi",
+    "warn": "avertissement",
+    "error": "erreur",
+    "runtime error": "erreur",
+    "fail": "échec",
+    "partial success": "partiel",
+    "skipped": "sauté",
+    "no-op": "sans objet",
+}
+
+PRICING = "https://cloud.google.com/bigquery/pricing"
+
+SHOWN_RUNS = 20
+# The longest nodes are shown, the rest is counted.
+SHOWN_NODES = 50
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class PastRun:
+    """What the history keeps of one run of a command.
+
+    Attributes:
+        ended_at: seconds since 1970.
+        commit: that of the project; empty if it is in no repository.
+        failed: how many nodes failed; 1 for a command that failed before the first.
+        billed: bytes, at least.
+        seconds: how long dbt worked on the nodes.
+    """
+
+    ended_at: FiniteFloat
+    commit: str
+    failed: NonNegativeInt
+    billed: NonNegativeInt
+    seconds: FiniteFloat
+
+
+def add_to_history(
+    history: list[PastRun], result: DbtResult, *, commit: str, ended_at: float
+) -> list[PastRun]:
+    """Return the last runs, this one first."""
+    failed = len(result.failed_nodes) or int(not result.succeeded)
+    run = PastRun(ended_at, commit, failed, _billed(result), result.seconds)
+    return [run, *history][:SHOWN_RUNS]
+
+
+def dump_history(history: list[PastRun]) -> dict[str, str]:
+    """Return the history as the metadata of an artifact, which Prefect wants as short texts."""
+    return {str(number): json.dumps(asdict(run)) for number, run in enumerate(history)}
+
+
+def load_history(metadata: Mapping[str, str] | None) -> list[PastRun]:
+    """Return the history in the metadata of an artifact, without what is none."""
+    history, run = [], TypeAdapter(PastRun)
+    for text in (metadata or {}).values():
+        # Another version of this project may have written other fields.
+        with suppress(ValueError):
+            history.append(run.validate_json(text))
+    return sorted(history, key=lambda run: -run.ended_at)
+
+
+def render_markdown(
+    result: DbtResult,
+    settings: PipelineSettings,
+    warnings: list[str],
+    history: list[PastRun],
+) -> str:
+    """Return the page: warnings, outcome, cost, failures, last runs, timeline, table of the nodes.
+
+    `history` has the last runs of the command, this one first.
+    """
+    slowest = sorted(result.nodes, key=lambda node: -node.seconds)
+    shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
+    parts = [
+        *(f"> ⚠️ {warning}" for warning in warnings),
+        f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
+        _overview(result, settings),
+        _failures(result),
+        _last_runs(history),
+        _timeline(shown),
+        _table(shown),
+    ]
+    if hidden:
+        seconds = sum(node.seconds for node in hidden)
+        parts.append(f"… et {len(hidden)} nœuds plus courts, {_decimal(seconds)} s en tout.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _overview(result: DbtResult, settings: PipelineSettings) -> str:
+    """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
+    lines = [
+        f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
+        f"{_decimal(result.seconds)} s dans dbt."
+    ]
+    if result.nodes:
+        counts = Counter(_status(node) for node in result.nodes)
+        states = ", ".join(f"{status} {count}" for status, count in counts.most_common())
+        lines += [f"{len(result.nodes)} nœuds : {states}.", _cost(result)]
+    return "\n\n".join(lines)
+
+
+def _cost(result: DbtResult) -> str:
+    """Return what BigQuery billed, and what that costs on demand where the data is."""
+    billed, how = _billed(result), "toutes requêtes comprises"
+    if result.bytes_billed == 0:
+        return "Facturé : rien."
+    if result.bytes_billed is None:
+        how = (
+            "d'après la requête principale des nœuds, faute de pouvoir lister les autres "
+            "(bigquery.jobs.list)"
+        )
+    least = "au moins " if result.bytes_billed is None else ""
+    locations = {
+        str(node.response["location"]) for node in result.nodes if node.response.get("location")
+    }
+    location = min(locations, default="")
+    price = ON_DEMAND_USD_PER_TIB.get(location)
+    if price is None:
+        cost = (
+            f"le prix à la demande en {location or 'cette région'} est sur [{PRICING}]({PRICING})"
+        )
+    else:
+        cost = (
+            f"soit {least}{_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
+            f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
+        )
+    return f"Facturé : {least}{_size(billed)}, {cost}, {how}."
+
+
+def _billed(result: DbtResult) -> int:
+    """Return the bytes billed: of all queries, or at least those that dbt reports."""
+    if result.bytes_billed is not None:
+        return result.bytes_billed
+    return sum(_number(node, "bytes_billed") for node in result.nodes)
+
+
+def _failures(result: DbtResult) -> str:
+    """Return, for each failed node, its file, its message and its compiled SQL."""
+    if result.succeeded:
+        return ""
+    if not result.failed_nodes:
+        return f"## En échec\n\n{_code(failure_message(result))}"
+    blocks = ["## En échec"]
+    for node in result.failed_nodes[:SHOWN_FAILURES]:
+        blocks.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
+        blocks.append(_code(node.message or describe(node)))
+        if node.compiled_path:
+            blocks.append(f"SQL compilé : `{node.compiled_path}`")
+    if len(result.failed_nodes) > SHOWN_FAILURES:
+        blocks.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
+    return "\n\n".join(blocks)
+
+
+def _last_runs(history: list[PastRun]) -> str:
+    """Return one row a run, the last first, with a bar as long as it took."""
+    longest = max((run.seconds for run in history), default=0.0) or 1.0
+    rows = [
+        "## Dernières exécutions\n",
+        "| fin (UTC) | commit | échecs | facturé | durée (s) | |",
+        "| --- | --- | ---: | ---: | ---: | --- |",
+    ]
+    for run in history:
+        cells = [
+            datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
+            run.commit,
+            str(run.failed or ""),
+            _size(run.billed),
+            _decimal(run.seconds),
+            "█" * round(run.seconds / longest * BAR_WIDTH / 2),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _timeline(nodes: list[NodeResult]) -> str:
+    """Return one bar a node, placed by when it started and as long as it took."""
+    spans = [(node.name, *node.span) for node in nodes if node.span]
+    if not spans:
+        return ""
+    first = min(start for _, start, _ in spans)
+    total = max(end for _, _, end in spans) - first or 1.0
+    width = max(len(label) for label, _, _ in spans)
+    rows = []
+    for label, start, end in spans:
+        offset = min(round((start - first) / total * BAR_WIDTH), BAR_WIDTH - 1)
+        length = max(1, min(round((end - start) / total * BAR_WIDTH), BAR_WIDTH - offset))
+        # ░ and █ have one width in the fonts of browsers; a space has another.
+        bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
+        rows.append(f"{label:<{width}} {bar} {_decimal(end - start):>6} s")
+    return "## Durées, les plus longues d'abord\n\n" + _code("\n".join(rows))
+
+
+def _table(nodes: list[NodeResult]) -> str:
+    """Return one row a node: status, rows, bytes billed, slot time, seconds, BigQuery job."""
+    if not nodes:
+        return ""
+    rows = [
+        "## Nœuds\n",
+        "| nœud | état | lignes | facturé | slots (s) | durée (s) | BigQuery |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for node in nodes:
+        cells = [
+            node.name,
+            _status(node),
+            str(node.response.get("rows_affected", "")),
+            _size(_number(node, "bytes_billed")),
+            _decimal(_number(node, "slot_ms") / 1000),
+            _decimal(node.seconds),
+            _job_link(node),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _job_link(node: NodeResult) -> str:
+    """Return a link to the node's job in the console of BigQuery, if it had one."""
+    if not node.response.get("job_id"):
+        return ""
+    job = f"bq:{node.response.get('location')}:{node.response['job_id']}"
+    url = "https://console.cloud.google.com/bigquery"
+    return f"[job]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
+
+
+def _status(node: NodeResult) -> str:
+    return STATUSES.get(node.status, node.status)
+
+
+def _number(node: NodeResult, key: str) -> int:
+    return int(node.response.get(key) or 0)
+
+
+def _size(number: int) -> str:
+    """Return a number of bytes in French binary units."""
+    value = float(number)
+    for unit in ("o", "Kio", "Mio", "Gio"):
+        if value < 1024:
+            return f"{_decimal(value)} {unit}" if unit != "o" else f"{number} o"
+        value /= 1024
+    return f"{_decimal(value)} Tio"
+
+
+def _decimal(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}f}".replace(".", ",")
+
+
+def _code(text: str) -> str:
+    """Return text as it is, in a block that no text of BigQuery can close."""
+    return f"~~~~text\n{text}\n~~~~"

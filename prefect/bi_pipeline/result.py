@@ -1,0 +1,198 @@
+"""What a dbt command did, as plain values: nothing here reads a file or runs a process."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+ERROR_STATUSES = {"error", "runtime error", "partial success"}
+FAILED_STATUSES = ERROR_STATUSES | {"fail"}
+# `dbt retry` redoes nodes of these statuses, except hooks.
+RETRIED = FAILED_STATUSES | {"skipped"}
+
+# The events of dbt for a selection that names no node, and for nothing to do.
+NO_NODES = "NoNodesForSelectionCriteria"
+NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
+
+# The state of a run that succeeded, in which dbt warned of something: an automation matches it.
+WITH_WARNINGS = "Réussie avec avertissements"
+
+KINDS = {
+    "model": "modèle",
+    "test": "test",
+    "unit_test": "test unitaire",
+    "seed": "seed",
+    "snapshot": "snapshot",
+    "function": "fonction",
+    "source": "source",
+    "operation": "opération",
+}
+
+# The faults that go away by themselves, as the BigQuery client and dbt word them. A job
+# that hits its time limit is not one: it would hit it again.
+PASSING_FAULT = re.compile(
+    r"""
+    ^\s*(?:429|500|502|503|504)\ (?:(?:GET|POST|PUT|PATCH|DELETE)\ http|.*;\ reason:\ (?!timeout))
+    | Exceeded\ rate\ limits
+    | Connection\ (?:aborted|refused|reset) | ConnectionResetError | RemoteDisconnected
+    | Max\ retries\ exceeded | NewConnectionError | Failed\ to\ resolve
+    | Read\ timed\ out | Timeout\ of\ .*\ exceeded,\ last\ exception
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """How old the newest row of a source is, and how old it may be.
+
+    Attributes:
+        loaded_at: moment of the newest row, ISO 8601.
+        age_seconds: how old it was when dbt looked.
+        limit: the age that is refused, a count and `minute`, `hour` or `day`.
+    """
+
+    loaded_at: str
+    age_seconds: float
+    limit: tuple[int, str]
+
+
+@dataclass(frozen=True)
+class NodeResult:
+    """What dbt did with one node: a model, a test, a seed, a source…
+
+    Attributes:
+        unique_id: dbt's name of the node, `model.project.name`.
+        status: dbt's word for how it ended.
+        message: what dbt or BigQuery said of it.
+        seconds: how long it took.
+        span: when it started and ended, in seconds since 1970; None if it did not run.
+        relation: `dataset.table` that it built; empty for a test or a source.
+        response: what BigQuery answered: rows_affected, bytes_billed, job_id…
+        file: where it is, from `dbt/`.
+        compiled_path: its compiled SQL, from the root; empty if dbt left none.
+        failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
+        freshness: of a source that is too old.
+    """
+
+    unique_id: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+    span: tuple[float, float] | None = None
+    relation: str = ""
+    response: dict[str, Any] = field(default_factory=dict)
+    file: str = "?"
+    compiled_path: str = ""
+    failed_batches: list[tuple[str, str]] = field(default_factory=list)
+    freshness: Freshness | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the node, as its file or its YAML gives it."""
+        parts = self.unique_id.split(".")[2:]
+        # A generic test has a hash after its name.
+        return parts[0] if self.unique_id.startswith("test.") else ".".join(parts)
+
+    @property
+    def kind(self) -> str:
+        """What the node is, in French."""
+        return KINDS.get(self.unique_id.split(".")[0], "nœud")
+
+    @property
+    def is_test(self) -> bool:
+        """Whether the node checks data or SQL, rather than builds something."""
+        return self.unique_id.startswith(("test.", "unit_test.", "source."))
+
+    @property
+    def hit_a_passing_fault(self) -> bool:
+        """Whether the node failed of BigQuery or the network, and may work later."""
+        return self.status in ERROR_STATUSES and bool(PASSING_FAULT.search(self.message))
+
+
+@dataclass(frozen=True)
+class DbtResult:
+    """What one dbt command did, all its attempts together.
+
+    Attributes:
+        command: words after `dbt`, for example `run`.
+        return_code: dbt's exit code; negative if a signal ended it.
+        errors: the errors it logged.
+        idle_events: those of NOTHING_TO_DO that dbt logged.
+        nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
+            before the first.
+        seconds: how long dbt worked on the nodes.
+        bytes_billed: of all its queries; None when they cannot be listed.
+        listed: the `unique_id` of what `dbt list` found.
+        arguments: those that dbt says the command had; `which` is that which a retry took up.
+    """
+
+    command: str
+    return_code: int
+    errors: list[str] = field(default_factory=list)
+    idle_events: set[str] = field(default_factory=set)
+    nodes: list[NodeResult] = field(default_factory=list)
+    seconds: float = 0.0
+    bytes_billed: int | None = None
+    listed: list[str] = field(default_factory=list)
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def did_nothing(self) -> bool:
+        """Whether there was no node to take up: dbt itself takes that for a success."""
+        return self.return_code == 0 and bool(self.idle_events) and not self.nodes
+
+    @property
+    def selection_is_empty(self) -> bool:
+        """Whether the selection, a default one perhaps, names no node at all.
+
+        A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
+        """
+        return self.did_nothing and (NO_NODES in self.idle_events or self.command != "test")
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether dbt ended with exit code 0, and no node failed in any of the attempts' results.
+
+        The exit code of a retry says nothing of the hooks, which it leaves out.
+        """
+        return self.return_code == 0 and not self.failed_nodes
+
+    @property
+    def can_be_taken_up(self) -> bool:
+        """Whether `dbt retry` would redo something: it leaves hooks out (dbt 1.12.6)."""
+        return any(
+            node.status in RETRIED and not node.unique_id.startswith("operation.")
+            for node in self.nodes
+        )
+
+    @cached_property
+    def failed_nodes(self) -> list[NodeResult]:
+        """The nodes that failed; one that was skipped after another did not."""
+        return [node for node in self.nodes if node.status in FAILED_STATUSES]
+
+    @property
+    def hit_a_passing_fault(self) -> bool:
+        """Whether all that failed is BigQuery's or the network's, and may work later."""
+        if self.succeeded:
+            return False
+        if self.failed_nodes:
+            return all(node.hit_a_passing_fault for node in self.failed_nodes)
+        return any(PASSING_FAULT.search(error) for error in self.errors)
+
+    def followed_by(self, retry: DbtResult) -> DbtResult:
+        """Return the result of this attempt and of the next, which redid its nodes, or some."""
+        nodes = {node.unique_id: node for node in self.nodes}
+        redone = {node.unique_id: node for node in retry.nodes}
+        billed = None
+        if self.bytes_billed is not None and retry.bytes_billed is not None:
+            billed = self.bytes_billed + retry.bytes_billed
+        return replace(
+            retry,
+            command=self.command,
+            nodes=list((nodes | redone).values()),
+            seconds=self.seconds + retry.seconds,
+            bytes_billed=billed,
+        )

@@ -1,0 +1,183 @@
+"""dbt's command line, in a process that the caller controls.
+
+Run as `python -P process.py TOKENS ARGUMENT…`, or forked by `server.py`, which imports
+it once. Six things differ from dbt's own command: Python's garbage collector stays off,
+Google's tokens come from the pipeline, the environment says nothing to dbt but what the
+pipeline wants said, a call to BigQuery that keeps failing is said, the adapter sends no file
+from outside the project, and dbt ends when the pipeline has gone.
+"""
+
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+# dbt's imports leave hundreds of thousands of objects that live as long as the process, and
+# the process lives for one command: to scan them takes a fifth of a short run.
+gc.disable()
+
+# The folder of this package.
+sys.path.append(str(Path(__file__).parents[1]))
+
+import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
+from dbt.adapters.bigquery import clients, python_submissions
+from dbt.adapters.bigquery.connections import BigQueryConnectionManager
+from dbt.cli.main import cli
+from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
+from dbt_common.events.base_types import EventLevel
+from dbt_common.events.functions import fire_event
+from dbt_common.events.types import Note
+from dbt_common.exceptions import DbtRuntimeError
+from google.api_core.retry import retry_unary
+
+from warm_dbt.tokens import PipelineCredentials
+
+# The names, separated by spaces, of what the pipeline itself tells dbt.
+OURS = "PIPELINE_VARIABLES"
+
+# As long as a service that takes no connection (`service_watch.py`).
+FAILING_SECONDS = 15
+
+# How long a dbt whose client or pipeline has gone has to cancel its BigQuery jobs.
+INTERRUPT_SECONDS = 8
+KILLED = 128 + signal.SIGKILL
+
+
+def forget_what_the_shell_says() -> None:
+    """Take from the environment what dbt must not have of the user's shell.
+
+    That is dbt's flags, by dbt's own list: left there, DBT_EMPTY=1 would empty the tables
+    and DBT_WRITE_JSON=0 hide what failed. And what opens the Prefect API. Any other variable
+    is the project's, for `env_var()`.
+    """
+    ours = os.environ.pop(OURS, "").split()
+    flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
+    prefixes = ("DBT_ENGINE_", "DBT_RECORDER_", "PREFECT_")
+    for name in list(os.environ):
+        if name not in ours and (name in flags or name.startswith(prefixes)):
+            del os.environ[name]
+
+
+def use_tokens_of_the_pipeline(tokens: int) -> None:
+    """Have the adapter take its credentials from the pipeline, once for the whole process.
+
+    It makes new ones for each node otherwise, which costs a token request each time. The
+    function is private to the adapter: if it moves, dbt falls back to the token of the profile.
+
+    Args:
+        tokens: descriptor of the socket that `google_tokens.serve_tokens` answers.
+    """
+    credentials = PipelineCredentials(socket.socket(fileno=tokens))
+    for module in (clients, python_submissions):
+        if hasattr(module, "create_google_credentials"):
+            module.create_google_credentials = lambda _: credentials
+
+
+def end_with_the_pipeline(tokens: int) -> None:
+    """Interrupt dbt when the pipeline has gone, and end it INTERRUPT_SECONDS later.
+
+    If the pipeline is killed, nobody reads what dbt does, and the lock that dbt holds keeps the
+    next pipeline waiting.
+
+    Args:
+        tokens: descriptor of a socket whose other end only the pipeline holds.
+    """
+
+    def wait() -> None:
+        # A hang-up is reported without being asked for.
+        poller = select.poll()
+        poller.register(tokens, 0)
+        poller.poll()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(INTERRUPT_SECONDS)
+        os._exit(KILLED)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def refuse_files_from_outside() -> None:
+    """Have the adapter send BigQuery no file from outside the dbt project and its packages.
+
+    Links are followed. Jinja reaches `adapter.upload_file`, and a package says where its seeds
+    are: either could put a key, or any CSV of the user, in a table. dbt's process is in the folder
+    of the project.
+    """
+    send = BigQueryConnectionManager._write_file_to_table
+
+    def _write_file_to_table(manager: Any, client: Any, file: str, *others: Any) -> None:
+        # `dbt deps` makes a link of a package that is a folder beside the project.
+        packages = (package.resolve() for package in Path("dbt_packages").glob("*"))
+        if not any(Path(file).resolve().is_relative_to(x) for x in (Path.cwd(), *packages)):
+            raise DbtRuntimeError(
+                f"{file} n'est ni dans le projet dbt ni dans l'un de ses packages : la pipeline ne "
+                "l'envoie pas à BigQuery."
+            )
+        send(manager, client, file, *others)
+
+    BigQueryConnectionManager._write_file_to_table = _write_file_to_table
+
+
+def say_what_keeps_failing() -> None:
+    """Have dbt's log say that a call to BigQuery failed and is still tried again 15 s later.
+
+    Google's client does that in silence, for ten minutes or more.
+    """
+    silent = retry_unary.retry_target
+
+    def retry_target(*args: Any, on_error: Any = None, **options: Any) -> Any:
+        errors: list[Exception] = []
+
+        def note(error: Exception) -> None:
+            # A job that is merely not finished is an error without words.
+            if str(error):
+                errors.append(error)
+                if len(errors) == 1:
+                    timer.start()
+            if on_error:
+                on_error(error)
+
+        timer = threading.Timer(FAILING_SECONDS, say_failure, [errors])
+        timer.daemon = True
+        try:
+            return silent(*args, on_error=note, **options)
+        finally:
+            timer.cancel()
+
+    retry_unary.retry_target = retry_target
+
+
+def say_failure(errors: list[Exception]) -> None:
+    """Log the last of the errors of a call, as a warning of dbt's."""
+    reason = str(errors[-1]).partition("\n")[0]
+    message = (
+        f"{FAILING_SECONDS} s après avoir échoué, un appel à BigQuery n'a toujours pas abouti ; "
+        f"dbt le refait, dix minutes ou plus s'il le faut : {reason}"
+    )
+    fire_event(Note(msg=message), EventLevel.WARN)
+
+
+def run(tokens: int, arguments: list[str]) -> None:
+    """Run a dbt command in this process; raises SystemExit with dbt's exit code."""
+    # The pipeline stops dbt with SIGINT, which `command &` leaves ignored in all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    forget_what_the_shell_says()
+    use_tokens_of_the_pipeline(tokens)
+    end_with_the_pipeline(tokens)
+    refuse_files_from_outside()
+    say_what_keeps_failing()
+    sys.argv = ["dbt", *arguments]
+    cli(prog_name="dbt")
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), sys.argv[2:])

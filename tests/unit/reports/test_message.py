@@ -1,0 +1,261 @@
+"""What a failed command says, and what a successful one says it built."""
+
+import pytest
+
+from bi_pipeline.reports.message import (
+    failure_message,
+    idle_message,
+    success_message,
+    summary,
+    warning_message,
+)
+from bi_pipeline.result import DbtResult, Freshness, NodeResult
+
+
+def failed(unique_id, message="", *, status="error", **known):
+    return NodeResult(unique_id, status, message, **known)
+
+
+def result(*nodes, command="run", return_code=1, **known):
+    return DbtResult(command, return_code, nodes=list(nodes), **known)
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_failure_message_gives_the_reason_in_its_first_line(count):
+    nodes = [
+        failed(f"model.p.n{i}", f"Database Error in model n{i}\n  Reason {i}") for i in range(count)
+    ]
+
+    lines = failure_message(result(*nodes)).splitlines()
+
+    assert lines[0].endswith(": modèle n0 (?) : Reason 0")
+    assert len(lines) == (1 if count == 1 else 23)
+    assert count == 1 or lines[-1] == "  … et 80 de plus"
+
+
+def test_models_and_tests_are_listed_apart():
+    test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="fail")
+    model = failed("model.p.a", "Database Error in model a\n  Reason")
+
+    message = failure_message(result(test, model))
+
+    assert message.splitlines()[1:] == [
+        "Modèles en échec :",
+        "  - a (?) : Reason",
+        "Tests en échec :",
+        "  - not_null_a_id (?) : Got 2 results",
+    ]
+
+
+# Messages as dbt 1.12.6 and dbt-bigquery 1.12.1 write them.
+CONTRACT = """\
+Compilation Error in model con (models/con.sql)
+  This model has an enforced contract that failed.
+  Please ensure the name, data_type, and number of columns in your contract match the columns.
+
+  | column_name | definition_type | contract_type | mismatch_reason    |
+  | ----------- | --------------- | ------------- | ------------------ |
+  | id          | INT64           | STRING        | data type mismatch |
+
+
+  > in macro assert_columns_equivalent (macros/relations/column/columns_spec_ddl.sql)"""
+UNIT_TEST_ERROR = """\
+Runtime Error in unit_test two_keeps (models/two.yml)
+  An error occurred during execution of unit test 'two_keeps'. There may be an error in the unit \
+test definition: check the data types.
+   Database Error
+    Unrecognized name: nope at [1:8]"""
+DIFFERENCE = (
+    "\n\nactual differs from expected:\n\n@@ ,id,name\r\n   ,1 ,a\r\n+++,2 ,b\r\n---,3 ,c\r\n\n"
+)
+STALE = Freshness("2014-01-01T04:00:00+00:00", 406_964_940.0, (12, "hour"))
+UNIVERSE = (
+    "The configured universe domain (googleapis.com) does not match the universe domain found in "
+    "the credentials (bigquery.local)."
+)
+BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
+
+
+@pytest.mark.parametrize(
+    ("node", "lines"),
+    [
+        (
+            failed("model.p.con", CONTRACT),
+            [
+                "modèle con (?) : This model has an enforced contract that failed.",
+                "  | column_name | definition_type | contract_type | mismatch_reason    |",
+                "  | ----------- | --------------- | ------------- | ------------------ |",
+                "  | id          | INT64           | STRING        | data type mismatch |",
+            ],
+        ),
+        (
+            failed("unit_test.p.two.two_keeps", DIFFERENCE, status="fail"),
+            [
+                "test unitaire two.two_keeps (?) : actual differs from expected:",
+                *("  @@ ,id,name", "  ,1 ,a", "  +++,2 ,b", "  ---,3 ,c"),
+            ],
+        ),
+        (
+            failed("unit_test.p.two.two_keeps", UNIT_TEST_ERROR),
+            ["test unitaire two.two_keeps (?) : Unrecognized name: nope at [1:8]"],
+        ),
+        (
+            failed("model.p.b", "Exceeded rate limits: too many\n\nLocation: EU\nJob ID: x"),
+            ["modèle b (?) : Exceeded rate limits: too many"],
+        ),
+        (
+            failed("source.p.raw.flights", freshness=STALE),
+            [
+                "source raw.flights (?) : dernière donnée du 2014-01-01 04:00, il y a 4710 j ; "
+                "limite : 12 h"
+            ],
+        ),
+        (
+            failed("model.p.days", "ERROR", status="partial success", failed_batches=BATCHES),
+            ["modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00"],
+        ),
+        (
+            failed("model.p.learn", UNIVERSE, file="models/learn.py"),
+            [
+                "modèle learn (models/learn.py) : les modèles Python s'exécutent sur Dataproc ou "
+                "BigFrames, que le BigQuery local n'a pas : laissez-le de côté ici, avec "
+                "`--exclude learn`"
+            ],
+        ),
+    ],
+    ids=[
+        "contract",
+        "unit test",
+        "unit test that errs",
+        "no title",
+        "stale source",
+        "microbatch",
+        "Python, locally",
+    ],
+)
+def test_reason_is_the_one_that_helps(node, lines):
+    message = failure_message(result(node))
+
+    assert message.removeprefix("dbt run a échoué : ").splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({"return_code": -9}, "le processus dbt a été tué (signal 9)"),
+        ({"return_code": 2}, "code de sortie 2, voir dbt/logs/dbt.log"),
+        (
+            {"errors": ["[ERROR]: Encountered an error:\nCompilation Error\n  no 'x'"]},
+            "dbt run a échoué : Compilation Error : no 'x'",
+        ),
+        (
+            {"errors": ["[ERROR]: Encountered an error:\n503 GET http://x: Unavailable"]},
+            "dbt run a échoué : 503 GET http://x: Unavailable",
+        ),
+        ({"errors": ["[Errno 28] No space left on device"]}, "Vérifiez la place libre"),
+    ],
+)
+def test_failure_without_a_node_says_why(known, words):
+    assert words in failure_message(result(**known))
+
+
+def done(command, *nodes):
+    return DbtResult(command, 0, nodes=list(nodes))
+
+
+def idle(command, event):
+    return DbtResult(command, 0, idle_events={event})
+
+
+OK = NodeResult("model.p.a", "success")
+
+
+@pytest.mark.parametrize(
+    ("results", "said"),
+    [
+        ([done("run", OK), done("test", OK)], "dbt run, dbt test : réussi."),
+        (
+            [done("run", OK), idle("test", "NothingToDo")],
+            "dbt run : réussi. dbt test : aucun test.",
+        ),
+        ([idle("test", "NothingToDo")], "dbt test : aucun test."),
+        ([done("deps"), done("run", OK)], "dbt deps, dbt run : réussi."),
+        (
+            [idle("seed", "NoNodesForSelectionCriteria"), done("run", OK)],
+            "dbt run : réussi. dbt seed : aucun seed.",
+        ),
+    ],
+)
+def test_command_that_had_nothing_to_do_is_told_from_one_that_succeeded(results, said):
+    assert idle_message(results) == ""
+    assert success_message(results) == said
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        [idle("run", "NoNodesForSelectionCriteria"), idle("test", "NoNodesForSelectionCriteria")],
+        # A default selector that names no node, or a project without a model.
+        [done("deps"), idle("run", "NothingToDo"), idle("test", "NothingToDo")],
+    ],
+)
+def test_run_of_which_no_command_had_anything_to_do_is_said(results):
+    assert "dbt run, dbt test : rien à faire, la sélection" in idle_message(results)
+
+
+def built(relation, *, kind="model", **response):
+    return NodeResult(f"{kind}.p.x", "success", relation=relation, response=response)
+
+
+def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
+    seeds = result(
+        built("dev.colours", kind="seed", code="INSERT", rows_affected=1), command="seed"
+    )
+    models = result(
+        built("dev_staging.a", code="CREATE VIEW"),
+        built("dev.b", code="MERGE", rows_affected=1200),
+        NodeResult("test.p.t", "pass"),
+        # A microbatch: dbt keeps no answer of BigQuery.
+        built("dev.days"),
+        NodeResult("model.p.c", "skipped", relation="dev.c"),
+    )
+
+    assert summary([seeds, models], "dev").splitlines() == [
+        "Construit (cible dev) :",
+        "  dev.colours    seed                 1 ligne écrite",
+        "  dev_staging.a  vue",
+        "  dev.b          incrémental      1 200 lignes écrites",
+        "  dev.days",
+    ]
+
+
+def test_long_summary_is_cut_and_the_rest_counted():
+    lines = summary([result(*(built(f"dev.t{i}") for i in range(80)))], "dev").splitlines()
+
+    assert len(lines) == 52
+    assert lines[-1] == "  … et 30 de plus"
+
+
+def test_nothing_built_says_nothing():
+    assert summary([result(NodeResult("test.p.t", "pass"))], "dev") == ""
+
+
+@pytest.mark.parametrize("command", ["compile", "docs generate"])
+def test_what_was_only_compiled_is_not_built(command):
+    assert summary([result(built("dev.orders"), command=command)], "dev") == ""
+
+
+def test_what_dbt_warned_of_is_listed_and_nothing_else():
+    old = failed("source.p.raw.flights", freshness=STALE, status="warn")
+    test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")
+    fine = failed("model.p.a", status="success")
+
+    message = warning_message([result(fine, test), result(old)])
+
+    assert message.splitlines()[:2] == [
+        "Avertissements :",
+        "  - not_null_a_id (?) : Got 2 results",
+    ]
+    assert message.splitlines()[2].startswith("  - raw.flights (?) : dernière donnée du 2014-01-01")
+    assert len(message.splitlines()) == 3
+    assert warning_message([result(fine)]) == ""

@@ -1,0 +1,141 @@
+"""The Markdown of the artifact, from what a command did."""
+
+from dataclasses import replace
+
+import pytest
+
+from bi_pipeline.reports.page import add_to_history, dump_history, load_history, render_markdown
+from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.settings import PipelineSettings
+
+SETTINGS = PipelineSettings.from_mapping(
+    {"DBT_BIGQUERY_DATASET_DEV": "mon_dev", "DBT_BIGQUERY_DATASET_PROD": "mon_prod"}
+)
+
+
+def node(name, *, seconds=1.0, status="success", message="", **response):
+    return NodeResult(
+        f"model.projet.{name}",
+        status,
+        message,
+        seconds,
+        span=(1000.0, 1000.0 + seconds),
+        relation=f"mon_dev.{name}",
+        response=response,
+    )
+
+
+def result(*nodes, return_code=0):
+    return DbtResult("run", return_code, nodes=list(nodes), seconds=12.34)
+
+
+@pytest.mark.parametrize(
+    ("location", "known", "cost"),
+    [
+        ("EU", 2**40, "1,0 Tio, soit 6,2500 USD à la demande (6,25 USD par Tio, EU), toutes"),
+        ("europe-west1", 2**40, "1,0 Tio, soit 7,5000 USD à la demande (7,5 USD par Tio, europe-"),
+        # Three quarters of a TiB.
+        ("US", None, "au moins 768,0 Gio, soit au moins 4,6875 USD à la demande (6,25 USD"),
+        ("mars-1", 2**40, "1,0 Tio, le prix à la demande en mars-1 est sur [https://cloud."),
+    ],
+)
+def test_cost_is_that_of_all_the_jobs_at_the_price_of_the_region(location, known, cost):
+    nodes = [
+        node("a", bytes_billed=2**39, location=location),
+        node("b", bytes_billed=2**38, location=location),
+    ]
+
+    text = render_markdown(replace(result(*nodes), bytes_billed=known), SETTINGS, [], [])
+
+    assert f"Facturé : {cost}" in text
+
+
+def test_row_of_a_node_has_all_its_columns():
+    job = {"project_id": "p", "location": "EU", "job_id": "j"}
+
+    text = render_markdown(
+        result(node("a", seconds=2.5, rows_affected=7, bytes_billed=2**20, slot_ms=3400, **job)),
+        SETTINGS,
+        [],
+        [],
+    )
+
+    link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
+    assert f"| a | réussi | 7 | 1,0 Mio | 3,4 | 2,5 | [job]({link}) |" in text
+
+
+def test_slowest_node_comes_first_with_the_longest_bar():
+    text = render_markdown(
+        result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [], []
+    )
+
+    bars = [line for line in text.splitlines() if line.endswith(" s")]
+    assert [line.split()[0] for line in bars] == ["long", "short"]
+    assert [line.count("█") for line in bars] == [40, 10]
+
+
+def test_thousands_of_nodes_stay_readable():
+    nodes = [node(f"n{i}", seconds=1 + i / 1000) for i in range(3000)]
+
+    text = render_markdown(result(*nodes), SETTINGS, [], [])
+
+    assert "3000 nœuds : réussi 3000." in text
+    assert len(text.splitlines()) < 150
+    assert "| n2999 |" in text
+    assert "… et 2950 nœuds plus courts" in text
+
+
+def test_failed_node_shows_the_whole_message():
+    message = "Database Error in model a (models/a.sql)\n  Syntax error at [1:8]\n  compiled at x"
+
+    text = render_markdown(
+        result(node("a", status="error", message=message), return_code=1), SETTINGS, [], []
+    )
+
+    assert text.startswith("# dbt run : échoué")
+    assert message in text
+
+
+def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
+    """Return what a next run reads of the history that this one has kept."""
+    done = replace(result(node("a", status=status)), seconds=seconds, bytes_billed=2**20)
+    history = add_to_history(history, done, commit=commit, ended_at=ended_at)
+    return load_history(dump_history(history))
+
+
+def test_last_runs_follow_one_another_the_longest_with_the_longest_bar():
+    day = 86_400
+    history = run_of([], seconds=30.0, commit="abc0")
+    history = run_of(history, seconds=15.0, commit="abc1", ended_at=day)
+    history = run_of(history, status="error", ended_at=2 * day)
+
+    page = render_markdown(result(node("a")), SETTINGS, [], history)
+
+    rows = [line for line in page.splitlines() if line.startswith("| 1970")]
+    assert rows == [
+        f"| 1970-01-03 00:00 |  | 1 | 1,0 Mio | 12,3 | {'█' * 8} |",
+        f"| 1970-01-02 00:00 | abc1 |  | 1,0 Mio | 15,0 | {'█' * 10} |",
+        f"| 1970-01-01 00:00 | abc0 |  | 1,0 Mio | 30,0 | {'█' * 20} |",
+    ]
+
+
+def test_history_keeps_twenty_runs():
+    history = []
+    for number in range(25):
+        history = run_of(history, ended_at=float(number))
+
+    assert [run.ended_at for run in history] == [float(number) for number in range(24, 4, -1)]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [None, {"0": "edited by hand"}, {"0": '{"seconds": "12,3"}'}, {"0": '{"seconds": NaN}'}],
+)
+def test_history_that_is_none_is_forgotten(metadata):
+    assert load_history(metadata) == []
+
+
+def test_warnings_come_first():
+    text = render_markdown(result(node("a")), SETTINGS, ["Attention"], [])
+
+    assert text.startswith("> ⚠️ Attention")

@@ -1,0 +1,261 @@
+"""A dbt project parsed and rendered without BigQuery."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, NoReturn
+
+import agate
+import jinja2
+from dbt.adapters.bigquery.connections import BigQueryConnectionManager
+from dbt.adapters.contracts.connection import AdapterResponse
+from dbt.adapters.factory import get_adapter_by_type
+from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
+from dbt.context.providers import generate_runtime_model_context
+
+from bi_pipeline.dbt_runs.packages import packages_are_missing
+from bi_pipeline.errors import ConfigurationError
+
+# Comments, so that whoever reads SQL in a macro is not disturbed by them.
+MARK = re.compile(r"/\*line:(\d+)\*/")
+
+# Defaults of the variables that dbt reads.
+DEFAULTS = {
+    # Names only: nothing is asked of them.
+    "GCP_PROJECT_ID": "projet",
+    "DBT_BIGQUERY_DATASET_DEV": "dev",
+    "DBT_BIGQUERY_DATASET_PROD": "prod",
+    # Otherwise dbt 1.12, after a long parse, gives a hint and writes in ~/.dbt that it did.
+    "DBT_ENGINE_HINTS_ENABLED": "false",
+    # Otherwise dbt reads the `.env` of the folder that it is called from.
+    "PYTHON_DOTENV_DISABLED": "1",
+}
+
+# A line and a column, from 1.
+Place = tuple[int, int]
+
+
+class NeedsBigQueryError(Exception):
+    """A macro asks BigQuery something while it compiles."""
+
+
+class DbtProject:
+    """A dbt project, each node of which can be rendered without BigQuery."""
+
+    def __init__(self, folder: Path, arguments: list[str], work: Path) -> None:
+        """Parse the project with more `arguments` of dbt, which writes in `work` alone."""
+        self.folder = folder.resolve()
+        self.config, self.manifest = parse(self.folder, arguments, work)
+        self._asked_bigquery = False
+
+    def answer_for_bigquery(
+        self,
+        columns_of: Callable[[str], dict[str, str] | None],
+        columns_of_query: Callable[[str], list[str] | None],
+    ) -> None:
+        """Have the macros that ask BigQuery answered by these functions, or refused.
+
+        `columns_of` returns the columns of a relation (project, dataset and name, quoted) as
+        names and types, or None. `columns_of_query` returns those of a query, which is answered
+        by no row; None if it has no such answer.
+        """
+        adapter: Any = get_adapter_by_type("bigquery")
+        adapter.set_macro_resolver(self.manifest)
+
+        def refuse(*_: object, **__: object) -> NoReturn:
+            self._asked_bigquery = True
+            raise NeedsBigQueryError
+
+        def get_columns(relation: Any) -> list[Any]:
+            columns = columns_of(str(relation))
+            if columns is None:
+                refuse()
+            return [adapter.Column(name, kind) for name, kind in columns.items()]
+
+        def get_relation(database: str, schema: str, identifier: str) -> Any:
+            relation = adapter.Relation.create(database, schema, identifier, type="table")
+            return None if columns_of(str(relation)) is None else relation
+
+        def execute(sql: str, **_: object) -> tuple[AdapterResponse, agate.Table]:
+            names = columns_of_query(sql)
+            if names is None:
+                refuse()
+            self._asked_bigquery = True
+            return AdapterResponse("OK"), agate.Table([], names, [agate.Text()] * len(names))
+
+        adapter.execute = execute
+        adapter.get_columns_in_relation = get_columns
+        adapter.get_relation = get_relation
+        BigQueryConnectionManager.open = refuse
+        # Never released: that would open it.
+        adapter.acquire_connection("check")
+
+    def nodes(self) -> Iterator[Any]:
+        """Yield the nodes of the project, each after those it reads."""
+        nodes = self.manifest.nodes
+        graph = {
+            name: [parent for parent in node.depends_on_nodes if parent in nodes]
+            for name, node in nodes.items()
+        }
+        for name in TopologicalSorter(graph).static_order():
+            yield nodes[name]
+
+    def seed_columns(self, seed: Any) -> dict[str, str]:
+        """Return the columns of a seed and their types, as `dbt seed` would make them."""
+        table = self._context(seed)["load_agate_table"]()
+        adapter = get_adapter_by_type("bigquery")
+        types = seed.config.column_types
+        return {
+            name: types.get(name) or adapter.convert_type(table, index)
+            for index, name in enumerate(table.column_names)
+        }
+
+    def render(self, node: Any, *, incremental: bool, raw_code: str | None = None) -> str:
+        """Return the SQL of a node, in which an ephemeral model is a table of its name.
+
+        A macro's query is answered by no row in an incremental run only, which has to be right
+        when its table is empty. Raises NeedsBigQueryError, or what dbt raises when the node does
+        not compile.
+        """
+        context = self._context(node)
+        context["is_incremental"] = lambda: incremental
+        if hasattr(node, "test_metadata"):
+            add_rendered_test_kwargs(context, node)
+        self._asked_bigquery = False
+        try:
+            sql = str(get_rendered(raw_code or node.raw_code, context, node))
+        except Exception:
+            # dbt wraps it in its own.
+            if self._asked_bigquery:
+                raise NeedsBigQueryError from None
+            raise
+        if self._asked_bigquery and not incremental:
+            # The columns may depend on what BigQuery would answer.
+            raise NeedsBigQueryError
+        return sql
+
+    def file(self, node: Any) -> Path:
+        """Return the file that a node is written in."""
+        folder = self.folder
+        if node.package_name != self.config.project_name:
+            folder = Path(self.config.load_dependencies()[node.package_name].project_root)
+        return folder / node.original_file_path
+
+    def line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> int | None:
+        """Return the line of the node's file that a place in its SQL comes from, None if unsure.
+
+        What a macro writes comes from the line that calls it; what is written in YAML, a generic
+        test or a snapshot, from the line that names it there.
+        """
+        text = self.file(node).read_text(encoding="utf-8")
+        start = text.find(node.raw_code)
+        if start < 0:
+            return line_in_yaml(text, self._names(node))
+        marked = ""
+        with suppress(Exception):
+            marked = self.render(node, incremental=incremental, raw_code=mark_lines(node.raw_code))
+        # A macro may have taken a mark for text that it compares or cuts.
+        if MARK.sub("", marked) != sql:
+            return None
+        return text.count("\n", 0, start) + marked_line(marked, *place)
+
+    def _names(self, node: Any) -> list[str]:
+        """Return the names under which a node stands in its YAML file, from the outermost."""
+        if not hasattr(node, "test_metadata"):
+            return [node.name]
+        tested = self.manifest.nodes.get(node.attached_node)
+        names = (
+            [tested.name] if tested else [parent.split(".")[-1] for parent in node.depends_on_nodes]
+        )
+        return [*names[:1], *([node.column_name] if node.column_name else [])]
+
+    def _context(self, node: Any) -> dict[str, Any]:
+        return generate_runtime_model_context(node, self.config, self.manifest)
+
+
+def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
+    """Return the configuration and the manifest of a dbt project; nothing in it changes.
+
+    dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
+    """
+    for name, value in DEFAULTS.items():
+        # An empty variable counts as not set, as for the settings.
+        os.environ[name] = os.environ.get(name) or value
+    # Not above: it reads `.env` as soon as it is imported.
+    from dbt.cli.main import dbtRunner
+
+    target = os.environ.get("DBT_TARGET") or "dev"
+    output = {
+        **{"type": "bigquery", "method": "oauth", "threads": 1},
+        "project": os.environ["GCP_PROJECT_ID"],
+        "dataset": os.environ.get(f"DBT_BIGQUERY_DATASET_{target.upper()}", target),
+    }
+    with tempfile.TemporaryDirectory(prefix="check-") as profiles:
+        (Path(profiles) / "profiles.yml").write_text(
+            json.dumps({"check": {"target": target, "outputs": {target: output}}})
+        )
+        answer = dbtRunner().invoke(
+            [
+                *("--log-level", "none", "--log-level-file", "none"),
+                *("--no-send-anonymous-usage-stats", "parse"),
+                *("--project-dir", str(folder), "--profiles-dir", profiles),
+                *("--profile", "check", "--target", target),
+                *("--target-path", str(work / "target"), "--log-path", str(work / "logs")),
+                *arguments,
+            ]
+        )
+    if isinstance(answer.exception, KeyboardInterrupt):
+        raise answer.exception
+    if answer.exception:
+        remedy = "Corrigez dbt/."
+        if packages_are_missing(folder):
+            remedy = (
+                "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
+                "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
+            )
+        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{remedy}")
+    return get_adapter_by_type("bigquery").config, answer.result
+
+
+def mark_lines(raw_code: str) -> str:
+    """Return a template that says, in comments, which line its text and values come from.
+
+    `select {{ x }}` becomes `/*line:1*/select /*line:1*/{{ x }}`. In the SQL that it then gives,
+    the last mark before an error says the line of that error, however many lines `x` has.
+    """
+    pieces = []
+    for first, kind, text in jinja2.Environment().lex(raw_code):  # noqa: S701
+        if kind == "data":
+            lines = enumerate(text.split("\n"), first)
+            pieces.append("\n".join(f"/*line:{number}*/{line}" for number, line in lines))
+        elif kind == "variable_begin":
+            pieces.append(f"/*line:{first}*/{text}")
+        else:
+            pieces.append(text)
+    return "".join(pieces)
+
+
+def marked_line(marked: str, line: int, column: int) -> int:
+    """Return the line of the template that a place in what it rendered to comes from."""
+    sql_lines = MARK.sub("", marked).split("\n")
+    place = sum(len(text) + 1 for text in sql_lines[: line - 1]) + column - 1
+    found, marks = 1, 0
+    for mark in MARK.finditer(marked):
+        if mark.start() - marks > place:
+            break
+        found, marks = int(mark[1]), marks + len(mark[0])
+    return found
+
+
+def line_in_yaml(text: str, names: list[str]) -> int | None:
+    """Return the line of the last name, when each stands after the one before it."""
+    entries = (rf"^[ -]*name: *['\"]?{re.escape(name)}['\"]? *$" for name in names)
+    found = re.search(".*?".join(entries), text, re.MULTILINE | re.DOTALL)
+    return text.count("\n", 0, found.end()) + 1 if found else None

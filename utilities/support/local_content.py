@@ -1,0 +1,133 @@
+"""What the local servers hold: a throwaway key, the datasets, the sample data, the block."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bi_pipeline.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from prefect_gcp import GcpCredentials
+
+PROJECT_ID = "projet-local"
+DATASETS = {
+    "DBT_BIGQUERY_DATASET_RAW": "projet_local_raw",
+    "DBT_BIGQUERY_DATASET_DEV": "projet_local_dev",
+    "DBT_BIGQUERY_DATASET_PROD": "projet_local_prod",
+}
+# A universe of our own: Google's libraries then sign their own tokens and cannot reach
+# Google, even by mistake.
+UNIVERSE_DOMAIN = "bigquery.local"
+
+
+def throwaway_key() -> dict[str, str]:
+    """Return the key of a service account that exists nowhere, new at each start."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    private_key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = private_key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    email = f"pipeline@{PROJECT_ID}.iam.gserviceaccount.com"
+    return {
+        "type": "service_account",
+        "project_id": PROJECT_ID,
+        "private_key_id": secrets.token_hex(20),
+        "private_key": pem.decode(),
+        "client_email": email,
+        "client_id": "0",
+        "token_uri": "https://oauth2.bigquery.local/token",
+        "universe_domain": UNIVERSE_DOMAIN,
+    }
+
+
+def public_key(credentials_info: dict[str, str]) -> str:
+    """Return the public half of this key, in PEM."""
+    from cryptography.hazmat.primitives import serialization
+
+    private_key = serialization.load_pem_private_key(
+        credentials_info["private_key"].encode(), password=None
+    )
+    return (
+        private_key.public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        .decode()
+    )
+
+
+def local_settings(bigquery_url: str) -> dict[str, str]:
+    """Return every setting of the pipeline: those left empty hide the ones of `.env`."""
+    return (
+        dict.fromkeys(PipelineSettings.variables(), "")
+        | {
+            "PREFECT_GCP_CREDENTIALS_BLOCK": "sa-key",
+            "DBT_TARGET": os.environ.get("DBT_TARGET", ""),
+            "GCP_PROJECT_ID": PROJECT_ID,
+            "DBT_BIGQUERY_API_ENDPOINT": bigquery_url,
+            # It works on the cores that dbt has too.
+            "DBT_THREADS": "4",
+        }
+        | DATASETS
+    )
+
+
+def fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
+    """Create the datasets, and load the sample data unless it is there already."""
+    from google.api_core.exceptions import NotFound
+
+    from support.bigquery_access import bigquery_client
+    from support.sample_data import load_sample_data
+
+    settings = PipelineSettings.from_mapping(local_settings(bigquery_url))
+    client = bigquery_client(credentials_block(credentials_info), settings)
+    for dataset in DATASETS.values():
+        client.create_dataset(dataset, exists_ok=True)
+    try:
+        # The last table to be loaded.
+        loaded = client.get_table(f"{settings.dataset_raw}.flights").num_rows
+    except NotFound:
+        loaded = 0
+    if not loaded:
+        load_sample_data(client, settings.dataset_raw)
+
+
+def credentials_block(info: dict[str, str]) -> GcpCredentials:
+    """Return the block that holds this key."""
+    from prefect.types import SecretDict
+
+    from bi_pipeline.bigquery.connection import credentials_block_class
+
+    return credentials_block_class()(service_account_info=SecretDict(info))
+
+
+@contextmanager
+def on_prefect_server(environment: dict[str, str]) -> Iterator[None]:
+    """Have Prefect, in this process, use the server of this environment."""
+    from prefect.settings import (
+        PREFECT_API_AUTH_STRING,
+        PREFECT_API_KEY,
+        PREFECT_API_URL,
+        temporary_settings,
+    )
+
+    settings = (PREFECT_API_URL, PREFECT_API_AUTH_STRING)
+    with temporary_settings(
+        {setting: environment[setting.name] for setting in settings if setting.name in environment},
+        restore_defaults={PREFECT_API_KEY},
+    ):
+        yield
+
+
+def save_block(environment: dict[str, str], credentials_info: dict[str, str]) -> None:
+    """Save the credentials block on the local Prefect server."""
+    with on_prefect_server(environment):
+        credentials_block(credentials_info).save(
+            environment["PREFECT_GCP_CREDENTIALS_BLOCK"], overwrite=True
+        )

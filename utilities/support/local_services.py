@@ -1,0 +1,210 @@
+"""A BigQuery and a Prefect server on this machine, whose data and state stay in one folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+import duckdb
+
+from bi_pipeline.dbt_runs.lock import try_lock
+from bi_pipeline.errors import InfrastructureError
+from bi_pipeline.lifetime.local_servers import (
+    LocalServer,
+    free_port,
+    prefect_server,
+    signals_held,
+)
+from bi_pipeline.settings import PROJECT_ROOT
+from support.local_content import (
+    UNIVERSE_DOMAIN,
+    fill,
+    local_settings,
+    public_key,
+    save_block,
+    throwaway_key,
+)
+
+BQEMULATOR = PROJECT_ROOT / "utilities" / "support" / "start_bqemulator.py"
+
+REMEDY = (
+    "Vérifiez les droits de {folder} et la place libre ; si ce dossier est abîmé, relancez avec "
+    "--fresh, ou après `make clean`."
+)
+
+# The data and the state of the servers. Whatever else is there, perhaps the user's, stays.
+DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
+
+WATCH_SECONDS = 0.2
+# In the path of an upload; the temporary folder of the system takes its place.
+REFUSED_BY_BQEMULATOR = set("'\";`")
+# More than the sample data takes on a slow machine.
+FILL_TIMEOUT_SECONDS = 90
+
+
+@contextmanager
+def local_bigquery(
+    data_dir: Path, *, fresh: bool = False
+) -> Iterator[tuple[dict[str, str], list[LocalServer]]]:
+    """Yield the environment of a command that runs against servers on this machine, and those.
+
+    Both servers boot side by side; the datasets, the sample data and the credentials
+    block are there when this yields. `fresh` starts from nothing. Raises
+    InfrastructureError when the folder is in use or cannot be written, or when a server does
+    not start.
+    """
+    data_dir = data_dir.resolve()
+    remedy = REMEDY.format(folder=data_dir)
+    credentials_info = throwaway_key()
+    with ExitStack() as stack:
+        try:
+            bigquery_log, prefect_log = stack.enter_context(_own(data_dir, fresh))
+            elsewhere = REFUSED_BY_BQEMULATOR & set(str(data_dir))
+            uploads = stack.enter_context(
+                TemporaryDirectory(prefix="uploads-", dir=None if elsewhere else data_dir)
+            )
+            bigquery = _bigquery_server(data_dir, uploads, bigquery_log, credentials_info)
+        except (OSError, duckdb.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InfrastructureError(
+                f"Dossier {data_dir} : écriture impossible ({reason}). {remedy}"
+            ) from None
+        prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
+        prefect = prefect_server(
+            "Le serveur Prefect local", prefect_environment, prefect_log, remedy
+        )
+        servers: list[LocalServer] = [prefect, bigquery]
+        for server in servers:
+            with signals_held():
+                server.start()
+                stack.callback(server.stop)
+        environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
+        bigquery.wait_until_ready()
+        work_on(bigquery, lambda: fill(bigquery.url, credentials_info))
+        prefect.wait_until_ready()
+        work_on(prefect, lambda: save_block(environment, credentials_info))
+        yield environment, servers
+
+
+@contextmanager
+def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
+    """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
+
+    Raises OSError when it cannot be written, InfrastructureError when another process has it.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    # Another user would read the data and the throwaway key, or take the lock.
+    data_dir.chmod(data_dir.stat().st_mode & stat.S_IRWXU)
+    with ExitStack() as stack:
+        if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
+            raise InfrastructureError(
+                f"Un BigQuery local utilise déjà {data_dir} : attendez qu'il se termine, ou "
+                "choisissez un autre dossier avec --data-dir."
+            )
+        if fresh:
+            for path in [path for files in DATABASES for path in data_dir.glob(files)]:
+                path.unlink()
+        yield [
+            stack.enter_context((data_dir / name).open("w+b"))
+            for name in ("bigquery.log", "prefect.log")
+        ]
+
+
+def work_on(server: LocalServer, work: Callable[[], None]) -> None:
+    """Do the work on the server; InfrastructureError when it dies, or cannot do it.
+
+    The clients try again, for ten minutes, what a server that is gone or full refuses.
+    """
+    errors: list[Exception] = []
+
+    def do() -> None:
+        try:
+            work()
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + FILL_TIMEOUT_SECONDS
+    while thread.is_alive():
+        thread.join(WATCH_SECONDS)
+        if server.process.poll() is not None:
+            raise server.failure("s'est arrêté")
+        if time.monotonic() > deadline:
+            raise server.failure("ne répond plus")
+    if errors:
+        raise InfrastructureError(
+            f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
+        ) from errors[0]
+
+
+def _clean_environment() -> dict[str, str]:
+    """Return the environment without what points to the user's Prefect or Google."""
+    ours = ("PREFECT_", "BQEMU_", "GOOGLE_", "CLOUDSDK_", "BIGQUERY_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
+def _bigquery_server(
+    data_dir: Path, uploads: str, log: IO[bytes], credentials_info: dict[str, str]
+) -> LocalServer:
+    """Return bqemulator, with its DuckDB extensions in the folder as well.
+
+    It answers those who have tokens of this key, whose public half it knows.
+    """
+    folder = data_dir / "bigquery"
+    folder.mkdir(exist_ok=True)
+    install_spatial_extension(folder)
+    port = free_port()
+    return LocalServer(
+        name="Le BigQuery local (bqemulator)",
+        command=[
+            *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
+            *("--data-dir", str(folder), "--rest-port", str(port), "--grpc-port", "0"),
+        ],
+        # DuckDB keeps its extensions in HOME, and would fetch avro from the network. Uploads
+        # would go to a folder that all the users of the machine share.
+        environment=_clean_environment()
+        | {
+            "HOME": str(folder),
+            "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
+            "BQEMU_LOG_LEVEL": "WARNING",
+            "BQEMU_UPLOAD_STAGING_DIR": uploads,
+            "LOCAL_BIGQUERY_PUBLIC_KEY": public_key(credentials_info),
+        },
+        port=port,
+        health_path="/healthz",
+        log=log,
+        remedy=REMEDY.format(folder=data_dir),
+    )
+
+
+def install_spatial_extension(home: Path) -> None:
+    """Install DuckDB's spatial extension from its wheel, where bqemulator will look."""
+    import duckdb_extension_spatial
+
+    (package,) = duckdb_extension_spatial.__path__
+    folder = Path(package) / "extensions" / f"v{duckdb.__version__}"
+    with duckdb.connect(config={"home_directory": str(home)}) as connection:
+        connection.install_extension(str(folder / "spatial.duckdb_extension"))
+
+
+def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
+    """Return the environment in which the command finds the BigQuery and nothing of the user."""
+    bin_dir = str(Path(sys.executable).parent)
+    return (
+        _clean_environment()
+        | local_settings(bigquery_url)
+        | {
+            "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
+            "PREFECT_HOME": str(data_dir / "prefect"),
+            "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
+        }
+    )

@@ -1,0 +1,108 @@
+"""Which Prefect this shell is logged in to, and what it has of the pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from bi_pipeline.errors import ConfigurationError, InfrastructureError
+from bi_pipeline.proxies import via_proxy
+
+ANSWER_TIMEOUT_SECONDS = 15
+
+# The second is what prefect-cloud's own deploy makes: it names the flow after its function.
+FLOWS = ("pipeline-dbt-complet", "dbt_full_pipeline")
+DEPLOYMENT = "pipeline-dbt-complet"
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def is_prefect_cloud() -> bool:
+    """Whether this shell is logged in to Prefect Cloud."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    return (settings.api.url or "").startswith(settings.cloud.api_url)
+
+
+def where_prefect_is(*, must_last: bool = False) -> str:
+    """Return, in French, where what this shell asks of Prefect goes.
+
+    A deployment or an automation must be where something watches it: `must_last` refuses the
+    local database with ConfigurationError. Raises InfrastructureError when Prefect Cloud does
+    not name the workspace.
+    """
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    api_url = settings.api.url
+    if api_url and is_prefect_cloud():
+        return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+    if api_url:
+        return f"le serveur Prefect {api_url}"
+    if must_last:
+        raise ConfigurationError(
+            "Ce shell n'est connecté à aucun Prefect qui reste : lancez `uvx prefect-cloud login`, "
+            "ou démarrez un serveur (`prefect server start`) et donnez son adresse à "
+            "PREFECT_API_URL."
+        )
+    return f"la base locale de Prefect ({settings.home})"
+
+
+def deployment_name(text: str) -> str:
+    """Return the name of a deployment unchanged; argparse's error if it is not one of ours.
+
+    The name is part of those of a block and of a command line.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
+        raise argparse.ArgumentTypeError(
+            f"« {text} » est refusé, un nom de déploiement n'a que des minuscules, des chiffres, "
+            "des tirets et des _"
+        )
+    return text
+
+
+def found(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+    """Return what Prefect answers to this call of its client, None when it has none."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        return read(*arguments, **options)
+    except ObjectNotFound:
+        return None
+
+
+def _cloud_workspace(api_url: str) -> str:
+    """Return the handle of the workspace at this address, its address if it has none."""
+    import asyncio
+
+    import httpx
+    from prefect.client.cloud import CloudUnauthorizedError, get_cloud_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import get_current_settings
+
+    async def find() -> str:
+        # The client itself goes on for minutes.
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS), get_cloud_client() as client:
+            for workspace in await client.read_workspaces():
+                if workspace.api_url() == api_url.rstrip("/"):
+                    return workspace.handle
+        return api_url
+
+    try:
+        return asyncio.run(find())
+    except CloudUnauthorizedError:
+        raise InfrastructureError(
+            "Prefect Cloud refuse la clé de cette connexion : relancez `uvx prefect-cloud login`, "
+            "ou vérifiez PREFECT_API_KEY."
+        ) from None
+    # ValueError: an answer that is not Prefect Cloud's.
+    except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
+        raise InfrastructureError(
+            f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "
+            f"({type(error).__name__}){via_proxy(api_url)} : vérifiez PREFECT_API_URL et "
+            "le réseau, puis relancez."
+        ) from None
