@@ -172,7 +172,6 @@ def run(tokens: int, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
-    end_with_the_pipeline(tokens)
     refuse_files_from_outside()
     say_what_keeps_failing()
     sys.argv = ["dbt", *arguments]
@@ -180,4 +179,6 @@ def run(tokens: int, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    # A fork is watched by the server, which does not need dbt to let another thread run.
+    end_with_the_pipeline(int(sys.argv[1]))
     run(int(sys.argv[1]), sys.argv[2:])

@@ -8,8 +8,8 @@ through the sockets, descriptors beside bytes:
                          socket of the tokens; then a line of JSON: arguments, folder, environment
     server -> client     a line, the process of dbt; when that has ended a line, its exit code
 
-A client that goes before dbt has it stopped: SIGINT, and SIGKILL after INTERRUPT_SECONDS. If the
-caller goes, dbt stops by itself (`process.py`).
+A client or a caller that goes before dbt has it stopped: SIGINT, and SIGKILL after
+INTERRUPT_SECONDS. A plain process, without a server, watches its caller itself (`process.py`).
 """
 
 from __future__ import annotations
@@ -80,10 +80,10 @@ def serve(control: socket.socket) -> None:
         if not byte:
             return
         with socket.socket(fileno=descriptors[0]) as connection:
-            run_command(connection)
+            run_command(connection, control)
 
 
-def run_command(connection: socket.socket) -> None:
+def run_command(connection: socket.socket, control: socket.socket) -> None:
     """Fork for the command of this client; tell it the process, then the exit code."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 5)
     with connection.makefile() as lines:
@@ -93,7 +93,7 @@ def run_command(connection: socket.socket) -> None:
         if not pid:
             connection.close()
             become_dbt(json.loads(request), descriptors)
-        code = wait_for(pid, connection)
+        code = wait_for(pid, connection, control)
         # A client that has gone takes no answer.
         with suppress(ConnectionError):
             connection.sendall(f"{code}\n".encode())
@@ -132,13 +132,18 @@ def become_dbt(request: tuple[list[str], str, dict[str, str]], descriptors: list
         os._exit(code if isinstance(code, int) else 1)
 
 
-def wait_for(pid: int, connection: socket.socket) -> int:
-    """Return the exit code of the process, after stopping it if the client goes first."""
+def wait_for(pid: int, connection: socket.socket, control: socket.socket) -> int:
+    """Return the exit code of the process, stopped if the client or the caller goes first."""
     ended = os.pidfd_open(pid)
     try:
         with suppress(ConnectionError):
             connection.sendall(f"{pid}\n".encode())
-        if ended not in select.select([ended, connection], [], [])[0]:
+        poller = select.poll()
+        poller.register(ended, select.POLLIN)
+        for watched in (connection, control):
+            # A hang-up is reported without being asked for, and the next client is not.
+            poller.register(watched, 0)
+        if ended not in dict(poller.poll()):
             os.kill(pid, signal.SIGINT)
             if not select.select([ended], [], [], process.INTERRUPT_SECONDS)[0]:
                 os.kill(pid, signal.SIGKILL)

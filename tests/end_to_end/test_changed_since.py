@@ -19,6 +19,7 @@ MODELS = {
 
 # A macro may print anything while dbt lists what has changed.
 MODELS["models/c0.sql"] += "{% do print('{\"unique_id\"') %}{% do print('[1]') %}"
+MODELS["models/c1.sql"] += "{% do print('{\"unique_id\": 5}') %}"
 MODELS["models/b8.yml"] = "models: [{name: b8, columns: [{name: id, data_tests: [unique]}]}]"
 
 
@@ -61,6 +62,13 @@ def changed(project, unchanged):
 def test_one_changed_model_of_thirty_is_built_with_what_hangs_on_it(changed):
     assert changed.returncode == 0, changed.stderr
     assert built(changed) == ["b7", "b8", "b9"]
+
+
+def test_mistyped_selection_does_not_pass_for_one_that_has_not_changed(changed, project):
+    run = project.run_pipeline("--changed-since", "HEAD", "--select", "b77", DBT_ARTIFACTS_DIR="")
+
+    assert run.returncode == 1
+    assert "--select b77 : la sélection ne correspond à aucun nœud" in run.stderr.splitlines()[-1]
 
 
 def test_the_rest_is_read_from_prod(changed, project):

@@ -323,6 +323,9 @@ def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, l
     assert following.returncode == 0, stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
     assert left_running(project) == []
+    lock = project.root / "dbt" / "target" / "dev" / ".lock"
+    # Another user who could open it could hold it.
+    assert (lock.stat().st_mode & 0o777, lock.read_text()) == (0o600, "")
 
 
 def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):

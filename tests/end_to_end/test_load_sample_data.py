@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-import load_sample_data as tool
 from load_sample_data import main
 from project import ONE_MODEL, in_environment
+from support import sample_data
 from support.sample_data import TABLES, load_sample_data, read_table
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
@@ -37,9 +37,9 @@ def test_na_is_null():
 )
 def test_sources_of_another_project_describe_nothing(text, tmp_path, monkeypatch):
     (tmp_path / "_sources.yml").write_text(text)
-    monkeypatch.setattr(tool, "SOURCES", tmp_path / "_sources.yml")
+    monkeypatch.setattr(sample_data, "SOURCES", tmp_path / "_sources.yml")
 
-    assert tool.described_tables() == {}
+    assert sample_data.described_tables() == {}
 
 
 def test_loading_again_leaves_the_same_rows(make_project, bigquery):

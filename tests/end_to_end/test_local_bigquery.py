@@ -13,7 +13,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import duckdb_extension_spatial
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -23,6 +22,7 @@ from websockets.typing import Subprotocol
 from bi_pipeline.lifetime.local_servers import (
     InfrastructureError,
     LocalServer,
+    listen,
     prefect_server,
     signals_held,
 )
@@ -110,14 +110,11 @@ def first_run(tmp_path_factory):
     """A run that filled its folder; its command made the dataset `mine`, and ended with 7."""
     root = tmp_path_factory.mktemp("first") / "projet d'Alice"
     (root / ".local").mkdir(parents=True, mode=0o755)
-    # As from an environment in this folder.
-    (root / "duckdb_extension_spatial").symlink_to(duckdb_extension_spatial.__path__[0])
     temporary = tmp_path_factory.mktemp("temporary")
     (temporary / "bqemu_uploads").write_text("")
     create = "client.create_dataset('mine'); exit(7)"
     result = run(
         *(root / ".local", sys.executable, "-c", CLIENT + create),
-        PYTHONPATH=str(root),
         TMPDIR=str(temporary),
         **PROXIES,
     )
@@ -316,7 +313,7 @@ def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program
 
 def test_server_that_dies_ends_the_work_on_it(tmp_path):
     with (tmp_path / "log").open("w+b") as log:
-        server = LocalServer("Le serveur", ["true"], {}, 0, "", log, "Relancez.")
+        server = LocalServer("Le serveur", ["true"], {}, listen(), "", log, "Relancez.")
         server.start()
 
         with pytest.raises(InfrastructureError, match="Le serveur s'est arrêté") as error:

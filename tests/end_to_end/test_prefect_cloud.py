@@ -112,8 +112,9 @@ def test_run_starts_a_run_of_the_deployment(deployed, prefect_cloud, local_envir
 
     assert started.returncode == 0, started.stdout + started.stderr
     with prefect_client(local_environment) as client:
-        (run,) = [x for x in client.read_flow_runs(limit=50) if x.deployment_id == deployed[0].id]
-    assert run.name in started.stdout
+        runs = client.read_flow_runs(limit=50, sort="EXPECTED_START_TIME_DESC")
+    names = [run.name for run in runs if run.deployment_id == deployed[0].id]
+    assert [name for name in names if name in started.stdout]
 
 
 def test_run_starts_what_deploy_py_deployed_too(deployed, prefect_cloud, local_environment):

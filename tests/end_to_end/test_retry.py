@@ -1,12 +1,10 @@
 """`retry` across runs: only what failed is redone, wherever the results were kept."""
 
 import json
-import os
-import sys
 
 import pytest
+from gcp_storage_emulator.server import create_server
 
-from bi_pipeline.lifetime.local_servers import LocalServer, free_port
 from project import DBT_PROJECT, built, copy_project
 
 # `half` fails until the test mends it.
@@ -20,26 +18,12 @@ BUCKET = "resultats"
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory):
+def storage():
     """A Google Cloud Storage on this machine, with one bucket; yields its URL."""
-    port = free_port()
-    with (tmp_path_factory.mktemp("storage") / "log").open("w+b") as log:
-        server = LocalServer(
-            "Le stockage local",
-            [
-                *(sys.executable, "-m", "gcp_storage_emulator", "start", "--in-memory"),
-                *("--host", "127.0.0.1", "--port", str(port), "--default-bucket", BUCKET),
-            ],
-            dict(os.environ),
-            port=port,
-            health_path="/",
-            log=log,
-            remedy="",
-        )
-        server.start()
-        server.wait_until_ready()
-        yield server.url
-        server.stop()
+    server = create_server("127.0.0.1", 0, in_memory=True, default_bucket=BUCKET)
+    server.start()
+    yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
+    server.stop()
 
 
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("another folder", "a bucket")]
@@ -87,7 +71,10 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     )
     after_a_part = sorted(path.name for path in folder.rglob("*.*"))
     results = json.loads((folder / "dev" / "run_results.json").read_text())["results"]
+    failed_again = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
     (project.root / "dbt" / "models" / "half.sql").write_text("select id from {{ ref('one') }}")
+    retried = project.run_pipeline("--commands", "retry", DBT_ARTIFACTS_DIR=str(folder))
+    after_a_retry = sorted(path.name for path in folder.rglob("*.*"))
     whole = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
 
     assert failed.returncode == 1
@@ -97,6 +84,9 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     assert after_a_part == ["docs.html", "run_results.json"]
     assert "select 1 as id" in (folder / "dev" / "docs.html").read_text()
     assert [result["unique_id"].split(".")[-1] for result in results] == ["one"]
+    assert (failed_again.returncode, retried.returncode) == (1, 0)
+    # A model that a retry does not redo may have changed since it was built.
+    assert after_a_retry == ["docs.html", "run_results.json"]
     assert whole.returncode == 0, whole.stderr
     assert (folder / "dev" / "manifest.json").exists()
 
@@ -115,13 +105,30 @@ def test_default_selector_of_the_project_counts_as_a_selection(tmp_path, local_e
 
     selector.write_text(SELECTOR.replace("NAME", "one"))
     part = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(kept))
+    files = [path.name for path in kept.rglob("*.*")]
     selector.write_text(SELECTOR.replace("NAME", "none"))
     nothing = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(kept))
 
     assert part.returncode == 0, part.stderr
-    assert [path.name for path in kept.rglob("*.*")] == ["run_results.json"]
+    assert files == ["run_results.json"]
     assert nothing.returncode == 1
     assert "le sélecteur par défaut de selectors.yml" in nothing.stderr.splitlines()[-1]
+
+
+def test_command_that_left_no_results_is_not_taken_for_the_one_before(tmp_path, local_environment):
+    """The one before succeeded; this one does not compile."""
+    project = copy_project(tmp_path, local_environment, {"models/one.sql": "select 1 as id"})
+    kept = str(tmp_path / "kept")
+    project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=kept)
+    (project.root / "dbt" / "models" / "one.sql").write_text("select {{ ref('nowhere') }}")
+    project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=kept)
+    (project.root / "dbt" / "models" / "one.sql").write_text("select 2 as id")
+
+    for variables in ({"DBT_ARTIFACTS_DIR": kept}, {}):
+        retried = project.run_pipeline("--commands", "retry", **variables)
+
+        assert retried.returncode == 2
+        assert "n'a rien à reprendre" in retried.stderr.splitlines()[-1]
 
 
 HOOK = "on-run-end: [\"select error('Exceeded rate limits: too many table updates')\"]"
@@ -141,6 +148,7 @@ def test_hook_that_failed_is_never_taken_for_done(tmp_path, local_environment):
     assert run.returncode == 3
     assert run.stderr.count("Running with dbt") == 2
     assert "opération project-on-run-end-0" in run.stderr.splitlines()[-2]
+    assert "Exceeded rate limits" in run.stderr.splitlines()[-2]
     assert "essai 2 sur 2" in run.stderr.splitlines()[-1]
     assert retried.returncode == 2
     assert "seul un hook a échoué" in retried.stderr.splitlines()[-1]

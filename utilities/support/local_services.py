@@ -19,7 +19,7 @@ from bi_pipeline.dbt_runs.lock import try_lock
 from bi_pipeline.errors import InfrastructureError
 from bi_pipeline.lifetime.local_servers import (
     LocalServer,
-    free_port,
+    listen,
     prefect_server,
     signals_held,
 )
@@ -155,19 +155,18 @@ def _clean_environment() -> dict[str, str]:
 def _bigquery_server(
     data_dir: Path, uploads: str, log: IO[bytes], credentials_info: dict[str, str]
 ) -> LocalServer:
-    """Return bqemulator, with its DuckDB extensions in the folder as well.
+    """Return bqemulator, with what DuckDB keeps in HOME in the folder as well.
 
     It answers those who have tokens of this key, whose public half it knows.
     """
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
-    install_spatial_extension(folder)
-    port = free_port()
+    listener = listen()
     return LocalServer(
         name="Le BigQuery local (bqemulator)",
         command=[
             *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
-            *("--data-dir", str(folder), "--rest-port", str(port), "--grpc-port", "0"),
+            *("--data-dir", str(folder), "--rest-port", "0", "--grpc-port", "0"),
         ],
         # DuckDB keeps its extensions in HOME, and would fetch avro from the network. Uploads
         # would go to a folder that all the users of the machine share.
@@ -178,22 +177,13 @@ def _bigquery_server(
             "BQEMU_LOG_LEVEL": "WARNING",
             "BQEMU_UPLOAD_STAGING_DIR": uploads,
             "LOCAL_BIGQUERY_PUBLIC_KEY": public_key(credentials_info),
+            "LOCAL_BIGQUERY_SOCKET": str(listener.fileno()),
         },
-        port=port,
+        listener=listener,
         health_path="/healthz",
         log=log,
         remedy=REMEDY.format(folder=data_dir),
     )
-
-
-def install_spatial_extension(home: Path) -> None:
-    """Install DuckDB's spatial extension from its wheel, where bqemulator will look."""
-    import duckdb_extension_spatial
-
-    (package,) = duckdb_extension_spatial.__path__
-    folder = Path(package) / "extensions" / f"v{duckdb.__version__}"
-    with duckdb.connect(config={"home_directory": str(home)}) as connection:
-        connection.install_extension(str(folder / "spatial.duckdb_extension"))
 
 
 def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:

@@ -12,9 +12,11 @@ wrong. And it cannot delete a view, which BigQuery does by the request that dele
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import grpc
+import uvicorn
 from bqemulator import server
 from bqemulator.api import app as emulator
 from bqemulator.api.dependencies import AppContext
@@ -45,6 +47,7 @@ REMEDY = (
 
 install_exception_handlers = emulator.install_exception_handlers
 start_engine = DuckDBEngine.start
+serve = uvicorn.Server.serve
 resolve_uri = executor._resolve_uri
 
 failures: set[tuple[str, str, str]] = set()
@@ -133,11 +136,17 @@ class AccessMiddleware:
         await answer(scope, receive, send)
 
 
+async def serve_inherited(server: uvicorn.Server, _sockets: object = None) -> None:
+    """Serve on the socket that this process was given, whose port nobody else can take."""
+    await serve(server, [socket.socket(fileno=int(os.environ["LOCAL_BIGQUERY_SOCKET"]))])
+
+
 async def start_and_lock(engine: DuckDBEngine) -> None:
     """Start DuckDB, then close the disk and the network to all SQL, but for the uploads.
 
-    DuckDB adds its database, and the files that it spills beside it, by itself. The spatial
-    extension is loaded by then; no other can be.
+    DuckDB adds its database, and the files that it spills beside it, by itself. No extension can
+    be loaded any more, and the spatial one is not there: GDAL, in it, opens what a file in the
+    uploads names, and DuckDB does not see it.
     """
     await start_engine(engine)
     uploads = str(engine._settings.upload_staging_dir).replace("'", "''")
@@ -174,6 +183,8 @@ if __name__ == "__main__":
     emulator.install_exception_handlers = install
     DuckDBEngine.start = start_and_lock
     executor._resolve_uri = resolve_upload
+    DuckDBEngine._load_spatial = lambda _engine: None
+    uvicorn.Server.serve = serve_inherited  # type: ignore[method-assign, assignment]
     # The Storage API knows no tokens, and nothing here reads through it: a server without a port.
     server.build_grpc_server = lambda _context: (grpc.aio.server(), 0)
     main()

@@ -44,7 +44,7 @@ def read_log(command: str, lines: list[str]) -> DbtLog:
         if command == "list" and name == "PrintEvent":
             # A macro may print while the project is parsed.
             with suppress(ValueError, TypeError, KeyError):
-                log.listed.append(json.loads(message)["unique_id"])
+                log.listed.append(str(json.loads(message)["unique_id"]))
     return log
 
 

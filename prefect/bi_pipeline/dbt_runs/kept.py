@@ -88,6 +88,20 @@ class ArtifactsDir:
             raise self._failure("lecture", error) from None
         return True
 
+    def remove(self, name: str) -> None:
+        """Remove what is kept under this name, if anything is; ConfigurationError if it stays."""
+        from google.api_core.exceptions import NotFound
+
+        try:
+            if self.address.startswith("gs://"):
+                self._blob(name).delete()
+            else:
+                (Path(self.address) / name).unlink()
+        except (FileNotFoundError, NotFound):
+            return
+        except Exception as error:
+            raise self._failure("écriture", error) from None
+
     def _blob(self, name: str) -> Any:
         from google.cloud import storage
 

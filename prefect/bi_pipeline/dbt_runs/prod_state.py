@@ -10,7 +10,7 @@ from prefect.logging import get_run_logger
 from bi_pipeline.bigquery.connection import build_profile
 from bi_pipeline.dbt_runs.git_repository import files_of_commit
 from bi_pipeline.dbt_runs.kept import DEFERRED
-from bi_pipeline.dbt_runs.options import LAST_RUN, DbtOptions
+from bi_pipeline.dbt_runs.options import CHANGED, LAST_RUN, DbtOptions
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
 from bi_pipeline.dbt_runs.runner import DbtRunner
@@ -97,6 +97,16 @@ def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
     found = dbt.list_nodes(options)
     if found.return_code:
         raise DbtError(f"Ce qui a changé : {failure_message(found)}")
+    selection = (options.select or "").replace(f",{CHANGED}", "")
+    # A name that is mistyped would pass for one that has not changed.
+    if (
+        not found.listed
+        and selection != CHANGED
+        and not dbt.list_nodes(replace(options, select=selection)).listed
+    ):
+        raise DbtError(
+            f"--select {selection} : la sélection ne correspond à aucun nœud, changé ou non."
+        )
     left = [
         unique_id
         for unique_id in found.listed

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,10 +25,11 @@ from prefect.states import Running
 from bi_pipeline.bigquery.billing import bytes_billed
 from bi_pipeline.bigquery.connection import TOKEN_VARIABLE, DbtConnection
 from bi_pipeline.dbt_runs.dbt_log import read_log
-from bi_pipeline.dbt_runs.kept import DEFERRED, ArtifactsDir, files_to_keep
+from bi_pipeline.dbt_runs.kept import DEFERRED, RETRIABLE, ArtifactsDir, files_to_keep
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.dbt_runs.operation import Ended, run_process
 from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, DbtOptions
+from bi_pipeline.dbt_runs.packages import refuse_what_reaches_outside
 from bi_pipeline.dbt_runs.run_results import (
     MANIFEST,
     RUN_RESULTS,
@@ -44,21 +45,6 @@ from bi_pipeline.settings import DBT_PROJECT_DIR, GOOGLE_ENDPOINT, PipelineSetti
 SOURCE_FRESHNESS = "source freshness"
 DOCS = "docs generate"
 LIST = ["list", "--output=json", "--output-keys=unique_id"]
-
-
-@dataclass(frozen=True)
-class LastRun:
-    """The last command of an earlier run, which `dbt retry` takes up.
-
-    Attributes:
-        flags: those by which `dbt retry` finds it.
-        taken_up: the `unique_id` of all its nodes.
-        left: that of those that failed or were skipped.
-    """
-
-    flags: list[str]
-    taken_up: set[str]
-    left: set[str]
 
 
 @dataclass(frozen=True)
@@ -94,23 +80,23 @@ class DbtRunner:
         Raises ConfigurationError when there is nothing to retry, when DBT_ARTIFACTS_DIR cannot be
         used, or for a build with --empty that would take up snapshots.
         """
-        taken_up: set[str] = set()
         if earlier and earlier.can_be_taken_up and command != SOURCE_FRESHNESS:
             # dbt remembers the flags of the command, but for where the rest is read.
             flags = [f"--defer-state={self.deferred_dir}"] if self.deferred_dir else []
             result = self._run_dbt(command, [*flags, "retry"])
         elif command == "retry":
-            last = self._find_last_run()
-            taken_up = last.taken_up
+            found = self._find_last_run()
             result = DbtResult("retry", 0)
-            if last.left:
-                result = self._run_dbt("retry", [*last.flags, "retry", *options.words("retry")])
+            if found is not None:
+                result = self._run_dbt("retry", [*found, "retry", *options.words("retry")])
         else:
             if command == "build" and options.empty:
                 self._refuse_empty_snapshots(options)
+            if command in RETRIABLE:
+                self._forget_last_run()
             result = self._run_dbt(command, [*self._words(command), *options.words(command)])
         whole = earlier.followed_by(result) if earlier else result
-        self._keep_artifacts(whole, taken_up)
+        self._keep_artifacts(whole)
         return whole
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
@@ -140,8 +126,22 @@ class DbtRunner:
             return [f"--state={self.state_dir}", *deferral, *words]
         return words
 
-    def _find_last_run(self) -> LastRun:
-        """Return the last command of an earlier run; ConfigurationError without one to retry."""
+    def _forget_last_run(self) -> None:
+        """Remove the results of the last command: if this one is killed, or does not compile,
+        `retry` would take them for its own, and say that it has succeeded.
+        """
+        (self.target_dir / RUN_RESULTS).unlink(missing_ok=True)
+        if self.settings.artifacts_dir:
+            try:
+                self.artifacts.remove(f"{self.settings.target}/{RUN_RESULTS}")
+            except ConfigurationError as error:
+                get_run_logger().warning(error)
+
+    def _find_last_run(self) -> list[str] | None:
+        """Return the flags by which `dbt retry` finds the last command of an earlier run.
+
+        None if all of it succeeded. Raises ConfigurationError without one that it can take up.
+        """
         folder = self.target_dir
         where = (
             f"{folder}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), définissez "
@@ -177,10 +177,12 @@ class DbtRunner:
         flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
         if arguments.get("defer"):
             flags.append(f"--defer-state={(folder / DEFERRED).parent}")
-        return LastRun(flags, set(statuses), left)
+        return flags if left else None
 
     def _run_dbt(self, command: str, words: list[str]) -> DbtResult:
         """Run `dbt` with these words; return what it did, named as this command."""
+        if command != "deps":
+            refuse_what_reaches_outside(self.project_dir)
         name = SOURCES if command == SOURCE_FRESHNESS else RUN_RESULTS
         started_at, before = time.time(), _written_at(self.target_dir / name)
         ended = run_process(
@@ -223,14 +225,11 @@ class DbtRunner:
         endpoint = self.settings.endpoint or GOOGLE_ENDPOINT
         return bytes_billed(self.connection, endpoint, invocation_id, jobs, started_at)
 
-    def _keep_artifacts(self, result: DbtResult, taken_up: set[str]) -> None:
-        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says.
-
-        `taken_up` are the nodes of the command that a `retry` has completed.
-        """
+    def _keep_artifacts(self, result: DbtResult) -> None:
+        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
         if not self.settings.artifacts_dir or not result.nodes:
             return
-        done = taken_up | {node.unique_id for node in result.nodes}
+        done = {node.unique_id for node in result.nodes}
         whole = done >= tables_of_models(read_json(self.target_dir / MANIFEST))
         try:
             for name, kept_as in files_to_keep(
@@ -298,6 +297,9 @@ def open_dbt(
             probe.write(bytes(4096))
         # Not "w": it would empty what the pipeline that has the lock wrote there.
         lock = (target_dir / ".lock").open("a+", encoding="utf-8")
+        # Whoever can open the file can hold the lock: no other user of the machine.
+        with suppress(PermissionError):
+            os.fchmod(lock.fileno(), 0o600)
     except OSError as error:
         raise InfrastructureError(
             f"Dossier {target_dir} : écriture impossible ({error.strerror}). Vérifiez ses "
@@ -318,7 +320,11 @@ def open_dbt(
         lock.truncate(0)
         lock.write(f"processus {os.getpid()}, depuis le {datetime.now():%d/%m à %H:%M}")
         lock.flush()
-        yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
+        try:
+            yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
+        finally:
+            # Whoever holds the lock next without a word here is not this process.
+            lock.truncate(0)
 
 
 def _show_state(state: State[Any]) -> None:

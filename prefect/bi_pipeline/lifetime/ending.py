@@ -36,6 +36,8 @@ CANCELLATION_POLL_SECONDS = 3
 # The first eight are for dbt, to cancel its BigQuery jobs.
 ENDING_SECONDS = 12
 
+UNTOLD = "Interrompue, sans que Prefect ait pu en prendre note."
+
 
 class Ending:
     """The context in which a run goes on: whatever ends it becomes its state, or goes through.
@@ -136,7 +138,9 @@ def end_soon_after_a_signal() -> None:
             while (number := reader.recv(1)[0]) not in SIGNALS:
                 pass
             time.sleep(ENDING_SECONDS)
-        print("Interrompue, sans que Prefect ait pu en prendre note.", file=sys.stderr, flush=True)
+        # A terminal that is closed refuses what is printed.
+        with suppress(OSError):
+            print(UNTOLD, file=sys.stderr, flush=True)
         os._exit(128 + number)
 
     threading.Thread(target=wait, daemon=True).start()

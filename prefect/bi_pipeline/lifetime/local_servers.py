@@ -25,6 +25,15 @@ from warm_dbt.parent_death import end_with_parent
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
 
+# uvicorn's own --fd takes the socket for a Unix one, and leaves Nagle's algorithm on.
+SERVE_PREFECT = """
+import socket, sys, uvicorn
+config = uvicorn.Config(
+    "prefect.server.api.server:create_app", factory=True, log_level="warning"
+)
+uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
+"""
+
 # Ctrl-C, a request to end, a terminal that is closed.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -34,17 +43,23 @@ class LocalServer:
     """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`.
 
     Attributes:
+        listener: the socket that it inherits and answers on. Between the choice of a port and a
+            bind of its own, another user could take the port, and the secrets of our clients.
         remedy: what the user can do about a server that does not run, a French sentence.
     """
 
     name: str
     command: list[str]
     environment: dict[str, str] = field(repr=False)
-    port: int
+    listener: socket.socket
     health_path: str
     log: IO[bytes]
     remedy: str
     process: subprocess.Popen[bytes] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Note the port while the socket is open here."""
+        self.port: int = self.listener.getsockname()[1]
 
     @property
     def url(self) -> str:
@@ -53,7 +68,7 @@ class LocalServer:
 
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for the command first."""
-        with signals_held():
+        with self.listener, signals_held():
             self.process = subprocess.Popen(
                 self.command,
                 # Where Prefect reads prefect.toml.
@@ -63,6 +78,7 @@ class LocalServer:
                 stdout=self.log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                pass_fds=[self.listener.fileno()],
                 # SIGKILL, not SIGTERM: during a graceful stop the server still holds its database,
                 # and the next start fails.
                 preexec_fn=partial(end_with_parent, signal.SIGKILL),
@@ -125,11 +141,9 @@ def signals_held() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def listen() -> socket.socket:
+    """Return a socket that listens on a port of 127.0.0.1, where connections wait to be taken."""
+    return socket.create_server(("127.0.0.1", 0))
 
 
 class PrefectServer(LocalServer):
@@ -152,14 +166,12 @@ def prefect_server(
     Its blocks hold keys, and whoever is on this machine reaches its port, web pages
     included: it asks for a secret, new each time, and lets no page but its own in.
     """
-    port = free_port()
+    listener = listen()
+    port = listener.getsockname()[1]
     return PrefectServer(
         name,
-        [
-            *(sys.executable, "-m", "uvicorn", "--log-level", "warning"),
-            *("--factory", "prefect.server.api.server:create_app"),
-            *("--host", "127.0.0.1", "--port", str(port)),
-        ],
+        # -P: the folder that it starts in has a `prefect/` of ours.
+        [sys.executable, "-P", "-c", SERVE_PREFECT, str(listener.fileno())],
         {
             **environment,
             # Where the pages of the interface look for the API.
@@ -167,7 +179,7 @@ def prefect_server(
             "PREFECT_SERVER_API_AUTH_STRING": secrets.token_urlsafe(32),
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",
         },
-        port=port,
+        listener=listener,
         health_path="/api/health",
         log=log,
         remedy=remedy,

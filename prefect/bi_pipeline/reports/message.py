@@ -11,7 +11,9 @@ from bi_pipeline.result import DbtResult, NodeResult
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
 # dbt puts these in lines of their own before BigQuery's message.
-TITLE = re.compile(r"\w+ Error( in .*)?|An error occurred during execution of unit test .*")
+TITLE = re.compile(
+    r"\w+ Error( in .*)?|An error occurred during execution of unit test .*|\S+ failed, error:"
+)
 
 # Said of a command that found nothing to do.
 IDLE = {

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Annotated
 
-from pydantic import FiniteFloat, NonNegativeInt, TypeAdapter
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bi_pipeline.reports.message import SHOWN_FAILURES, describe, failure_message
@@ -32,6 +33,8 @@ STATUSES = {
 PRICING = "https://cloud.google.com/bigquery/pricing"
 
 SHOWN_RUNS = 20
+# The last that datetime knows.
+LAST_MOMENT = 253_402_300_799
 # The longest nodes are shown, the rest is counted.
 SHOWN_NODES = 50
 BAR_WIDTH = 40
@@ -49,7 +52,7 @@ class PastRun:
         seconds: how long dbt worked on the nodes.
     """
 
-    ended_at: FiniteFloat
+    ended_at: Annotated[float, Field(ge=0, le=LAST_MOMENT)]
     commit: str
     failed: NonNegativeInt
     billed: NonNegativeInt

@@ -23,6 +23,18 @@ print("alive")
 """.replace("PREFECT", repr(str(PROJECT_ROOT / "prefect")))
 
 
+def test_process_ends_soon_even_if_nobody_can_be_told():
+    """As on a terminal that is closed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CODE.replace("NUMBER", "SIGTERM").replace("sleep(1)", "sleep(30)")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stderr.close()
+
+        assert process.wait(timeout=20) == 143
+
+
 @pytest.mark.parametrize(
     ("number", "code", "said"), [("SIGUSR1", 0, "alive\n"), ("SIGTERM", 143, "")]
 )

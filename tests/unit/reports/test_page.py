@@ -127,9 +127,19 @@ def test_history_keeps_twenty_runs():
     assert [run.ended_at for run in history] == [float(number) for number in range(24, 4, -1)]
 
 
+# datetime knows no such moment.
+FAR = '{"ended_at": 1e300, "commit": "", "failed": 0, "billed": 0, "seconds": 1.0}'
+
+
 @pytest.mark.parametrize(
     "metadata",
-    [None, {"0": "edited by hand"}, {"0": '{"seconds": "12,3"}'}, {"0": '{"seconds": NaN}'}],
+    [
+        None,
+        {"0": "edited by hand"},
+        {"0": '{"seconds": "12,3"}'},
+        {"0": '{"seconds": NaN}'},
+        {"0": FAR},
+    ],
 )
 def test_history_that_is_none_is_forgotten(metadata):
     assert load_history(metadata) == []
