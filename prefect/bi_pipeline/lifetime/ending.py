@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -116,11 +117,25 @@ def take_hangup_for_termination() -> None:
     def terminate(*_: object) -> None:
         # A closed terminal sends it more than once: the next would cut the ending short.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _leave_closed_terminal()
         signal.raise_signal(signal.SIGTERM)
 
     in_main_thread = threading.current_thread() is threading.main_thread()
     if in_main_thread and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, terminate)
+
+
+def _leave_closed_terminal() -> None:
+    """Have what is printed go nowhere if it went to a terminal that is closed.
+
+    Printing there raises; when Python cannot flush at its exit, the exit code is 120.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        with suppress(OSError):
+            if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):
+                os.dup2(nowhere, stream)
+    os.close(nowhere)
 
 
 def end_soon_after_a_signal() -> None:
