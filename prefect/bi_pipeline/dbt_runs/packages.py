@@ -88,6 +88,8 @@ def _origins(packages: list[dict[str, Any]]) -> set[str]:
 def _read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, or an empty one: what is wrong with it is dbt's to say."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # dbt's own loader: the other one refuses a tab that this one takes.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
         return content if isinstance(content, dict) else {}
     return {}

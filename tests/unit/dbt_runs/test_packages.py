@@ -101,6 +101,9 @@ OUTSIDE = {
     "a path with Jinja": lambda utils: (utils / "dbt_project.yml").write_text(
         """docs-paths: ["{{ '..' ~ '/..' }}"]"""
     ),
+    "a path after a tab": lambda utils: (utils / "dbt_project.yml").write_text(
+        "name: utils\t\nseed-paths: [../../..]\n"
+    ),
     "assets of the project": lambda utils: (utils / "../../dbt_project.yml").write_text(
         "asset-paths: ['../../.ssh']"
     ),
