@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 
-# Of a shell that does not except this machine: nobody listens, and of SOCKS Prefect knows nothing.
+# A shell without no_proxy: nothing listens at these, and Prefect's client knows no SOCKS.
 PROXIES = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "127.0.0.1:1"),
     **dict.fromkeys(("all_proxy", "ALL_PROXY"), "socks5://127.0.0.1:1"),

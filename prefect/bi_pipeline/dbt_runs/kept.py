@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,14 @@ DEFERRED = f"deferred/{MANIFEST}"
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 
 
-def files_to_keep(result: DbtResult, *, whole: bool, deferred: bool) -> dict[str, str]:
+def files_to_keep(
+    result: DbtResult, read_models: Callable[[], set[str]], *, deferred: bool
+) -> dict[str, str]:
     """Return the files of `target/` that are worth keeping after a command, and as what.
 
     Args:
-        whole: whether all models of the project were taken up.
+        read_models: returns the `unique_id` of all models of the project, from a big file: it is
+            called only for a command whose manifest may be kept.
         deferred: whether the run reads in prod what it does not build.
     """
     kept = {}
@@ -36,7 +40,8 @@ def files_to_keep(result: DbtResult, *, whole: bool, deferred: bool) -> dict[str
     # too, --changed-since would take unbuilt models for built. A retry says of `which` the command
     # that it took up.
     built = result.arguments.get("which") in ("run", "build") and not result.arguments.get("empty")
-    if result.succeeded and built and whole:
+    done = {node.unique_id for node in result.nodes}
+    if result.succeeded and built and done >= read_models():
         kept[MANIFEST] = MANIFEST
     if result.succeeded and result.command == "docs generate":
         kept["static_index.html"] = "docs.html"

@@ -127,8 +127,10 @@ class DbtRunner:
         return words
 
     def _forget_last_run(self) -> None:
-        """Remove the results of the last command: if this one is killed, or does not compile,
-        `retry` would take them for its own, and say that it has succeeded.
+        """Remove the results of the last command, the kept copy too.
+
+        If the next one is killed or does not compile, `retry` would take them for its results, and
+        say that it has succeeded.
         """
         (self.target_dir / RUN_RESULTS).unlink(missing_ok=True)
         if self.settings.artifacts_dir:
@@ -229,12 +231,13 @@ class DbtRunner:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
         if not self.settings.artifacts_dir or not result.nodes:
             return
-        done = {node.unique_id for node in result.nodes}
-        whole = done >= tables_of_models(read_json(self.target_dir / MANIFEST))
+
+        def read_models() -> set[str]:
+            return tables_of_models(read_json(self.target_dir / MANIFEST))
+
+        kept = files_to_keep(result, read_models, deferred=self.deferred_dir is not None)
         try:
-            for name, kept_as in files_to_keep(
-                result, whole=whole, deferred=self.deferred_dir is not None
-            ).items():
+            for name, kept_as in kept.items():
                 self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{kept_as}")
         except ConfigurationError as error:
             # Failing to copy artifacts must not hide dbt's result: warn and go on.
@@ -297,7 +300,7 @@ def open_dbt(
             probe.write(bytes(4096))
         # Not "w": it would empty what the pipeline that has the lock wrote there.
         lock = (target_dir / ".lock").open("a+", encoding="utf-8")
-        # Whoever can open the file can hold the lock: no other user of the machine.
+        # Another user who could open the file could hold the lock, and block every run.
         with suppress(PermissionError):
             os.fchmod(lock.fileno(), 0o600)
     except OSError as error:
@@ -323,7 +326,7 @@ def open_dbt(
         try:
             yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
         finally:
-            # Whoever holds the lock next without a word here is not this process.
+            # If this stayed, a dbt or a program that holds the lock later would be named after us.
             lock.truncate(0)
 
 
