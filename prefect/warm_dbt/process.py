@@ -3,8 +3,8 @@
 Run as `python -P process.py TOKENS ARGUMENT…`, or forked by `server.py`, which imports
 it once. Six things differ from dbt's own command: Python's garbage collector stays off,
 Google's tokens come from the pipeline, the environment says nothing to dbt but what the
-pipeline wants said, a call to BigQuery that keeps failing is said, the adapter sends no file
-from outside the project, and dbt ends when the pipeline has gone.
+pipeline wants said, a call to BigQuery that keeps failing is said, no file from outside the project
+is opened, and dbt ends when the pipeline has gone.
 """
 
 # ruff: noqa: E402
@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,14 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
 from dbt.adapters.bigquery import clients, python_submissions
-from dbt.adapters.bigquery.connections import BigQueryConnectionManager
 from dbt.cli.main import cli
 from dbt.cli.requires import KNOWN_ENGINE_ENV_VARS
 from dbt_common.events.base_types import EventLevel
 from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Note
-from dbt_common.exceptions import DbtRuntimeError
 from google.api_core.retry import retry_unary
 
+from warm_dbt.confinement import confine
 from warm_dbt.tokens import PipelineCredentials
 
 # The names, separated by spaces, of what the pipeline itself tells dbt.
@@ -105,26 +105,19 @@ def end_with_the_pipeline(tokens: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def refuse_files_from_outside() -> None:
-    """Have the adapter send BigQuery no file from outside the dbt project and its packages.
-
-    Links are followed. Jinja reaches `adapter.upload_file`, and a package says where its seeds
-    are: either could put a key, or any CSV of the user, in a table. dbt's process is in the folder
-    of the project.
-    """
-    send = BigQueryConnectionManager._write_file_to_table
-
-    def _write_file_to_table(manager: Any, client: Any, file: str, *others: Any) -> None:
-        # `dbt deps` makes a link of a package that is a folder beside the project.
-        packages = (package.resolve() for package in Path("dbt_packages").glob("*"))
-        if not any(Path(file).resolve().is_relative_to(x) for x in (Path.cwd(), *packages)):
-            raise DbtRuntimeError(
-                f"{file} n'est ni dans le projet dbt ni dans l'un de ses packages : la pipeline ne "
-                "l'envoie pas à BigQuery."
-            )
-        send(manager, client, file, *others)
-
-    BigQueryConnectionManager._write_file_to_table = _write_file_to_table
+def open_only_the_project(arguments: list[str]) -> None:
+    """Have Python refuse dbt all files but those that its command needs (`confinement.py`)."""
+    project_dir = Path.cwd()
+    written = [
+        os.environ.get("DBT_TARGET_PATH", str(project_dir / "target")),
+        os.environ.get("DBT_LOG_PATH", str(project_dir / "logs")),
+    ]
+    profile = [
+        f"{folder}/profiles.yml"
+        for option, folder in pairwise(arguments)
+        if option == "--profiles-dir"
+    ]
+    confine(project_dir, written, profile)
 
 
 def say_what_keeps_failing() -> None:
@@ -172,7 +165,9 @@ def run(tokens: int, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
-    refuse_files_from_outside()
+    # `dbt deps` runs git, and installs packages from wherever it is told.
+    if next(word for word in arguments if word[0] != "-") != "deps":
+        open_only_the_project(arguments)
     say_what_keeps_failing()
     sys.argv = ["dbt", *arguments]
     cli(prog_name="dbt")

@@ -106,6 +106,39 @@ def test_nobody_else_can_reach_the_server(server):
     assert {connection.laddr for connection in process.net_connections("all")} == {""}
 
 
+@pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
+def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch):
+    monkeypatch.setattr(warm_dbt, "FORKS", forks)
+    spy = dbt_project / "dbt_packages" / "spy"
+    (spy / "models").mkdir(parents=True)
+    (dbt_project / "packages.yml").write_text("packages: [{local: spy}]")
+    (spy / "dbt_project.yml").write_text("name: spy")
+    (dbt_project.parent / "key.json").write_text("the_key")
+    (spy / "models" / "key.sql").symlink_to("../../../../key.json")
+
+    with start(warm_dbt.DbtServer(REHEARSAL_DIR), dbt_project, "parse") as client:
+        output, _ = client.communicate()
+
+    assert client.returncode != 0
+    assert "key.sql : la pipeline ne laisse dbt lire que le projet" in output
+
+
+def test_documentation_neither_copies_nor_empties_a_folder_outside(server, dbt_project):
+    """dbt empties `target/<asset-path>`, then copies the folder there."""
+    (dbt_project.parent / "keys").mkdir()
+    (dbt_project.parent / "keys" / "key.json").write_text("the_key")
+    (dbt_project / "dbt_project.yml").write_text(
+        "{name: rehearsal, profile: rehearsal, asset-paths: [../../keys, ../keys]}"
+    )
+
+    with start(server, dbt_project, "docs", "generate", "--empty-catalog") as client:
+        output, _ = client.communicate()
+
+    assert (dbt_project.parent / "keys" / "key.json").read_text() == "the_key"
+    assert [path for path in dbt_project.rglob("key.json")] == []
+    assert "la pipeline ne laisse dbt lire" in output
+
+
 @pytest.fixture
 def held(server, dbt_project):
     """A command that has just begun: its client, the server and the dbt of it."""

@@ -1,12 +1,11 @@
-"""When the packages of the dbt project are installed again, and which are refused."""
+"""When the packages of the dbt project are installed again."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from bi_pipeline.dbt_runs.packages import packages_are_missing, refuse_what_reaches_outside
-from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.dbt_runs.packages import packages_are_missing
 
 
 @pytest.fixture
@@ -71,49 +70,3 @@ def test_packages_are_looked_for_where_the_project_installs_them(dbt_dir):
 
     assert missing_there
     assert not packages_are_missing(dbt_dir)
-
-
-@pytest.fixture
-def project(tmp_path):
-    """A dbt project with an installed package, beside a key."""
-    (tmp_path / "key.json").write_text("{}")
-    (tmp_path / "dbt" / "dbt_packages" / "utils" / "macros").mkdir(parents=True)
-    (tmp_path / "dbt" / "dbt_project.yml").write_text("{name: a, asset-paths: [assets]}")
-    (tmp_path / "dbt" / "dbt_packages" / "utils" / "dbt_project.yml").write_text(
-        "{name: utils, macro-paths: [macros]}"
-    )
-    (tmp_path / "dbt" / "dbt_packages" / "utils" / "link").symlink_to("macros")
-    # `dbt deps` makes a link of a local package.
-    (tmp_path / "local").mkdir()
-    (tmp_path / "dbt" / "dbt_packages" / "local").symlink_to(tmp_path / "local")
-    return tmp_path / "dbt"
-
-
-def test_package_that_stays_in_its_folder_is_taken(project):
-    refuse_what_reaches_outside(project)
-
-
-OUTSIDE = {
-    "a link to a file": lambda utils: (utils / "key.sql").symlink_to("../../../key.json"),
-    "a link to a folder": lambda utils: (utils / "macros" / "x").symlink_to("../../../.."),
-    "a link in a local package": lambda utils: (utils.parent / "local" / "x").symlink_to("/etc"),
-    "a path": lambda utils: (utils / "dbt_project.yml").write_text("{seed-paths: [../../..]}"),
-    "a path with Jinja": lambda utils: (utils / "dbt_project.yml").write_text(
-        """docs-paths: ["{{ '..' ~ '/..' }}"]"""
-    ),
-    "a path after a tab": lambda utils: (utils / "dbt_project.yml").write_text(
-        "name: utils\t\nseed-paths: [../../..]\n"
-    ),
-    "assets of the project": lambda utils: (utils / "../../dbt_project.yml").write_text(
-        "asset-paths: ['../../.ssh']"
-    ),
-}
-
-
-@pytest.mark.parametrize("change", OUTSIDE.values(), ids=OUTSIDE)
-def test_what_dbt_would_read_or_copy_from_elsewhere_is_refused(change, project):
-    """A macro of the package could then put it in a table."""
-    change(project / "dbt_packages" / "utils")
-
-    with pytest.raises(ConfigurationError, match="sort de son dossier"):
-        refuse_what_reaches_outside(project)

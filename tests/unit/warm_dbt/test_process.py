@@ -4,7 +4,6 @@ import gc
 import inspect
 import os
 import time
-from pathlib import Path
 
 import pytest
 from google.api_core.exceptions import ServiceUnavailable
@@ -66,41 +65,6 @@ def test_adapter_still_makes_its_credentials_where_they_are_replaced(module):
 
     assert list(parameters) == ["credentials"]
     assert "create_google_credentials(credentials)" in inspect.getsource(module)
-
-
-@pytest.fixture
-def sent(tmp_path, monkeypatch):
-    """The files that the adapter has sent BigQuery, from the folder of a dbt project."""
-    manager = dbt_process.BigQueryConnectionManager
-    files = []
-    monkeypatch.setattr(
-        manager, "_write_file_to_table", lambda _manager, _client, file, *_: files.append(file)
-    )
-    (tmp_path / "dbt" / "dbt_packages").mkdir(parents=True)
-    (tmp_path / "dbt" / "data.csv").touch()
-    (tmp_path / "key.json").touch()
-    (tmp_path / "dbt" / "link.csv").symlink_to(tmp_path / "key.json")
-    (tmp_path / "money").mkdir()
-    (tmp_path / "money" / "seed.csv").touch()
-    (tmp_path / "dbt" / "dbt_packages" / "money").symlink_to(tmp_path / "money")
-    monkeypatch.chdir(tmp_path / "dbt")
-    dbt_process.refuse_files_from_outside()
-    return files
-
-
-@pytest.mark.parametrize("file", ["data.csv", "dbt_packages/money/seed.csv"])
-def test_adapter_sends_files_of_the_project_and_its_packages(file, sent):
-    dbt_process.BigQueryConnectionManager._write_file_to_table(None, None, file, None, None, 300)
-
-    assert sent == [file]
-
-
-@pytest.mark.parametrize("file", ["../key.json", "link.csv", "/proc/self/environ"])
-def test_adapter_sends_no_file_from_outside(file, sent):
-    with pytest.raises(dbt_process.DbtRuntimeError, match=f"{Path(file).name} n'est ni dans"):
-        dbt_process.BigQueryConnectionManager._write_file_to_table(None, None, file, None, None)
-
-    assert sent == []
 
 
 FAILS = [ServiceUnavailable("first"), ServiceUnavailable("second")]

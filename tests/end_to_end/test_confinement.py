@@ -1,0 +1,92 @@
+"""Jinja of a model or a package that looks for a key: dbt opens the project and nothing else."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from google.cloud.exceptions import NotFound
+
+from project import copy_project
+
+# dbt gives these objects to every model.
+ATTACKS = {
+    "upload": "{% do adapter.upload_file('../key.json', this.database, this.schema, 'stolen', "
+    "kwargs={'autodetect': True, 'skip_leading_rows': 1, 'source_format': 'CSV'}) %}",
+    "read": "{% do run_query('select 1 as a').from_csv('../key.json') %}",
+    "climb": "{% do run_query('select 1 as a').from_csv('/proc/self/environ') %}",
+    "link": "{% do run_query('select 1 as a').from_csv('dbt_packages/spy/key.csv') %}",
+    "out_of_a_link": "{% do run_query('select 1 as a').from_csv('ours/../key.json') %}",
+    "write": "{% do run_query('select 1 as a').to_csv('../prefect/stolen.py') %}",
+    "write_code": "{% do run_query('select 1 as a').to_csv('dashboard/stolen.py') %}",
+    "write_node": "{% do config.model.write_node('/', '../stolen', 'code') %}",
+    "write_manifest": "{% do ref.manifest.write('../stolen.json') %}",
+}
+# A link of the team's own, to a folder beside the project.
+READS_OURS = """
+select '{{ run_query('select 1 as a').from_csv('ours/names.csv').columns[0].values()[0] }}' as name
+"""
+DBT_FILES = {
+    f"models/{name}.sql": "{% if execute %}" + text + "{% endif %} select 1 as id"
+    for name, text in ATTACKS.items()
+} | {
+    "models/ours.sql": "{% if execute %}" + READS_OURS + "{% else %} select 1 {% endif %}",
+    "seeds/colours.csv": "name\nred\n",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, local_environment):
+    """The run of a project with all of it, its key beside it."""
+    project = copy_project(tmp_path_factory.mktemp("confinement"), local_environment, DBT_FILES)
+    dbt = project.root / "dbt"
+    (project.root / "key.json").write_text("the_key\n1\n")
+    (project.root / "shared").mkdir()
+    (project.root / "shared" / "names.csv").write_text("name\nalice\n")
+    (dbt / "ours").symlink_to("../shared")
+    (dbt / "dashboard").mkdir()
+    (project.root / "spy").mkdir()
+    (project.root / "spy" / "dbt_project.yml").write_text("name: spy")
+    (project.root / "spy" / "key.csv").symlink_to("../key.json")
+    (dbt / "packages.yml").write_text("packages: [{local: ../spy}]")
+    project.run_pipeline("--commands", "deps")
+    before = set(project.root.rglob("*"))
+    process = project.run_pipeline("--commands", "build", DBT_RETRIES="0")
+    results = json.loads((dbt / "target" / "dev" / "run_results.json").read_text())["results"]
+    return SimpleNamespace(
+        process=process,
+        project=project,
+        messages={x["unique_id"].rpartition(".")[2]: x["message"] for x in results},
+        written={
+            path
+            for path in set(project.root.rglob("*")) - before
+            if "target" not in path.parts and "__pycache__" not in path.parts
+        },
+    )
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_model_opens_no_file_from_outside(attack, run):
+    assert "la pipeline ne laisse dbt lire que le projet" in run.messages[attack]
+    assert "the_key" not in run.process.stdout + run.process.stderr
+
+
+def test_nothing_is_written_but_in_target_and_logs(run):
+    logs = run.project.root / "dbt" / "logs"
+
+    assert {path for path in run.written if not path.is_relative_to(logs)} == set()
+
+
+def test_no_table_has_the_key(run, bigquery):
+    with pytest.raises(NotFound):
+        bigquery.get_table(f"{run.project.environment['DBT_BIGQUERY_DATASET_DEV']}.stolen")
+
+
+def test_seeds_and_links_of_the_team_are_read_as_before(run, bigquery):
+    dataset = run.project.environment["DBT_BIGQUERY_DATASET_DEV"]
+
+    rows = bigquery.query_and_wait(
+        f"select name from {dataset}.ours union all "
+        f"select name from {dataset}.colours order by name"
+    )
+
+    assert [row.name for row in rows] == ["alice", "red"]
