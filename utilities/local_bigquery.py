@@ -23,9 +23,8 @@ from support.child_command import handled_signals, run_command
 from support.local_services import local_bigquery
 
 
-@say_errors
-def main(argv: list[str] | None = None) -> int:
-    """Run the command against the local servers; return its exit code, or 3 without them."""
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    """Return where the data is, whether to start afresh, and the words of the command."""
     parser = french_parser(
         "local_bigquery.py",
         "Lance une commande sur un BigQuery et un Prefect de cette machine, avec des données "
@@ -42,7 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if not arguments.command:
         parser.error("il manque la commande à lancer")
+    return arguments
 
+
+@say_errors
+def main(argv: list[str] | None = None) -> int:
+    """Run the command against the local servers; return its exit code, or 3 without them."""
+    arguments = parse_arguments(argv)
     # Before anything imports Prefect, which would make a ~/.prefect.
     os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
     for name in unusable_proxies():

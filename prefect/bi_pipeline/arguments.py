@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -51,41 +51,12 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
         form: the JSON schema of each parameter, that of Prefect's form, by its name.
         argv: the words of the command line; None for those of this process.
     """
-    parser = french_parser(
-        "pipeline.py",
-        "Lance dbt run puis dbt test sur BigQuery.",
-        argument_default=argparse.SUPPRESS,
-    )
-
-    def add(name: str, more: str = "", **how: Any) -> None:
-        text = form[name]["description"].strip() + more
-        parser.add_argument("--" + name.replace("_", "-"), help=text, **how)
-
     known: list[str] = form["commands"]["items"]["enum"]
-    add("target", choices=("dev", "prod"))
-    # Several add up, as in dbt.
-    add("select", nargs="+", action="extend", type=_text, metavar="NŒUDS")
-    add("exclude", nargs="+", action="extend", type=_text, metavar="NŒUDS")
-    add("selector", type=_text, metavar="NOM")
-    add("changed_since", nargs="?", const=LAST_RUN, type=_text, metavar="COMMIT")
-    add("full_refresh", action="store_true")
-    add("empty", action="store_true")
-    add("vars", type=_variables, metavar="YAML")
-    add("event_time_start", metavar="DATE")
-    add("event_time_end", metavar="DATE")
-    add("threads", type=int, metavar="NOMBRE")
     possible = ", ".join(known).replace("run-operation", "run-operation MACRO")
-    how: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "COMMANDE"}
-    add("commands", f" Possibles : {possible}.", **how)
+    parser = _make_parser(form, possible)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        instead = [f"{name} : ici, {INSTEAD[name]}" for name in unknown if name in INSTEAD]
-        if instead:
-            parser.error(" ; ".join(instead))
-        parser.error(
-            f"option inconnue : {' '.join(unknown)}. Celles de dbt que la pipeline prend sont dans "
-            "--help ; les autres se règlent sous flags: dans dbt/dbt_project.yml"
-        )
+        _refuse_options(unknown, parser)
     given = vars(arguments)
     for name in given.keys() & {"select", "exclude"}:
         given[name] = " ".join(given[name])
@@ -102,6 +73,46 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
             if not re.fullmatch(form["macro"]["anyOf"][0]["pattern"], given["macro"]):
                 parser.error(f"--commands : « {given['macro']} » n'est pas un nom de macro")
     return given
+
+
+def _make_parser(form: Mapping[str, Any], possible_commands: str) -> argparse.ArgumentParser:
+    """Return the parser of the command line, whose help is the text of Prefect's form."""
+    parser = french_parser(
+        "pipeline.py",
+        "Lance dbt run puis dbt test sur BigQuery.",
+        argument_default=argparse.SUPPRESS,
+    )
+
+    def add(name: str, more: str = "", **how: Any) -> None:
+        text = form[name]["description"].strip() + more
+        parser.add_argument("--" + name.replace("_", "-"), help=text, **how)
+
+    add("target", choices=("dev", "prod"))
+    # Several add up, as in dbt.
+    add("select", nargs="+", action="extend", type=_text, metavar="NŒUDS")
+    add("exclude", nargs="+", action="extend", type=_text, metavar="NŒUDS")
+    add("selector", type=_text, metavar="NOM")
+    add("changed_since", nargs="?", const=LAST_RUN, type=_text, metavar="COMMIT")
+    add("full_refresh", action="store_true")
+    add("empty", action="store_true")
+    add("vars", type=_variables, metavar="YAML")
+    add("event_time_start", metavar="DATE")
+    add("event_time_end", metavar="DATE")
+    add("threads", type=int, metavar="NOMBRE")
+    how: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "COMMANDE"}
+    add("commands", f" Possibles : {possible_commands}.", **how)
+    return parser
+
+
+def _refuse_options(unknown: list[str], parser: argparse.ArgumentParser) -> NoReturn:
+    """End with exit code 2, and say what stands here in the place of these options of dbt."""
+    instead = [f"{name} : ici, {INSTEAD[name]}" for name in unknown if name in INSTEAD]
+    if instead:
+        parser.error(" ; ".join(instead))
+    parser.error(
+        f"option inconnue : {' '.join(unknown)}. Celles de dbt que la pipeline prend sont dans "
+        "--help ; les autres se règlent sous flags: dans dbt/dbt_project.yml"
+    )
 
 
 def _text(text: str) -> str:

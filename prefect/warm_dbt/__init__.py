@@ -38,6 +38,12 @@ from pathlib import Path
 # -I and -S leave out all that would make it slow to start.
 CLIENT = (sys.executable, "-I", "-S", str(Path(__file__).with_name("client.py")))
 
+# How long a dbt that is stopped has to cancel its BigQuery jobs, before it is killed.
+INTERRUPT_SECONDS = 8
+
+# After how long the log says that a service does not answer, or that a call to it keeps failing.
+SILENT_SECONDS = 15
+
 # macOS breaks a process that forks after its frameworks were used.
 FORKS = sys.platform == "linux"
 

@@ -39,17 +39,13 @@ from dbt_common.events.functions import fire_event
 from dbt_common.events.types import Note
 from google.api_core.retry import retry_unary
 
+from warm_dbt import INTERRUPT_SECONDS, SILENT_SECONDS
 from warm_dbt.confinement import confine
 from warm_dbt.tokens import PipelineCredentials
 
 # The names, separated by spaces, of what the pipeline itself tells dbt.
 OURS = "PIPELINE_VARIABLES"
 
-# As long as a service that takes no connection (`service_watch.py`).
-FAILING_SECONDS = 15
-
-# How long a dbt whose client or pipeline has gone has to cancel its BigQuery jobs.
-INTERRUPT_SECONDS = 8
 KILLED = 128 + signal.SIGKILL
 
 
@@ -139,7 +135,7 @@ def say_what_keeps_failing() -> None:
             if on_error:
                 on_error(error)
 
-        timer = threading.Timer(FAILING_SECONDS, say_failure, [errors])
+        timer = threading.Timer(SILENT_SECONDS, say_failure, [errors])
         timer.daemon = True
         try:
             return silent(*args, on_error=note, **options)
@@ -153,7 +149,7 @@ def say_failure(errors: list[Exception]) -> None:
     """Log the last of the errors of a call, as a warning of dbt's."""
     reason = str(errors[-1]).partition("\n")[0]
     message = (
-        f"{FAILING_SECONDS} s après avoir échoué, un appel à BigQuery n'a toujours pas abouti ; "
+        f"{SILENT_SECONDS} s après avoir échoué, un appel à BigQuery n'a toujours pas abouti ; "
         f"dbt le refait, dix minutes ou plus s'il le faut : {reason}"
     )
     fire_event(Note(msg=message), EventLevel.WARN)

@@ -30,7 +30,7 @@ from typing import NoReturn
 # The folder of this package.
 sys.path.append(str(Path(__file__).parents[1]))
 
-from warm_dbt import process
+from warm_dbt import INTERRUPT_SECONDS, process
 from warm_dbt.parent_death import end_with_parent
 
 # A tiny project, parsed at start so that dbt's lazily built code is warm before the first fork:
@@ -145,7 +145,7 @@ def wait_for(pid: int, connection: socket.socket, control: socket.socket) -> int
             poller.register(watched, 0)
         if ended not in dict(poller.poll()):
             os.kill(pid, signal.SIGINT)
-            if not select.select([ended], [], [], process.INTERRUPT_SECONDS)[0]:
+            if not select.select([ended], [], [], INTERRUPT_SECONDS)[0]:
                 os.kill(pid, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:

@@ -24,6 +24,7 @@ from bi_pipeline.lifetime.local_servers import (
     signals_held,
 )
 from bi_pipeline.settings import PROJECT_ROOT
+from support.child_command import WATCH_SECONDS
 from support.local_content import (
     UNIVERSE_DOMAIN,
     fill,
@@ -43,7 +44,6 @@ REMEDY = (
 # The data and the state of the servers. Whatever else is there, perhaps the user's, stays.
 DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
 
-WATCH_SECONDS = 0.2
 # In the path of an upload; the temporary folder of the system takes its place.
 REFUSED_BY_BQEMULATOR = set("'\";`")
 # More than the sample data takes on a slow machine.

@@ -5,7 +5,8 @@ An incremental model reads most in a query that dbt does not report (dbt-adapter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from google.auth.exceptions import GoogleAuthError
 from google.auth.transport.requests import AuthorizedSession
@@ -41,6 +42,19 @@ def bytes_billed(
     None when the account may not list jobs (`bigquery.jobs.list`), without an answer, and
     when the list is not whole (bqemulator 1.4.0 keeps the labels of few jobs).
     """
+    billed: dict[str, int] = {}
+    try:
+        for job in _list_jobs(connection, endpoint, since):
+            if job.get("configuration", {}).get("labels", {}).get(LABEL) == invocation_id:
+                query = job.get("statistics", {}).get("query", {})
+                billed[job["jobReference"]["jobId"]] = int(query.get("totalBytesBilled", 0))
+    except (RequestException, GoogleAuthError, ValueError, KeyError):
+        return None
+    return sum(billed.values()) if known_jobs <= billed.keys() else None
+
+
+def _list_jobs(connection: DbtConnection, endpoint: str, since: float) -> Iterator[dict[str, Any]]:
+    """Yield the jobs of the account since a moment, page by page."""
     parameters = {
         # With the labels and the statistics.
         "projection": "full",
@@ -49,24 +63,13 @@ def bytes_billed(
         "maxResults": str(PAGE),
         "fields": FIELDS,
     }
-    billed: dict[str, int] = {}
-    try:
-        with AuthorizedSession(connection.credentials) as session:
-            while True:
-                answer = session.get(
-                    f"{endpoint}/bigquery/v2/projects/{connection.project}/jobs",
-                    params=parameters,
-                    timeout=TIMEOUT_SECONDS,
-                )
-                answer.raise_for_status()
-                page = answer.json()
-                for job in page.get("jobs", []):
-                    if job.get("configuration", {}).get("labels", {}).get(LABEL) == invocation_id:
-                        query = job.get("statistics", {}).get("query", {})
-                        job_id = job["jobReference"]["jobId"]
-                        billed[job_id] = int(query.get("totalBytesBilled", 0))
-                if "nextPageToken" not in page:
-                    return sum(billed.values()) if known_jobs <= billed.keys() else None
-                parameters["pageToken"] = page["nextPageToken"]
-    except (RequestException, GoogleAuthError, ValueError, KeyError):
-        return None
+    url = f"{endpoint}/bigquery/v2/projects/{connection.project}/jobs"
+    with AuthorizedSession(connection.credentials) as session:
+        while True:
+            answer = session.get(url, params=parameters, timeout=TIMEOUT_SECONDS)
+            answer.raise_for_status()
+            page = answer.json()
+            yield from page.get("jobs", [])
+            if "nextPageToken" not in page:
+                return
+            parameters["pageToken"] = page["nextPageToken"]

@@ -10,15 +10,16 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bi_pipeline.bigquery.connection import DbtConnection
 from bi_pipeline.dbt_runs.dbt_log import JSON_LOGS, plain_log
 from bi_pipeline.settings import REHEARSAL_DIR
-from warm_dbt import CLIENT, start_server
+from warm_dbt import CLIENT, INTERRUPT_SECONDS, start_server
 from warm_dbt.tokens import serve_tokens
 
-# How long dbt has to cancel its BigQuery jobs before it is ended.
-INTERRUPT_SECONDS = 8
+if TYPE_CHECKING:
+    from prefect_shell.commands import ShellProcess
 
 
 @dataclass(frozen=True)
@@ -80,15 +81,20 @@ def run_process(
             # The client has inherited these sockets. Close our copies, or the other side never
             # sees EOF when it exits.
             sockets.close()
-            try:
-                # Raises RuntimeError for any exit code but 0.
-                with suppress(RuntimeError):
-                    process.wait_for_completion()
-            except BaseException:
-                _interrupt(process.pid)
-                raise
+            _wait_for(process)
         return_code = 1 if process.return_code is None else process.return_code
         return Ended(return_code, process.fetch_result())
+
+
+def _wait_for(process: ShellProcess) -> None:
+    """Wait until the process has ended; whatever else ends the wait interrupts dbt first."""
+    try:
+        # Raises RuntimeError for any exit code but 0.
+        with suppress(RuntimeError):
+            process.wait_for_completion()
+    except BaseException:
+        _interrupt(process.pid)
+        raise
 
 
 def _interrupt(pid: int) -> None:

@@ -32,10 +32,11 @@ from prefect.states import Cancelled, Failed
 from bi_pipeline.errors import OutOfTimeError
 from bi_pipeline.explanations import explain
 from bi_pipeline.lifetime.local_servers import SIGNALS
+from warm_dbt import INTERRUPT_SECONDS
 
 CANCELLATION_POLL_SECONDS = 3
-# The first eight are for dbt, to cancel its BigQuery jobs.
-ENDING_SECONDS = 12
+# dbt ends first; Prefect has the rest to be told.
+ENDING_SECONDS = INTERRUPT_SECONDS + 4
 
 UNTOLD = "Interrompue, sans que Prefect ait pu en prendre note."
 

@@ -13,9 +13,9 @@ from prefect.settings import PREFECT_API_URL
 
 from bi_pipeline.proxies import host_and_port, proxy_for, via_proxy
 from bi_pipeline.settings import GOOGLE_ENDPOINT, PipelineSettings
+from warm_dbt import SILENT_SECONDS
 
 POLL_SECONDS = 5
-SILENT_SECONDS = 15
 
 
 @contextmanager

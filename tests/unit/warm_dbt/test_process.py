@@ -84,7 +84,7 @@ def test_call_still_failing_after_a_while_is_said_once(errors, seconds, said, mo
     """It fails with the errors, then takes these seconds; 0.2 s is too long."""
     messages = []
     monkeypatch.setattr(retry_unary, "retry_target", retry_unary.retry_target)
-    monkeypatch.setattr(dbt_process, "FAILING_SECONDS", 0.2)
+    monkeypatch.setattr(dbt_process, "SILENT_SECONDS", 0.2)
     monkeypatch.setattr(dbt_process, "fire_event", lambda event, _: messages.append(event.msg))
     dbt_process.say_what_keeps_failing()
     left = list(errors)
