@@ -159,10 +159,9 @@ def test_dbt_is_a_fork_of_the_server_and_imports_nothing_again(held):
 def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
     """That of pyarrow's memory takes care of forks itself."""
     _, server, _ = held
-    names = [path.read_text().strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")]
+    threads = [path.read_text().strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")]
 
-    assert sorted(set(names) - {"jemalloc_bg_thd"}) == ["python"]
-    assert names.count("python") == 1
+    assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -314,12 +314,13 @@ def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, l
         waits = next(line for line in following.stderr if "celle-ci attend" in line)
         assert f"Une autre pipeline (processus {process.pid}, depuis le " in waits
         assert state_in_prefect(local_environment, "En attente")
-        # Not a line more while dbt writes.
-        assert select.select([following.stderr], [], [], 3)[0] == []
+        time.sleep(3)
         assert following.poll() is None
 
     _, stderr = following.communicate(timeout=120)
 
+    # Not a line more until dbt starts.
+    assert "Running with dbt" in stderr.splitlines()[0]
     assert following.returncode == 0, stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
     assert left_running(project) == []

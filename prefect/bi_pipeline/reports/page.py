@@ -192,7 +192,7 @@ def _last_runs(history: list[PastRun]) -> str:
             _decimal(run.seconds),
             "█" * round(run.seconds / longest * BAR_WIDTH / 2),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(_row(cells))
     return "\n".join(rows)
 
 
@@ -233,8 +233,13 @@ def _table(nodes: list[NodeResult]) -> str:
             _decimal(node.seconds),
             _job_link(node),
         ]
-        rows.append(f"| {' | '.join(cells)} |")
+        rows.append(_row(cells))
     return "\n".join(rows)
+
+
+def _row(cells: list[str]) -> str:
+    """Return a row of a table; a bar in the name of a test would be one cell more."""
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
 def _job_link(node: NodeResult) -> str:

@@ -64,6 +64,17 @@ def test_row_of_a_node_has_all_its_columns():
     assert f"| a | réussi | 7 | 1,0 Mio | 3,4 | 2,5 | [job]({link}) |" in text
 
 
+def test_every_row_of_a_table_has_as_many_cells_as_its_header():
+    history = run_of(run_of([], commit="abc"), status="error")
+    page = render_markdown(result(node("a"), node("a | b", job_id="j")), SETTINGS, [], history)
+
+    blocks = [block.splitlines() for block in page.split("\n\n") if block.startswith("| ")]
+
+    assert [len(rows) for rows in blocks] == [4, 4]
+    for rows in blocks:
+        assert {row.count("|") for row in rows} == {rows[0].count("|")}
+
+
 def test_slowest_node_comes_first_with_the_longest_bar():
     text = render_markdown(
         result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [], []
