@@ -9,7 +9,7 @@ the place of dbt is a client that is there in 15 ms: it takes signals, and ends 
         descriptors = [connection.fileno(), lock.fileno(), tokens.fileno()]
         subprocess.Popen([*CLIENT, *map(str, descriptors), "run"], pass_fds=descriptors)
 
-It imports nothing but dbt, google-auth and Python's own library. The processes talk through
+It imports nothing but dbt, google-auth, PyYAML and Python's own library. The processes talk through
 sockets without a name, which nobody else on the machine can reach; `server.py` has the protocol.
 
 | file | in which process |
@@ -17,10 +17,11 @@ sockets without a name, which nobody else on the machine can reach; `server.py` 
 | `tokens.py` | the caller's: it has the credentials; dbt's: it asks for a token of an hour |
 | `client.py` | the one that the caller starts |
 | `server.py` | the server |
-| `process.py` | dbt: a fork of the server or, without one, the client's own |
+| `process.py`, `confinement.py` | dbt: a fork of the server or, without one, the client's own |
 
-What differs from dbt's command line is in `process.py`. A lock whose descriptor the client passes
-on is held until dbt has ended. dbt ends when its client, its server or the caller is gone.
+What differs from dbt's command line is in `process.py`; dbt opens the files of its project and of
+the packages alone (`confinement.py`). A lock whose descriptor the client passes on is held until
+dbt has ended. dbt ends when its client, its server or the caller is gone.
 
 Where a fork is not safe (macOS) there is no server, and the client becomes a plain dbt process.
 """
