@@ -209,7 +209,7 @@ def draw_plot(results: Results, path: Path) -> None:
             f"× {_french(ratio, 2)} ({results.seconds(size, runner):.0f} s)"
             for ratio, runner in zip(ratios, results.runners, strict=True)
         ]
-        # White behind, for where they cross the dashed line.
+        # Without a white box, a label that crosses the dashed line cannot be read.
         behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.bar_label(bars, texts, padding=4, fontsize=9, bbox=behind)
     middle = 0.4 - height / 2

@@ -193,7 +193,7 @@ def run_dbt_command(
     return Failed(message=message, data=PassingFaultError(message))
 
 
-# Explicit, so that Prefect settings in the caller's shell cannot change them.
+# retries and persist_result are explicit: Prefect settings in the caller's shell would change them.
 @flow(
     name="pipeline-dbt-complet",
     description="dbt run puis dbt test sur BigQuery.",
@@ -279,7 +279,7 @@ def run_commands(
         if not state.is_completed():
             break
         results.append(state.result())
-    # Show it after a failure too: the tables of the commands before are there.
+    # Show the summary after a failure too: the commands before the failed one have built tables.
     if built := summary(results, dbt.settings.target):
         show(built)
     if not state.is_completed():

@@ -73,7 +73,8 @@ l'horaire est arrêté.
 {% if deployment %}
 Déploiement {{ deployment.name }} : $deployment_url{% endif %}"""
 
-# The state that it gives is told of as any other failure is.
+# This automation sends nothing itself: it sets the run to Crashed with this message, and the
+# automation for failures sends that.
 DEAD_MESSAGE = (
     f"Plus de signe de vie depuis {MINUTES_WITHOUT_HEARTBEAT} minutes : la machine qui exécutait, "
     "ou son processus, s'est arrêtée sans le dire."

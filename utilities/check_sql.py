@@ -101,7 +101,7 @@ class Check:
         except NeedsBigQueryError:
             self._leave(node, "interroge BigQuery pendant sa compilation")
         except Exception as error:
-            # Whatever a macro raises.
+            # A macro can raise anything, which would end the check of all the other nodes.
             self._refuse(node, f"dbt : {error}", incremental=incremental)
             self._declare(node, f"{node.name} est refusé")
         return None
@@ -168,7 +168,8 @@ class Check:
     def _declare(self, node: Any, cause: str) -> None:
         """Learn the columns of a node from its YAML; `cause` is why they are unknown otherwise."""
         if table_path(node) in self.columns:
-            # Learnt from its SQL: it is the incremental branch that cannot be judged.
+            # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
+            # its columns counted as unknown, the nodes that read it would not be judged.
             return
         types = types_in_yaml(node)
         if types and all(types.values()):

@@ -72,7 +72,8 @@ def read_outputs(path: Path) -> dict[str, Any]:
             f"Dans {path}, {wrong[0]} n'a pas la forme attendue, du JSON "
             '{"nom": {"value": …}} : relancez `make outputs`.'
         )
-    # Terraform itself leaves out an output that is null.
+    # `terraform output` leaves out an output that is null; whoever writes the file by hand may not,
+    # and `.env` would get the text None.
     return {
         name: output["value"] for name, output in outputs.items() if output["value"] is not None
     }
@@ -143,12 +144,13 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
     line = binding.original.string
     if binding.key not in values or binding.value == values[binding.key]:
         return line
-    # [^\S\r\n] is a blank that ends no line.
+    # A `#` in a quoted value starts no comment. [^\S\r\n] is a blank: \s would also match the
+    # line breaks that a quoted value may have.
     match = re.fullmatch(
-        rf"(?P<name>\s*(?:export[^\S\r\n]+)?'?{binding.key}'?).*?"
-        r"(?P<comment>[^\S\r\n]+#[^\r\n]*)?(?P<end>\r?\n|\r)?",
+        rf"(?P<name>\s*(?:export[^\S\r\n]+)?'?{binding.key}'?)"
+        r"""[^\S\r\n]*(?:=[^\S\r\n]*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|[^\r\n]*?))?"""
+        r"(?P<comment>[^\S\r\n]+#[^\r\n]*)?[^\S\r\n]*(?P<end>\r?\n|\r)?",
         line,
-        re.DOTALL,
     )
     assert match
     return f"{match['name']}={values[binding.key]}{match['comment'] or ''}{match['end'] or ''}"

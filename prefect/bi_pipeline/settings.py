@@ -33,7 +33,8 @@ from bi_pipeline.proxies import reach_this_machine_directly, without_password
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
-# Where the dbt server keeps the project that it rehearses on.
+# The dbt server parses a tiny project here while the pipeline starts, so that dbt's lazily built
+# code is there before the first fork.
 REHEARSAL_DIR = DBT_PROJECT_DIR / "target" / "rehearsal"
 
 GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"

@@ -33,6 +33,11 @@ def test_address_of_another_repository_is_not(url):
     assert not same_repository(url, "https://github.com/equipe/projet.git")
 
 
+def test_team_whose_name_is_a_number_is_no_port():
+    assert same_repository("git@github.com:123/projet.git", "https://github.com/123/projet")
+    assert not same_repository("git@github.com:123/projet.git", "https://github.com/projet")
+
+
 def test_folders_are_told_apart():
     assert same_repository("/srv/a.git", "file:///srv/a")
     assert not same_repository("/srv/a.git", "/srv/b.git")

@@ -309,10 +309,18 @@ def test_whatever_is_accepted_is_read_back_exactly(tmp_path_factory, outputs):
     assert dotenv_values(path) == values
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_hash_in_a_quoted_value_is_no_comment_and_the_one_after_it_is_kept(quote):
+    text = render_env(f"DBT_TARGET={quote}dev #1{quote}  # note\nA=1\n", {"DBT_TARGET": "prod"})
+
+    assert text == "DBT_TARGET=prod  # note\nA=1\n"
+
+
 LINES = st.lists(
     st.sampled_from(
-        ["# note", "", "A=1", "B='x y' # z", "export C=\"a\\\"b\"", "DBT_TARGET=prod", "???",
-         "DBT_TARGET='dev'", "export DBT_TARGET = x # y", "'GCP_REGION'=US", "GCP_REGION"]
+        ["# note", "", "A=1", "B='x y' # z", "DBT_TARGET='x #y'", "export C=\"a\\\"b\"",
+         "DBT_TARGET=prod", "???", "DBT_TARGET='dev'", "export DBT_TARGET = x # y",
+         "'GCP_REGION'=US", "GCP_REGION"]
     )
 )  # fmt: skip
 

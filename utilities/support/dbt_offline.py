@@ -23,18 +23,19 @@ from dbt.context.providers import generate_runtime_model_context
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
 
-# Comments, so that whoever reads SQL in a macro is not disturbed by them.
+# Put in a template, it carries the number of a line into the SQL. It is a comment, so that a macro
+# that works on the SQL still has valid SQL.
 MARK = re.compile(r"/\*line:(\d+)\*/")
 
 # Defaults of the variables that dbt reads.
 DEFAULTS = {
-    # Names only: nothing is asked of them.
+    # Names that stand in the rendered SQL: BigQuery is asked nothing.
     "GCP_PROJECT_ID": "projet",
     "DBT_BIGQUERY_DATASET_DEV": "dev",
     "DBT_BIGQUERY_DATASET_PROD": "prod",
     # Otherwise dbt 1.12, after a long parse, gives a hint and writes in ~/.dbt that it did.
     "DBT_ENGINE_HINTS_ENABLED": "false",
-    # Otherwise dbt reads the `.env` of the folder that it is called from.
+    # Otherwise dbt reads the `.env` of the folder that it is called from, flags included.
     "PYTHON_DOTENV_DISABLED": "1",
 }
 
@@ -188,7 +189,8 @@ def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
     for name, value in DEFAULTS.items():
         # An empty variable counts as not set, as for the settings.
         os.environ[name] = os.environ.get(name) or value
-    # Not above: it reads `.env` as soon as it is imported.
+    # Imported here: dbt.cli.main reads `.env` as soon as it is imported, unless
+    # PYTHON_DOTENV_DISABLED is set.
     from dbt.cli.main import dbtRunner
 
     target = os.environ.get("DBT_TARGET") or "dev"

@@ -44,11 +44,11 @@ def same_repository(one: str, other: str) -> bool:
     """
 
     def bare(url: str) -> str:
-        url = re.sub(r"^[a-z+]+://", "", url.strip().lower())
-        url = re.sub(r"^[^@/]*@", "", url)
-        # SSH has a colon before the path, or a port.
-        url = re.sub(r"^([\w.-]+):(?:\d+/)?/*", r"\1/", url)
-        return url.rstrip("/").removesuffix(".git")
+        scheme, _, address = url.strip().lower().rpartition("://")
+        address = re.sub(r"^[^@/]*@", "", address)
+        # `ssh://git@host:22/a/b` has a port there, `git@host:123/b` a team named 123.
+        address = re.sub(r"^([^:/]+):" + (r"\d+/" if scheme else "/*"), r"\1/", address)
+        return address.rstrip("/").removesuffix(".git")
 
     return bare(one) == bare(other)
 

@@ -22,7 +22,8 @@ TablePath = tuple[str, ...]
 STRING = types.Type(type_kind=types.TypeKind.TYPE_STRING)
 TIMESTAMP = types.Type(type_kind=types.TypeKind.TYPE_TIMESTAMP)
 
-# The other names that BigQuery has for a type, in a cast as well as in its API.
+# Other names of BigQuery's for its types: the analyser knows one name a type, and would refuse
+# SQL that BigQuery accepts.
 ALIASES = {
     **dict.fromkeys(("INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT"), "INT64"),
     **{"BOOLEAN": "BOOL", "DECIMAL": "NUMERIC", "BIGDECIMAL": "BIGNUMERIC"},

@@ -44,7 +44,8 @@ REMEDY = (
 # The data and the state of the servers. Whatever else is there, perhaps the user's, stays.
 DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
 
-# In the path of an upload; the temporary folder of the system takes its place.
+# bqemulator refuses an upload whose path has one of these: uploads then go to a temporary folder of
+# the system.
 REFUSED_BY_BQEMULATOR = set("'\";`")
 # More than the sample data takes on a slow machine.
 FILL_TIMEOUT_SECONDS = 90

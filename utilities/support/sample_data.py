@@ -26,7 +26,8 @@ from bi_pipeline.settings import PROJECT_ROOT
 TABLES = ("airlines", "airports", "planes", "weather", "flights")
 PARTITION_COLUMNS = {"flights": "time_hour"}
 
-# Where the example says what they are. A team that has replaced it may have a file of its own.
+# The example describes these tables here. A team's own project in its place may have no such file,
+# or one of other tables: then the tables are loaded without descriptions.
 SOURCES = PROJECT_ROOT / "dbt" / "models" / "staging" / "_sources.yml"
 
 BIGQUERY_TYPES = {"string": "STRING", "int64": "INTEGER", "double": "FLOAT"}

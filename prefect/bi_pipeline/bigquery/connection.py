@@ -64,7 +64,8 @@ def import_libraries() -> None:
     """Import what a run needs, so that it is there when the run asks for it."""
     credentials_block_class()
     with deferred(*UNUSED_BY_PREFECT_DBT), warnings.catch_warnings():
-        # prefect_dbt.cli says that it is deprecated. It is pinned, and what we were asked to use.
+        # prefect_dbt.cli warns that it is deprecated. We keep it on purpose, pinned: users can do
+        # nothing about the warning.
         warnings.simplefilter("ignore")
         import prefect_dbt.cli  # noqa: F401
 

@@ -22,7 +22,8 @@ LAST_RUN = "DBT_ARTIFACTS_DIR"
 # In dbt's selection syntax: the nodes that differ from the state, and all that depends on them.
 CHANGED = "state:modified+"
 
-# Found with dbt-bigquery 1.12.1: `hard_deletes` sees that every row of the source has gone.
+# `dbt snapshot --empty` reads a source without rows: with `hard_deletes`, dbt-bigquery 1.12.1 then
+# closes every row of the history.
 EMPTY_SNAPSHOT = (
     "un snapshot verrait sa source vide, et fermerait tout son historique, ce qui ne se défait pas."
 )

@@ -323,7 +323,8 @@ def open_dbt(
         try:
             yield DbtRunner(connection, settings, commands, target_dir, lock.fileno())
         finally:
-            # If this stayed, a dbt or a program that holds the lock later would be named after us.
+            # If our name stayed in the file, another holder of the lock would be taken for this
+            # process in the message to those who wait.
             lock.truncate(0)
 
 

@@ -59,7 +59,8 @@ class Ending:
     def __enter__(self) -> Self:
         """Watch for « Cancel », and take a closed terminal for a SIGTERM."""
         take_hangup_for_termination()
-        # In a deployment, the worker does.
+        # In a deployment the worker watches for « Cancel » and ends this process: with two
+        # watchers, they would race for the state of the run.
         if runtime.deployment.id is None:
             flow_run_id = runtime.flow_run.id
             threading.Thread(target=self._watch, args=[flow_run_id], daemon=True).start()
@@ -84,7 +85,8 @@ class Ending:
         """End the run when Prefect's interface cancels it."""
         with get_client(sync_client=True) as client:
             while not self._finished.wait(CANCELLATION_POLL_SECONDS):
-                # A server that does not answer is for the run itself to say.
+                # An API that does not answer would end this thread, and « Cancel » would do nothing
+                # from then on.
                 with suppress(Exception):
                     state = client.read_flow_run(UUID(flow_run_id)).state
                     if state and state.is_cancelling():

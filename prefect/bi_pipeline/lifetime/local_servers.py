@@ -34,7 +34,7 @@ config = uvicorn.Config(
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 """
 
-# Ctrl-C, a request to end, a terminal that is closed.
+# The signals that stop the servers and end the process.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -174,7 +174,8 @@ def prefect_server(
         [sys.executable, "-P", "-c", SERVE_PREFECT, str(listener.fileno())],
         {
             **environment,
-            # Where the pages of the interface look for the API.
+            # The pages of the interface look for the API at this port, or else at Prefect's default
+            # one, where they would find nothing.
             "PREFECT_SERVER_API_PORT": str(port),
             "PREFECT_SERVER_API_AUTH_STRING": secrets.token_urlsafe(32),
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"http://127.0.0.1:{port}",

@@ -47,7 +47,7 @@ def failure_message(result: DbtResult) -> str:
 
 def idle_message(results: list[DbtResult]) -> str:
     """Return that none of the commands had anything to do, and why; empty if one had."""
-    # `deps` has no node to take up.
+    # `deps` runs no node: if it counted, an empty selection after it would not be said.
     of_nodes = [result for result in results if result.nodes or result.idle_events]
     if not all(result.did_nothing for result in of_nodes):
         return ""
