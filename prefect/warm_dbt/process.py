@@ -40,7 +40,7 @@ from dbt_common.events.types import Note
 from google.api_core.retry import retry_unary
 
 from warm_dbt import INTERRUPT_SECONDS, SILENT_SECONDS
-from warm_dbt.confinement import confine
+from warm_dbt.confinement import confine, keep_jinja_in_its_sandbox
 from warm_dbt.tokens import PipelineCredentials
 
 # The names, separated by spaces, of what the pipeline itself tells dbt.
@@ -164,6 +164,7 @@ def run(tokens: int, arguments: list[str]) -> None:
     # `dbt deps` runs git, and installs packages from wherever it is told.
     if next(word for word in arguments if word[0] != "-") != "deps":
         open_only_the_project(arguments)
+        keep_jinja_in_its_sandbox()
     say_what_keeps_failing()
     sys.argv = ["dbt", *arguments]
     cli(prog_name="dbt")

@@ -1,6 +1,7 @@
 """Jinja of a model or a package that looks for a key: dbt opens the project and nothing else."""
 
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -20,13 +21,29 @@ ATTACKS = {
     "write_code": "{% do run_query('select 1 as a').to_csv('dashboard/stolen.py') %}",
     "write_node": "{% do config.model.write_node('/', '../stolen', 'code') %}",
     "write_manifest": "{% do ref.manifest.write('../stolen.json') %}",
+    "vendored": "{% do run_query('select 1 as a').from_csv('vendor/spy/key.csv') %}",
+    "hard_link": "{% do logs.joinpath('key').hardlink_to('../key.json') %}",
+    "move": "{% do logs.joinpath('dbt.log').rename('../prefect/stolen.py') %}",
+    "delete": "{% do logs.joinpath('../../key.json').unlink() %}",
+    "python": """
+        {% set environment = run_query.get_template().environment %}
+        {% set code = environment.parse("{% from 'x' import x %}") %}
+        {% do code.body[0].names.append("x[print('the', 'key')]") %}
+        {% for _ in environment.from_string(code).generate({}) %}{% endfor %}
+    """,
+}
+REASONS = {
+    "hard_link": "os.link : la pipeline ne le laisse pas faire",
+    "python": "access to attribute 'environment' of 'MacroFuzzTemplate' object is unsafe",
 }
 # A link of the team's own, to a folder beside the project.
 READS_OURS = """
 select '{{ run_query('select 1 as a').from_csv('ours/names.csv').columns[0].values()[0] }}' as name
 """
 DBT_FILES = {
-    f"models/{name}.sql": "{% if execute %}" + text + "{% endif %} select 1 as id"
+    f"models/{name}.sql": "{% if execute %}{% set logs = ref.config.args.LOG_PATH %}"
+    + text
+    + "{% endif %} select 1 as id"
     for name, text in ATTACKS.items()
 } | {
     "models/ours.sql": "{% if execute %}" + READS_OURS + "{% else %} select 1 {% endif %}",
@@ -44,10 +61,11 @@ def run(tmp_path_factory, local_environment):
     (project.root / "shared" / "names.csv").write_text("name\nalice\n")
     (dbt / "ours").symlink_to("../shared")
     (dbt / "dashboard").mkdir()
-    (project.root / "spy").mkdir()
-    (project.root / "spy" / "dbt_project.yml").write_text("name: spy")
-    (project.root / "spy" / "key.csv").symlink_to("../key.json")
-    (dbt / "packages.yml").write_text("packages: [{local: ../spy}]")
+    for folder, name in ((project.root / "spy", "spy"), (dbt / "vendor" / "spy", "vendored_spy")):
+        folder.mkdir(parents=True)
+        (folder / "dbt_project.yml").write_text(f"name: {name}")
+        (folder / "key.csv").symlink_to(project.root / "key.json")
+    (dbt / "packages.yml").write_text("packages: [{local: ../spy}, {local: vendor/spy}]")
     project.run_pipeline("--commands", "deps")
     before = set(project.root.rglob("*"))
     process = project.run_pipeline("--commands", "build", DBT_RETRIES="0")
@@ -66,8 +84,9 @@ def run(tmp_path_factory, local_environment):
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_model_opens_no_file_from_outside(attack, run):
-    assert "la pipeline ne laisse dbt lire que le projet" in run.messages[attack]
-    assert "the_key" not in run.process.stdout + run.process.stderr
+    reason = REASONS.get(attack, "la pipeline ne laisse dbt lire que le projet")
+    assert reason in run.messages[attack]
+    assert not re.search("the.key", run.process.stdout + run.process.stderr)
 
 
 def test_nothing_is_written_but_in_target_and_logs(run):

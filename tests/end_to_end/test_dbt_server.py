@@ -44,9 +44,11 @@ def server():
 
 @pytest.fixture
 def dbt_project(tmp_path):
-    (tmp_path / "dbt_project.yml").write_text("{name: rehearsal, profile: rehearsal}")
-    (tmp_path / "profiles.yml").write_text(PROFILE)
-    return tmp_path
+    folder = tmp_path / "dbt"
+    folder.mkdir()
+    (folder / "dbt_project.yml").write_text("{name: rehearsal, profile: rehearsal}")
+    (folder / "profiles.yml").write_text(PROFILE)
+    return folder
 
 
 def start(server, folder, *arguments, **variables):
@@ -116,11 +118,48 @@ def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch
     (dbt_project.parent / "key.json").write_text("the_key")
     (spy / "models" / "key.sql").symlink_to("../../../../key.json")
 
-    with start(warm_dbt.DbtServer(REHEARSAL_DIR), dbt_project, "parse") as client:
-        output, _ = client.communicate()
+    # Without a name for it, its socket would be closed, and dbt interrupted.
+    server = warm_dbt.DbtServer(REHEARSAL_DIR)
+    with start(server, dbt_project, "parse") as client:
+        output, errors = client.communicate()
 
     assert client.returncode != 0
-    assert "key.sql : la pipeline ne laisse dbt lire que le projet" in output
+    assert "key.sql : la pipeline ne laisse dbt lire que le projet" in output + errors
+
+
+def test_documentation_with_assets_is_made_twice(server, dbt_project):
+    """dbt removes what the first time has copied."""
+    (dbt_project / "assets").mkdir()
+    (dbt_project / "assets" / "logo.svg").write_text("<svg/>")
+    (dbt_project / "dbt_project.yml").write_text(
+        "{name: rehearsal, profile: rehearsal, asset-paths: [assets]}"
+    )
+
+    for _ in range(2):
+        with start(server, dbt_project, "docs", "generate", "--empty-catalog") as client:
+            output, _ = client.communicate()
+
+    assert client.returncode == 0, output
+    assert (dbt_project / "target" / "assets" / "logo.svg").read_text() == "<svg/>"
+
+
+@pytest.mark.parametrize("variable", ["PYTHONPATH", "no variable"])
+@pytest.mark.parametrize("settings", ["packages-install-path: ../keys", "clean-targets: []"])
+def test_settings_do_not_open_the_folder_of_the_keys(settings, variable, dbt_project, monkeypatch):
+    (dbt_project.parent / "keys").mkdir()
+    (dbt_project.parent / "keys" / "key.json").write_text("the_key")
+    (dbt_project.parent / "link").symlink_to(".")
+    (dbt_project / "dbt_project.yml").write_text(f"name: a\nprofile: rehearsal\n{settings}\n")
+    monkeypatch.setenv(variable, str(dbt_project.parent / "link"))
+    reads = "{{ ref.config.args.LOG_PATH.joinpath('../../keys/key.json').read_text() }}"
+    command = [*SHOW[:-1], reads]
+
+    server = warm_dbt.DbtServer(REHEARSAL_DIR)
+    with start(server, dbt_project, *command) as client:
+        output, errors = client.communicate()
+
+    assert "the_key" not in output + errors
+    assert "la pipeline ne laisse dbt lire que le projet" in output + errors
 
 
 def test_documentation_neither_copies_nor_empties_a_folder_outside(server, dbt_project):
@@ -132,11 +171,11 @@ def test_documentation_neither_copies_nor_empties_a_folder_outside(server, dbt_p
     )
 
     with start(server, dbt_project, "docs", "generate", "--empty-catalog") as client:
-        output, _ = client.communicate()
+        output, errors = client.communicate()
 
     assert (dbt_project.parent / "keys" / "key.json").read_text() == "the_key"
     assert [path for path in dbt_project.rglob("key.json")] == []
-    assert "la pipeline ne laisse dbt lire" in output
+    assert "la pipeline ne laisse dbt lire" in output + errors
 
 
 @pytest.fixture
