@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run report test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
+.PHONY: help demo run test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,8 +23,8 @@ demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py
 
-report: .venv/installed ## Le tableau de bord des données de make demo, une page HTML
-	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python utilities/build_report.py
+# Goes with the example, when another dbt project takes its place.
+-include dbt/dashboard/report.mk
 
 doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 	@$(BIN)/python utilities/doctor.py
@@ -72,7 +72,7 @@ lint: .venv/installed ## ruff, mypy, sqlfluff, hadolint, make check, forme des f
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@$(BIN)/mypy prefect utilities benchmarks $(wildcard dbt/dashboard)
 	@$(BIN)/sqlfluff lint $(SQL)
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python utilities/check_sql.py

@@ -60,3 +60,10 @@ def test_change_of_the_lock_is_installed_into_the_same_environment(folder):
     assert install(folder) == 0
 
     assert (folder / ".venv" / "kept").exists()
+
+
+def test_help_has_no_dashboard_once_the_example_is_gone(folder):
+    run = subprocess.run(["make"], cwd=folder, capture_output=True, text=True, check=True)
+
+    assert "\ndemo " in run.stdout
+    assert "\nreport " not in run.stdout

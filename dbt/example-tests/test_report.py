@@ -42,7 +42,7 @@ def page(tmp_path_factory, local_environment):
     project = copy_project(tmp_path_factory.mktemp("report"), local_environment, {})
     run = project.run_pipeline("--commands", "run")
     assert run.returncode == 0, run.stdout + run.stderr
-    report = project.run("utilities/build_report.py")
+    report = project.run("dbt/dashboard/build_report.py")
     assert report.returncode == 0, report.stdout + report.stderr
     path = project.root / ".local" / "report.html"
     assert str(path) in report.stdout

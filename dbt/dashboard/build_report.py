@@ -11,7 +11,8 @@ import jinja2
 import pandas as pd
 from google.api_core.exceptions import BadRequest, NotFound
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "prefect"))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "utilities"))
 
 from bi_pipeline.command_line import french_parser, say_errors
 from bi_pipeline.errors import ConfigurationError

@@ -1,4 +1,4 @@
-"""What holds for all the tests."""
+"""Holds for all the tests: those of the project, and those of the dbt project in dbt/."""
 
 import os
 import signal
@@ -11,3 +11,6 @@ os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 # tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# One local BigQuery a worker, whichever tests it has. pytest has a plugin named `fixtures`.
+pytest_plugins = ["shared_fixtures"]

@@ -1,0 +1,3 @@
+.PHONY: report
+report: .venv/installed ## Le tableau de bord des données de make demo, une page HTML
+	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python dbt/dashboard/build_report.py
