@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from bi_pipeline.settings import PROJECT_ROOT
 from project import ONE_MODEL, copy_project
 
 pytestmark = pytest.mark.slow
@@ -113,8 +114,14 @@ where sold_at > (
 
 @pytest.fixture(scope="session")
 def compiled_module(tmp_path_factory):
-    """The folder in which the runs of these tests keep the analyser that the first compiles."""
-    return tmp_path_factory.mktemp("googlesql")
+    """The folder in which the runs of these tests keep the compiled analyser.
+
+    If `make lint` has not compiled it, the first does.
+    """
+    folder, made = tmp_path_factory.mktemp("googlesql"), PROJECT_ROOT / ".local/check/googlesql"
+    if made.exists():
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+    return folder
 
 
 def check(root, cache, dbt_files, *arguments):

@@ -26,18 +26,23 @@ def storage():
     server.stop()
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("another folder", "a bucket")]
+SLOW = pytest.param("a bucket", marks=pytest.mark.slow)
 
 
-@pytest.fixture(params=["the folder of the project", *SLOW])
+@pytest.fixture(params=["the folder of the project", SLOW])
 def kept(request, tmp_path):
     """The variables that say where results are kept, and whether they outlive `target/`."""
-    if request.param == "a bucket":
-        url = request.getfixturevalue("storage")
-        address = f"gs://{BUCKET}/{tmp_path.name}"
-        return {"DBT_ARTIFACTS_DIR": address, "STORAGE_EMULATOR_HOST": url}
-    folder = tmp_path / "l'archive"
-    return {"DBT_ARTIFACTS_DIR": str(folder)} if request.param == "another folder" else {}
+    if request.param == "the folder of the project":
+        return {}
+    url = request.getfixturevalue("storage")
+    address = f"gs://{BUCKET}/{tmp_path.name}"
+    return {"DBT_ARTIFACTS_DIR": address, "STORAGE_EMULATOR_HOST": url}
+
+
+def forget_target(project):
+    """Remove what dbt has left in its folder, as a new container would."""
+    for path in (project.root / "dbt" / "target" / "dev").glob("*.json"):
+        path.unlink()
 
 
 def test_retry_redoes_only_what_failed_then_the_tests(make_project, kept):
@@ -45,9 +50,7 @@ def test_retry_redoes_only_what_failed_then_the_tests(make_project, kept):
     failed = project.run_pipeline(**kept)
     (project.root / "dbt" / "models" / "half.sql").write_text("select id from {{ ref('one') }}")
     if kept:
-        # As in a new container.
-        for path in (project.root / "dbt" / "target" / "dev").glob("*.json"):
-            path.unlink()
+        forget_target(project)
 
     run = project.run_pipeline("--commands", "retry", "test", **kept)
 
@@ -61,7 +64,7 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     tmp_path, local_environment
 ):
     project = copy_project(tmp_path, local_environment, MODELS)
-    folder = tmp_path / "kept"
+    folder = tmp_path / "l'archive"
 
     failed = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
     after_failure = sorted(path.name for path in folder.rglob("*.*"))
@@ -73,6 +76,7 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     results = json.loads((folder / "dev" / "run_results.json").read_text())["results"]
     failed_again = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
     (project.root / "dbt" / "models" / "half.sql").write_text("select id from {{ ref('one') }}")
+    forget_target(project)
     retried = project.run_pipeline("--commands", "retry", DBT_ARTIFACTS_DIR=str(folder))
     after_a_retry = sorted(path.name for path in folder.rglob("*.*"))
     whole = project.run_pipeline("--commands", "run", DBT_ARTIFACTS_DIR=str(folder))
