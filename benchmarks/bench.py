@@ -35,8 +35,8 @@ from bi_pipeline.settings import PROJECT_ROOT
 from fault_proxy import fault_proxy
 from project import copy_prefect_database, saved_key
 from report import LABELS, Measure, Results, read_results, write_report
-from support.local_content import PROJECT_ID, on_prefect_server
-from support.local_services import local_bigquery
+from support.local_content import PROJECT_ID, use_prefect_server
+from support.local_services import run_local_servers
 from token_endpoint import token_endpoint
 
 PEERS = PROJECT_ROOT / "benchmarks/peers"
@@ -122,7 +122,7 @@ class BigQuery:
 
     Attributes:
         far: whether each answer takes the time that Google's takes.
-        local: the environment of local_bigquery, its Prefect server included.
+        local: the environment of the local BigQuery, its Prefect server included.
         threads: of every runner but those named otherwise.
     """
 
@@ -286,7 +286,7 @@ def measure(
     from prefect.types import SecretDict
     from prefect_gcp import GcpCredentials
 
-    with on_prefect_server(bigquery.local):
+    with use_prefect_server(bigquery.local):
         block = GcpCredentials(service_account_info=SecretDict(bigquery.key))
         block.save(BLOCK_NAME, overwrite=True)
     what = f"{size} modèles{', BigQuery lointain' * bigquery.far}"
@@ -362,7 +362,7 @@ def main(argv: list[str] | None = None) -> int:
         # Before anything imports Prefect, which would make a ~/.prefect.
         os.environ["PREFECT_HOME"] = str(work / "prefect")
         try:
-            with local_bigquery(work / "local") as (local, _), far_bigquery(local) as far:
+            with run_local_servers(work / "local") as (local, _), far_bigquery(local) as far:
                 near = BigQuery(
                     False, local, local["DBT_BIGQUERY_API_ENDPOINT"], saved_key(local), threads=4
                 )

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from bi_pipeline.command_line import end_at_once, refuse_unreadable_env_file, say_errors
 from bi_pipeline.settings import REHEARSAL_DIR
-from warm_dbt import start_server
+from warm_dbt import start_dbt_server
 
 if __name__ == "__main__":
     # A shell running `pipeline.py &` ignores SIGINT: leave that alone.
@@ -22,7 +22,7 @@ if __name__ == "__main__":
         signal.signal(signal.SIGINT, end_at_once)
     refuse_unreadable_env_file()
     # While the rest is imported.
-    start_server(REHEARSAL_DIR)
+    start_dbt_server(REHEARSAL_DIR)
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
@@ -36,14 +36,14 @@ from pydantic import Field
 from bi_pipeline.arguments import parse_arguments
 from bi_pipeline.bigquery.connection import (
     DbtConnection,
-    build_connection,
     import_libraries,
     load_credentials,
+    make_connection,
 )
-from bi_pipeline.dbt_runs.git_repository import current_commit
+from bi_pipeline.dbt_runs.git_repository import read_current_commit
 from bi_pipeline.dbt_runs.options import DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
-from bi_pipeline.dbt_runs.prod_state import against_prod
+from bi_pipeline.dbt_runs.prod_state import compare_with_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
 from bi_pipeline.errors import DbtError, PassingFaultError, PipelineError
 from bi_pipeline.explanations import explain
@@ -55,22 +55,22 @@ from bi_pipeline.lifetime.ending import (
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
 from bi_pipeline.reports.message import (
-    failure_message,
-    idle_message,
-    retry_message,
-    success_message,
-    summary,
-    warning_message,
+    describe_failure,
+    describe_idle_run,
+    describe_retry,
+    describe_success,
+    describe_warnings,
+    render_summary,
 )
 from bi_pipeline.reports.publishing import publish
 from bi_pipeline.result import WITH_WARNINGS, DbtResult
 from bi_pipeline.settings import (
     PROJECT_ROOT,
     PipelineSettings,
+    find_misspelt_variables,
     load_settings,
-    misspelt_variables,
 )
-from warm_dbt.tokens import fresh_token
+from warm_dbt.tokens import read_token
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
@@ -128,7 +128,7 @@ def show_banner(settings: PipelineSettings) -> None:
 
 def find_warnings(settings: PipelineSettings) -> list[str]:
     """Log and return what the owner of the settings has to know of them."""
-    warnings = misspelt_variables()
+    warnings = find_misspelt_variables()
     if runtime.deployment.id is not None and settings.target_is_a_default:
         warnings.append(TARGET_WARNING.format(dataset=settings.dataset))
     for warning in warnings:
@@ -139,10 +139,10 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
 def connect(settings: PipelineSettings) -> DbtConnection:
     """Return who dbt is for BigQuery; raises what Google refuses, before dbt and in our words."""
     block = load_credentials(settings.credentials_block)
-    connection = build_connection(block, settings)
+    connection = make_connection(block, settings)
     show(f"Projet GCP       : {connection.project}")
     # Ask for a token now: a revoked key is reported by us, before dbt starts.
-    fresh_token(connection.credentials)
+    read_token(connection.credentials)
     return connection
 
 
@@ -178,17 +178,17 @@ def run_dbt_command(
     except PipelineError as error:
         return Failed(message=str(error), data=error)
     attempts.append(result)
-    tried_again = result.hit_a_passing_fault and len(attempts) <= dbt.settings.retries
-    if not tried_again and not result.did_nothing:
-        commit = current_commit(PROJECT_ROOT)
+    will_be_retried = result.hit_a_passing_fault and len(attempts) <= dbt.settings.retries
+    if not will_be_retried and not result.did_nothing:
+        commit = read_current_commit(PROJECT_ROOT)
         publish(result, dbt.settings, dbt.connection.project, warnings, commit)
     if result.succeeded:
         return result
-    message = failure_message(result)
+    message = describe_failure(result)
     if not result.hit_a_passing_fault:
         return Failed(message=message, data=DbtError(message))
-    message = retry_message(message, len(attempts), dbt.settings.retries + 1)
-    if tried_again:
+    message = describe_retry(message, len(attempts), dbt.settings.retries + 1)
+    if will_be_retried:
         get_run_logger().warning(message)
     return Failed(message=message, data=PassingFaultError(message))
 
@@ -235,7 +235,7 @@ def dbt_full_pipeline(
         commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
-    start_server(REHEARSAL_DIR)
+    start_dbt_server(REHEARSAL_DIR)
     logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
     with Ending() as ending:
         options = DbtOptions(
@@ -255,13 +255,13 @@ def dbt_full_pipeline(
         connection = connect(settings)
         warnings = find_warnings(settings)
         with (
-            ending.after(settings.run_timeout_seconds),
+            ending.limit_time(settings.run_timeout_seconds),
             say_what_stops_answering(settings),
             open_dbt(connection, settings, words) as dbt,
         ):
-            dbt = against_prod(dbt, options, changed_since)
-            ending.state = run_commands(options, dbt, warnings, changed_since)
-    return ending.state
+            dbt = compare_with_prod(dbt, options, changed_since)
+            ending.run_state = run_commands(options, dbt, warnings, changed_since)
+    return ending.run_state
 
 
 def run_commands(
@@ -280,23 +280,23 @@ def run_commands(
             break
         results.append(state.result())
     # Show the summary after a failure too: the commands before the failed one have built tables.
-    if built := summary(results, dbt.settings.target):
+    if built := render_summary(results, dbt.settings.target):
         show(built)
     if not state.is_completed():
         error: Any = get_state_exception(state)
         known = explain(error)
         return Failed(message=str(known or state.message), data=known or error)
-    message = success_message(results)
+    message = describe_success(results)
     if changed_since and not any(result.nodes for result in results):
         message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."
-    elif nothing := idle_message(results):
+    elif nothing := describe_idle_run(results):
         return Failed(message=nothing, data=DbtError(nothing))
-    if warned := warning_message(results):
+    if warned := describe_warnings(results):
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)
 
 
-def exit_code(state: State[Any]) -> int:
+def choose_exit_code(state: State[Any]) -> int:
     """Return the exit code of a run that ended in this state."""
     if state.is_completed():
         return 0
@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     if not state.is_completed():
         print(state.message, file=sys.stderr)
-    return exit_code(state)
+    return choose_exit_code(state)
 
 
 if __name__ == "__main__":

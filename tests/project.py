@@ -20,8 +20,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 
 from bi_pipeline.bigquery.connection import load_credentials
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
-from support.bigquery_access import bigquery_client
-from support.local_content import on_prefect_server
+from support.bigquery_access import make_bigquery_client
+from support.local_content import use_prefect_server
 
 DBT_PROJECT = """
 name: project
@@ -120,14 +120,14 @@ def built(run: subprocess.CompletedProcess[str]) -> list[str]:
 
 def connect(environment: dict[str, str]) -> Client:
     """Return a client of the local BigQuery of this environment."""
-    with on_prefect_server(environment):
+    with use_prefect_server(environment):
         credentials = load_credentials("sa-key")
-    return bigquery_client(credentials, PipelineSettings.from_mapping(environment))
+    return make_bigquery_client(credentials, PipelineSettings.from_mapping(environment))
 
 
 def saved_key(environment: dict[str, str]) -> dict[str, str]:
     """Return the key in the credentials block: the only one that the local BigQuery lets in."""
-    with on_prefect_server(environment):
+    with use_prefect_server(environment):
         block = load_credentials(environment["PREFECT_GCP_CREDENTIALS_BLOCK"])
     key: dict[str, str] = block.service_account_info.get_secret_value()
     return key
@@ -146,7 +146,7 @@ def copy_prefect_database(source: Path, target: Path) -> None:
 @contextmanager
 def prefect_client(environment: dict[str, str]) -> Iterator[SyncPrefectClient]:
     """Yield a client of the Prefect server of this environment."""
-    with on_prefect_server(environment), get_client(sync_client=True) as client:
+    with use_prefect_server(environment), get_client(sync_client=True) as client:
         yield client
 
 
@@ -162,7 +162,7 @@ def last_run(client: SyncPrefectClient) -> FlowRun:
 @contextmanager
 def in_environment(environment: dict[str, str]) -> Iterator[None]:
     """Have this process run as a command in this environment, with no `.env`."""
-    with pytest.MonkeyPatch.context() as patch, on_prefect_server(environment):
+    with pytest.MonkeyPatch.context() as patch, use_prefect_server(environment):
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setenv("PYTHON_DOTENV_DISABLED", "1")

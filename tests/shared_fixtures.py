@@ -9,7 +9,7 @@ import pytest
 from google.cloud.bigquery import Client
 
 from project import Project, connect, copy_prefect_database, copy_project, saved_key
-from support.local_services import local_bigquery
+from support.local_services import run_local_servers
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.
 PREFECT_PROFILE = """
@@ -25,7 +25,7 @@ def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     folder = tmp_path_factory.mktemp("local")
     (folder / "prefect").mkdir()
     (folder / "prefect" / "profiles.toml").write_text(PREFECT_PROFILE)
-    with local_bigquery(folder) as (environment, _):
+    with run_local_servers(folder) as (environment, _):
         yield environment
 
 

@@ -20,10 +20,16 @@ from uuid import UUID
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.result import WITH_WARNINGS
-from support.prefect_login import DEPLOYMENT, FLOWS, deployment_name, found, where_prefect_is
+from support.prefect_login import (
+    DEPLOYMENT,
+    FLOWS,
+    describe_prefect,
+    find_on_prefect,
+    parse_deployment_name,
+)
 
 if TYPE_CHECKING:
     from prefect.automations import Automation, EventTrigger
@@ -129,7 +135,7 @@ def find_deployment(client: SyncPrefectClient, name: str) -> Deployment:
 
     Raises ConfigurationError without one: nobody would ever be told.
     """
-    there = [found(client.read_deployment_by_name, f"{flow}/{name}") for flow in FLOWS]
+    there = [find_on_prefect(client.read_deployment_by_name, f"{flow}/{name}") for flow in FLOWS]
     ids = [deployment.id for deployment in there if deployment]
     if not ids:
         raise ConfigurationError(
@@ -139,7 +145,7 @@ def find_deployment(client: SyncPrefectClient, name: str) -> Deployment:
     return Deployment(name, ids)
 
 
-def block_class(channel: str) -> Any:
+def import_block_class(channel: str) -> Any:
     """Return the class of Prefect's own notification block for this channel."""
     from prefect.blocks import notifications
 
@@ -171,7 +177,7 @@ def make_block(channel: str, address: str, sender: str, to: list[str]) -> Notifi
     else:
         fields = {"url": address}
     try:
-        block: Any = block_class(channel)(**fields)
+        block: Any = import_block_class(channel)(**fields)
     except (ValueError, TypeError, RuntimeError):
         raise refused from None
     # Apprise, below the blocks, leaves out without a word what it does not understand.
@@ -202,7 +208,7 @@ def read_address(channel: str) -> str:
         return ""
 
 
-def wanted_automations(deployment: Deployment, block_id: UUID, hours: float) -> list[Automation]:
+def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> list[Automation]:
     """Return the automations that watch the deployment and send to this block."""
     from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, SendNotification
     from prefect.client.schemas.objects import StateType
@@ -211,7 +217,7 @@ def wanted_automations(deployment: Deployment, block_id: UUID, hours: float) -> 
     wanted = [
         ("échec", RUN_MESSAGE, EventTrigger(expect=FAILED, **deployment.runs)),
         ("avertissements", RUN_MESSAGE, EventTrigger(expect=WARNED, **deployment.runs)),
-        ("aucune réussite", SILENCE_MESSAGE, silence(deployment, hours)),
+        ("aucune réussite", SILENCE_MESSAGE, make_silence_trigger(deployment, hours)),
     ]
     # A server often does not know the address of its own interface: this shell does.
     values = {
@@ -229,10 +235,13 @@ def wanted_automations(deployment: Deployment, block_id: UUID, hours: float) -> 
         name="Crashed", state=StateType.CRASHED, message=DEAD_MESSAGE, force=False
     )
     name = f"{deployment.title} : plus de signe de vie"
-    return [*automations, Automation(name=name, trigger=death(deployment), actions=[crash])]
+    return [
+        *automations,
+        Automation(name=name, trigger=make_death_trigger(deployment), actions=[crash]),
+    ]
 
 
-def silence(deployment: Deployment, hours: float) -> EventTrigger:
+def make_silence_trigger(deployment: Deployment, hours: float) -> EventTrigger:
     """Return what fires when no run has succeeded for so long.
 
     Waits for a success after any event of a run; a success is such an event too, and starts the
@@ -250,7 +259,7 @@ def silence(deployment: Deployment, hours: float) -> EventTrigger:
     )
 
 
-def death(deployment: Deployment) -> EventTrigger:
+def make_death_trigger(deployment: Deployment) -> EventTrigger:
     """Return what fires when a run that was alive gives no more sign of it, and has not ended."""
     from prefect.automations import EventTrigger, Posture
 
@@ -266,15 +275,15 @@ def death(deployment: Deployment) -> EventTrigger:
 
 def find_block(client: SyncPrefectClient, channel: str, name: str) -> UUID | None:
     """Return the id of the channel's block on Prefect, None if there is none."""
-    slug = block_class(channel).get_block_type_slug()
-    block = found(client.read_block_document_by_name, name, slug, include_secrets=False)
+    slug = import_block_class(channel).get_block_type_slug()
+    block = find_on_prefect(client.read_block_document_by_name, name, slug, include_secrets=False)
     return block.id if block else None
 
 
 def holds_the_same(client: SyncPrefectClient, block: NotificationBlock, name: str) -> bool:
     """Whether the block of this name on Prefect sends where this one does."""
     kind: Any = type(block)
-    document = found(client.read_block_document_by_name, name, kind.get_block_type_slug())
+    document = find_on_prefect(client.read_block_document_by_name, name, kind.get_block_type_slug())
     try:
         # Not Block.load, whose events are still on their way when a short tool ends.
         stored = kind(**document.data) if document else None
@@ -289,15 +298,15 @@ def find_other_block(client: SyncPrefectClient, before: SavedAutomation, wanted:
 
     Nothing for a block that is no longer there.
     """
-    for block_id in blocks_of(before) - blocks_of(wanted):
-        block = found(client.read_block_document, block_id, include_secrets=False)
+    for block_id in list_block_ids(before) - list_block_ids(wanted):
+        block = find_on_prefect(client.read_block_document, block_id, include_secrets=False)
         if block:
             kind = f" ({block.block_type.name})" if block.block_type else ""
             return f"« {block.name} »{kind}"
     return ""
 
 
-def blocks_of(automation: AutomationCore) -> set[UUID]:
+def list_block_ids(automation: AutomationCore) -> set[UUID]:
     """Return the ids of the blocks to which an automation sends."""
     ids = {getattr(action, "block_document_id", None) for action in automation.actions}
     return {block_id for block_id in ids if block_id}
@@ -316,7 +325,7 @@ def describe_update(before: SavedAutomation, wanted: Automation) -> str:
         exclude={"within"}
     ):
         changes.append("ce qui est surveillé")
-    if blocks_of(before) != blocks_of(wanted):
+    if list_block_ids(before) != list_block_ids(wanted):
         changes.append("destination")
     return ", ".join(changes) or "texte"
 
@@ -334,11 +343,11 @@ class Plan(NamedTuple):
     changes_the_block: bool
     hours: float
 
-    def automations(
+    def read_automations(
         self, client: SyncPrefectClient
     ) -> list[tuple[Automation, SavedAutomation | None]]:
         """Return each automation as it would be, and as it is."""
-        wanted = wanted_automations(self.deployment, self.block_id or UUID(int=0), self.hours)
+        wanted = make_automations(self.deployment, self.block_id or UUID(int=0), self.hours)
         return [
             (one, next(iter(client.read_automations_by_name(one.name)), None)) for one in wanted
         ]
@@ -348,7 +357,7 @@ class Plan(NamedTuple):
         lines = []
         if self.block_id and self.changes_the_block:
             lines.append(f"le block « {self.deployment.block_name} » a une autre adresse")
-        for wanted, before in self.automations(client):
+        for wanted, before in self.read_automations(client):
             if before and (other := find_other_block(client, before, wanted)):
                 lines.append(f"l'automation « {wanted.name} » envoie au block {other}")
         return lines
@@ -362,7 +371,7 @@ class Plan(NamedTuple):
         else:
             block = "à mettre à jour" if self.changes_the_block else "inchangé"
         lines = [f"Block « {self.deployment.block_name} » ({self.channel}) : {block}."]
-        for wanted, before in self.automations(client):
+        for wanted, before in self.read_automations(client):
             change = before and describe_update(before, wanted)
             done = f"à mettre à jour ({change})" if change else "inchangée" if before else "à créer"
             lines.append(f"Automation « {wanted.name} » : {done}.")
@@ -395,7 +404,7 @@ def save_automation(wanted: Automation, before: SavedAutomation | None) -> str:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = french_parser(
+    parser = make_french_parser(
         "alerts.py",
         "Fait prévenir par Prefect quand une exécution déployée échoue ou disparaît, quand dbt "
         "signale des avertissements, et quand plus rien ne réussit. Sans --yes, montre ce qui "
@@ -405,7 +414,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("channel", choices=CHANNELS, help="où le message arrive")
     parser.add_argument(
         "--name",
-        type=deployment_name,
+        type=parse_deployment_name,
         default=DEPLOYMENT,
         help=f"nom du déploiement surveillé (par défaut : {DEPLOYMENT})",
     )
@@ -416,7 +425,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--hours",
-        type=hours,
+        type=parse_hours,
         default=26,
         help="heures sans réussite avant l'alerte (par défaut : 26, pour un horaire quotidien)",
     )
@@ -430,7 +439,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def hours(text: str) -> float:
+def parse_hours(text: str) -> float:
     """Return a number of hours; argparse's error when it is not one."""
     value = float(text)
     if not 1 <= value <= 10_000:
@@ -444,7 +453,7 @@ def main(argv: list[str] | None = None) -> int:
     from prefect import get_client
 
     arguments = parse_arguments(argv)
-    where, channel = where_prefect_is(must_last=True), arguments.channel
+    where, channel = describe_prefect(must_last=True), arguments.channel
     with get_client(sync_client=True) as client:
         deployment = find_deployment(client, arguments.name)
         print(f"Alertes du déploiement {deployment.name} dans {where}.")
@@ -468,7 +477,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigurationError(f"Rien n'a été fait : {refusal}")
         print(f"Block « {deployment.block_name} » ({channel}) : {save_block(plan)}.")
         saved = plan._replace(block_id=find_block(client, channel, deployment.block_name))
-        for automation, before in saved.automations(client):
+        for automation, before in saved.read_automations(client):
             print(f"Automation « {automation.name} » : {save_automation(automation, before)}.")
     return 0
 

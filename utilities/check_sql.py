@@ -15,7 +15,7 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
 from support.dbt_offline import DbtProject, NeedsBigQueryError
 from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
@@ -54,34 +54,34 @@ class Check:
 
     def read(self) -> None:
         """Read the whole project, each node after those it reads."""
-        self.project.answer_for_bigquery(self.declared_types, self.columns_of_query)
+        self.project.answer_for_bigquery(self.find_declared_types, self.find_query_columns)
         for source in self.project.manifest.sources.values():
             name = f"source {source.source_name}.{source.name}"
             self._declare(source, f"{name} sans `data_type` à chaque colonne")
-        for node in self.project.nodes():
+        for node in self.project.list_nodes():
             if node.resource_type == "seed":
-                self._learn(node, self.project.seed_columns(node))
+                self._learn(node, self.project.list_seed_columns(node))
             elif node.resource_type in KINDS:
                 self._read_node(node)
             elif node.resource_type == "analysis":
                 self.not_judged["analyses, que dbt n'exécute pas"].append(node.name)
         self._list_what_stays_apart()
 
-    def declared_types(self, relation: str) -> dict[str, str] | None:
+    def find_declared_types(self, relation: str) -> dict[str, str] | None:
         """Return the columns of a relation and their types, as a macro would ask BigQuery."""
-        columns = self.columns.get(path_of(relation))
-        return None if columns is None else type_names(columns)
+        columns = self.columns.get(parse_table_path(relation))
+        return None if columns is None else list_type_names(columns)
 
-    def columns_of_query(self, sql: str) -> list[str] | None:
+    def find_query_columns(self, sql: str) -> list[str] | None:
         """Return the names of the columns that a macro's query gives; None if it is refused."""
         try:
-            return list(self.analyser.columns(sql, self.columns))
+            return list(self.analyser.find_columns(sql, self.columns))
         except SqlError:
             return None
 
     def _read_node(self, node: Any) -> None:
         """Judge a node's SQL, and that of an incremental run where it is another."""
-        why = reason_to_leave(node)
+        why = find_reason_to_leave(node)
         if why:
             self._leave(node, why)
             return
@@ -113,7 +113,7 @@ class Check:
         """
         parents = [*node.depends_on_nodes, *([node.unique_id] if incremental else [])]
         causes = [self.unknown[parent] for parent in parents if parent in self.unknown]
-        before, after = wrapping(node)
+        before, after = render_wrapping(node)
         statement = before + sql + after
         self.statements += 1
         try:
@@ -121,12 +121,12 @@ class Check:
                 self.analyser.check_grammar(statement)
                 self._leave(node, f"grammaire seule : {causes[0]}", causes[0])
                 return
-            columns = self.analyser.columns(statement, self._tables(parents))
+            columns = self.analyser.find_columns(statement, self._find_tables(parents))
         except SqlError as error:
             self._note_error(node, sql, error, incremental=incremental)
             return
         if not incremental:
-            self.columns[table_path(node)] = columns | snapshot_columns(node, columns)
+            self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
             self._check_contract(node, columns)
 
     def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
@@ -136,10 +136,10 @@ class Check:
             return
         line, column = error.place
         if line == 1:
-            column = max(column - len(wrapping(node)[0]), 1)
+            column = max(column - len(render_wrapping(node)[0]), 1)
         sql_lines = sql.split("\n")
         line = min(line, len(sql_lines))
-        found = self.project.line(node, sql, (line, column), incremental=incremental)
+        found = self.project.find_line(node, sql, (line, column), incremental=incremental)
         message = f"{error}\n{sql_lines[line - 1].strip()}"
         self._refuse(node, message, incremental=incremental, line=found)
         self._declare(node, f"{node.name} est refusé")
@@ -148,12 +148,15 @@ class Check:
         self, node: Any, message: str, *, incremental: bool = False, line: int | None = None
     ) -> None:
         """Note a refusal as the user reads it: its place, then the message, indented."""
-        lines = [f"✗ {self._title(node, incremental, line)} :", *message.strip().split("\n")]
+        lines = [
+            f"✗ {self._describe_place(node, incremental, line)} :",
+            *message.strip().split("\n"),
+        ]
         self.refusals.append("\n    ".join(line for line in lines if line))
 
-    def _title(self, node: Any, incremental: bool, line: int | None) -> str:
+    def _describe_place(self, node: Any, incremental: bool, line: int | None) -> str:
         """Return where a refusal stands: file, line when it is sure, node."""
-        path = self.project.file(node)
+        path = self.project.find_file(node)
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         place = f"{shown}, ligne {line}" if line else str(shown)
         kind = KINDS.get(node.resource_type, node.resource_type)
@@ -167,11 +170,11 @@ class Check:
 
     def _declare(self, node: Any, cause: str) -> None:
         """Learn the columns of a node from its YAML; `cause` is why they are unknown otherwise."""
-        if table_path(node) in self.columns:
+        if make_table_path(node) in self.columns:
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
-        types = types_in_yaml(node)
+        types = list_types_in_yaml(node)
         if types and all(types.values()):
             self._learn(node, types)
         else:
@@ -179,20 +182,20 @@ class Check:
 
     def _learn(self, node: Any, types: dict[str, str]) -> None:
         """Learn the columns of a node from the names of their types."""
-        columns = self._columns_of_types(node, types)
+        columns = self._find_columns_of_types(node, types)
         if columns is None:
             self.unknown[node.unique_id] = f"{node.name} est refusé"
         else:
-            self.columns[table_path(node)] = columns
+            self.columns[make_table_path(node)] = columns
 
-    def _columns_of_types(self, node: Any, types: dict[str, str]) -> Columns | None:
+    def _find_columns_of_types(self, node: Any, types: dict[str, str]) -> Columns | None:
         """Return the columns that have these types, None if BigQuery has no such type."""
         casts = (
             f"cast(null as {API_TYPES.get(kind.upper(), kind)}) as `{name}`"
             for name, kind in types.items()
         )
         try:
-            return self.analyser.columns(f"select {', '.join(casts)}", {})
+            return self.analyser.find_columns(f"select {', '.join(casts)}", {})
         except SqlError as error:
             self._refuse(node, f"type d'une colonne : {error}")
             return None
@@ -201,10 +204,10 @@ class Check:
         """Refuse a node whose SQL does not give the columns that its contract promises."""
         if node.resource_type != "model" or not node.config.contract.enforced:
             return
-        promised = self._columns_of_types(node, types_in_yaml(node))
+        promised = self._find_columns_of_types(node, list_types_in_yaml(node))
         if promised is None:
             return
-        given, wanted = type_names(columns), type_names(promised)
+        given, wanted = list_type_names(columns), list_type_names(promised)
         differences = [
             f"{name} : {given.get(name, 'absente')} dans le SQL, {wanted.get(name, 'absente')} "
             "dans le YAML"
@@ -214,11 +217,11 @@ class Check:
         if differences:
             self._refuse(node, "\n".join(["contrat non tenu", *differences]))
 
-    def _tables(self, names: list[str]) -> dict[TablePath, Columns]:
+    def _find_tables(self, names: list[str]) -> dict[TablePath, Columns]:
         """Return the columns, as far as they are known, of what a node reads."""
         manifest = self.project.manifest
         nodes = (manifest.nodes.get(name) or manifest.sources.get(name) for name in names)
-        paths = (table_path(node) for node in nodes if node)
+        paths = (make_table_path(node) for node in nodes if node)
         return {path: self.columns[path] for path in paths if path in self.columns}
 
     def _list_what_stays_apart(self) -> None:
@@ -236,7 +239,7 @@ class Check:
             self.not_judged["tests unitaires, dont le modèle est lu par ailleurs"].append(test.name)
 
 
-def reason_to_leave(node: Any) -> str:
+def find_reason_to_leave(node: Any) -> str:
     """Return why a node has no statement to read, nothing if it has one."""
     if node.language == "python":
         return "modèle Python"
@@ -250,36 +253,36 @@ def has_header(node: Any) -> bool:
     return bool(node.config.get("sql_header"))
 
 
-def path_of(relation: str) -> TablePath:
+def parse_table_path(relation: str) -> TablePath:
     """Return the path of a relation that is quoted as BigQuery quotes it."""
     return tuple(relation.replace("`", "").split("."))
 
 
-def type_names(columns: Columns) -> dict[str, str]:
+def list_type_names(columns: Columns) -> dict[str, str]:
     """Return the name of each column's type."""
     return {name: str(kind) for name, kind in columns.items()}
 
 
-def types_in_yaml(node: Any) -> dict[str, str]:
+def list_types_in_yaml(node: Any) -> dict[str, str]:
     """Return the name of the type that the YAML gives to each column of a node."""
     return {column.name: column.data_type for column in node.columns.values()}
 
 
-def table_path(node: Any) -> TablePath:
+def make_table_path(node: Any) -> TablePath:
     """Return the path under which the SQL of other nodes names this one."""
     if node.relation_name and node.config.get("materialized") != "ephemeral":
-        return path_of(node.relation_name)
+        return parse_table_path(node.relation_name)
     return (f"__dbt__cte__{getattr(node, 'alias', node.name)}",)
 
 
-def wrapping(node: Any) -> tuple[str, str]:
+def render_wrapping(node: Any) -> tuple[str, str]:
     """Return what dbt writes around a node's SQL, on its first and after its last line."""
     if node.resource_type == "test":
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
     return "create table `relation` as (", "\n)"
 
 
-def snapshot_columns(node: Any, columns: Columns) -> Columns:
+def list_snapshot_columns(node: Any, columns: Columns) -> Columns:
     """Return the columns that dbt adds to those of a snapshot; none for anything else."""
     if node.resource_type != "snapshot":
         return {}
@@ -293,7 +296,7 @@ def snapshot_columns(node: Any, columns: Columns) -> Columns:
     return {getattr(names, name, None) or name: kind for name, kind in added.items()}
 
 
-def report(check: Check) -> str:
+def render_report(check: Check) -> str:
     """Return what the user reads: refusals, what was not judged, and the count."""
     lines = list(check.refusals)
     for why, names in check.not_judged.items():
@@ -309,7 +312,7 @@ def report(check: Check) -> str:
 @say_errors
 def main(argv: list[str] | None = None) -> int:
     """Read the project's SQL and say what is refused; return 1 if anything is."""
-    parser = french_parser(
+    parser = make_french_parser(
         "check_sql.py",
         "Fait lire le SQL du projet dbt par l'analyseur de GoogleSQL, celui de BigQuery, "
         "sans compte ni réseau.",
@@ -327,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
     check = Check(SqlAnalyser(work / "googlesql"), project)
     check.read()
-    print(report(check))
+    print(render_report(check))
     return int(bool(check.refusals))
 
 

@@ -16,14 +16,14 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.bigquery.connection import credentials_block_class, load_credentials
-from bi_pipeline.command_line import block_name, french_parser, say_errors
+from bi_pipeline.bigquery.connection import import_credentials_block_class, load_credentials
+from bi_pipeline.command_line import make_french_parser, parse_block_name, say_errors
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.settings import PROJECT_ROOT, load_settings
-from support.bigquery_access import bigquery_client
+from support.bigquery_access import make_bigquery_client
 from support.diagnosis import Diagnosis, check_datasets
-from support.prefect_login import found, where_prefect_is
+from support.prefect_login import describe_prefect, find_on_prefect
 
 # Said of a block: what it holds is no key that can be read.
 UNREADABLE = "un contenu illisible"
@@ -90,7 +90,7 @@ def find_holder(name: str, slug: str) -> str | None:
     from prefect import get_client
 
     with get_client(sync_client=True) as client:
-        block = found(client.read_block_document_by_name, name, slug)
+        block = find_on_prefect(client.read_block_document_by_name, name, slug)
     if block is None:
         return None
     # A path, as a block made in the interface may have, is of a file on another machine.
@@ -108,7 +108,7 @@ def save_block(info: dict[str, Any] | None, name: str, where: str, *, replace: b
     """
     from prefect.types import SecretDict
 
-    block_class = credentials_block_class()
+    block_class = import_credentials_block_class()
     before, after = find_holder(name, block_class.get_block_type_slug()), describe_holder(info)
     if before not in (None, after) and not replace:
         raise ConfigurationError(
@@ -125,13 +125,13 @@ def check_block(name: str) -> int:
     """Load the block, and say of the datasets what the doctor says; return the exit code."""
     settings = load_settings()
     diagnosis = Diagnosis(errors=sys.stderr)
-    check_datasets(diagnosis, settings, bigquery_client(load_credentials(name), settings))
+    check_datasets(diagnosis, settings, make_bigquery_client(load_credentials(name), settings))
     return int(diagnosis.failed)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = french_parser(
+    parser = make_french_parser(
         "create_gcp_block.py",
         "Enregistre un block GcpCredentials dans Prefect : la clé d'un compte de service, ou rien "
         "avec --adc. Pour changer de clé, relancez-le.",
@@ -150,7 +150,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--block-name",
-        type=block_name,
+        type=parse_block_name,
         default="sa-key",
         help="nom du block (par défaut : sa-key)",
     )
@@ -172,14 +172,14 @@ def main(argv: list[str] | None = None) -> int:
     """Save or check the block; return the exit code."""
     arguments = parse_arguments(argv)
     if arguments.check:
-        ensure_prefect_server(while_it_boots=credentials_block_class)
+        ensure_prefect_server(while_it_boots=import_credentials_block_class)
         return check_block(arguments.block_name)
     info = None
     if not arguments.adc:
         info = read_key(arguments.key_file)
         warn_if_others_can_read(arguments.key_file)
-    where = where_prefect_is()
-    ensure_prefect_server(while_it_boots=credentials_block_class)
+    where = describe_prefect()
+    ensure_prefect_server(while_it_boots=import_credentials_block_class)
     done = save_block(info, arguments.block_name, where, replace=arguments.replace)
     print(f"Block « {arguments.block_name} » {done} dans {where}.")
     return 0

@@ -23,8 +23,8 @@ import yaml
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import french_parser, say_errors
-from bi_pipeline.dbt_runs.git_repository import git
+from bi_pipeline.command_line import make_french_parser, say_errors
+from bi_pipeline.dbt_runs.git_repository import run_git
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings, load_environment
 from support.deployment_plan import (
@@ -32,15 +32,15 @@ from support.deployment_plan import (
     fill_in,
     find_clone,
     find_differences_of_owner,
-    same_repository,
+    is_same_repository,
 )
 from support.prefect_login import (
     DEPLOYMENT,
     FLOWS,
-    deployment_name,
-    found,
+    describe_prefect,
+    find_on_prefect,
     is_prefect_cloud,
-    where_prefect_is,
+    parse_deployment_name,
 )
 
 if TYPE_CHECKING:
@@ -54,39 +54,41 @@ MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
 FILES_NAMED = 5
 
 
-def pushed_source() -> dict[str, str]:
+def find_pushed_source() -> dict[str, str]:
     """Return the variables of prefect.yaml that say where the code is, once sure that it is there.
 
     Raises ConfigurationError for uncommitted or unpushed work.
     """
-    branch = git(PROJECT_ROOT, "branch", "--show-current")
+    branch = run_git(PROJECT_ROOT, "branch", "--show-current")
     if not branch:
         raise ConfigurationError(
             "HEAD est détachée : placez-vous sur une branche (`git switch main`)."
         )
     # Without the option, accents in file names are printed as numbers.
-    changes = git(PROJECT_ROOT, "-c", "core.quotePath=false", "status", "--porcelain").splitlines()
+    changes = run_git(
+        PROJECT_ROOT, "-c", "core.quotePath=false", "status", "--porcelain"
+    ).splitlines()
     if changes:
         raise ConfigurationError(
             f"Des modifications ne sont pas enregistrées dans git ({_name_files(changes)}) : "
             "Prefect clone le dépôt. Lancez `git add` et `git commit`, puis `git push` ; ce qui "
             "ne doit pas y aller a sa place dans .gitignore."
         )
-    pushed = git(
+    pushed = run_git(
         PROJECT_ROOT,
         *("ls-remote", "origin", f"refs/heads/{branch}"),
         remedy="Vérifiez l'adresse du dépôt origin (`git remote -v`), et que vous y avez accès.",
     )
-    if pushed.split("\t")[0] != git(PROJECT_ROOT, "rev-parse", "HEAD"):
+    if pushed.split("\t")[0] != run_git(PROJECT_ROOT, "rev-parse", "HEAD"):
         raise ConfigurationError(
             f"La branche {branch} n'est pas à jour dans le dépôt origin : lancez "
             f"`git push origin {branch}`."
         )
-    repository = clone_address(git(PROJECT_ROOT, "config", "--get", "remote.origin.url"))
+    repository = make_clone_address(run_git(PROJECT_ROOT, "config", "--get", "remote.origin.url"))
     return {"GIT_REPOSITORY": repository, "GIT_BRANCH": branch}
 
 
-def clone_address(url: str) -> str:
+def make_clone_address(url: str) -> str:
     """Return the address from which Prefect clones: no token, and no SSH key on Prefect Cloud."""
     # A token may stand before the host.
     url = re.sub(r"^(https?)://[^@/]+@", r"\1://", url)
@@ -107,7 +109,7 @@ def _name_files(changes: list[str]) -> str:
     return f"{names} et {remaining} de plus" if remaining > 0 else names
 
 
-def deployment_variables() -> dict[str, str]:
+def read_deployment_variables() -> dict[str, str]:
     """Return the settings of this shell and of `.env` that have a value, for production.
 
     But the account that this laptop acts as, which is dev's. Raises ConfigurationError with
@@ -117,7 +119,9 @@ def deployment_variables() -> dict[str, str]:
     environment = load_environment() | production
     PipelineSettings.from_mapping(environment)
     return {
-        name: environment[name] for name in PipelineSettings.variables() if environment.get(name)
+        name: environment[name]
+        for name in PipelineSettings.list_variables()
+        if environment.get(name)
     }
 
 
@@ -140,7 +144,7 @@ def check_cron(cron: str) -> None:
         )
 
 
-def login() -> dict[str, str]:
+def read_login() -> dict[str, str]:
     """Return the environment variables that log a command in as this shell is.
 
     Raises ConfigurationError on Prefect Cloud without a key.
@@ -159,9 +163,9 @@ def login() -> dict[str, str]:
     }
 
 
-def pool_type(client: SyncPrefectClient, name: str) -> str:
+def read_pool_type(client: SyncPrefectClient, name: str) -> str:
     """Return the type of the work pool; ConfigurationError, with the command, without one."""
-    pool = found(client.read_work_pool, name)
+    pool = find_on_prefect(client.read_work_pool, name)
     if pool is None:
         wanted = "prefect:managed" if is_prefect_cloud() else "process"
         raise ConfigurationError(
@@ -178,11 +182,11 @@ def refuse_a_second_schedule(client: SyncPrefectClient, name: str, repository: s
     """
     # prefect-cloud's default name of a deployment is the function's too.
     for name_there in (f"{FLOW_OF_PREFECT_CLOUD}/{name}", "/".join([FLOW_OF_PREFECT_CLOUD] * 2)):
-        other = found(client.read_deployment_by_name, name_there)
+        other = find_on_prefect(client.read_deployment_by_name, name_there)
         if other is None or not any(schedule.active for schedule in other.schedules):
             continue
         cloned = find_clone(other.pull_steps).get("repository", repository)
-        if same_repository(cloned, repository):
+        if is_same_repository(cloned, repository):
             raise ConfigurationError(
                 f"Le déploiement {name_there}, fait par prefect-cloud, a son propre horaire : la "
                 "pipeline tournerait deux fois. Lancez "
@@ -206,7 +210,7 @@ def merge_job_variables(
     """
     written = pool.get("job_variables") or {}
     was_set: dict[str, Any] = before.job_variables if before else {}
-    ours = set(PipelineSettings.variables())
+    ours = set(PipelineSettings.list_variables())
     own = {name: value for name, value in (was_set.get("env") or {}).items() if name not in ours}
     return {
         **({"image": MANAGED_IMAGE} if kind == "prefect:managed" else {}),
@@ -227,7 +231,7 @@ def set_schedule(deployment: dict[str, Any], cron: str | None, *, first: bool) -
         del deployment["schedules"]
 
 
-def deploy_command(name: str) -> list[str]:
+def make_deploy_command(name: str) -> list[str]:
     """Return the command that deploys under this name."""
     return ["prefect", "--no-prompt", "deploy", "--name", name]
 
@@ -242,7 +246,7 @@ def run_prefect_deploy(
     tool before it loses them for good.
     """
     command = [sys.executable, str(PREFECT_DEPLOY)]
-    command += deploy_command(config["deployments"][0]["name"])[1:]
+    command += make_deploy_command(config["deployments"][0]["name"])[1:]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "prefect.yaml"
         path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
@@ -269,7 +273,7 @@ def describe_refusal(name: str, differences: list[str]) -> str:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = french_parser(
+    parser = make_french_parser(
         "deploy.py",
         "Déploie la pipeline, en production, sur le Prefect auquel ce shell est connecté : "
         "Prefect Cloud ou un serveur à vous. Sans --yes, montre ce qui serait fait.",
@@ -277,7 +281,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--yes", action="store_true", help="déployer")
     parser.add_argument(
         "--name",
-        type=deployment_name,
+        type=parse_deployment_name,
         default=DEPLOYMENT,
         help=f"nom du déploiement (par défaut : {DEPLOYMENT}) : à plusieurs équipes sur un même "
         "Prefect, chacune a le sien",
@@ -304,17 +308,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     if arguments.cron is not None:
         check_cron(arguments.cron)
-    variables = deployment_variables()
-    source, credentials = pushed_source(), login()
-    where = where_prefect_is(must_last=True)
+    variables = read_deployment_variables()
+    source, credentials = find_pushed_source(), read_login()
+    where = describe_prefect(must_last=True)
     config = yaml.safe_load((PROJECT_ROOT / "prefect.yaml").read_text("utf-8"))
     deployment = config["deployments"][0]
     deployment["name"] = name = arguments.name
     pool = deployment["work_pool"]
     with get_client(sync_client=True) as client:
-        kind = pool_type(client, pool["name"])
+        kind = read_pool_type(client, pool["name"])
         refuse_a_second_schedule(client, name, source["GIT_REPOSITORY"])
-        before = found(client.read_deployment_by_name, f"{FLOW}/{name}")
+        before = find_on_prefect(client.read_deployment_by_name, f"{FLOW}/{name}")
     # Computed before set_schedule changes what prefect.yaml says.
     merged = merge_job_variables(pool, kind, variables, before)
     pool["job_variables"] = merge_job_variables(pool, kind, variables)
@@ -322,7 +326,7 @@ def main(argv: list[str] | None = None) -> int:
     wanted = deployment | {"pull_steps": fill_in(config["pull"], source), "job_variables": merged}
     print(f"Déploiement {name} dans {where}, work pool {pool['name']} ({kind}).")
     print("\n".join(describe_plan(before, wanted)))
-    print(f"Commande : {shlex.join(deploy_command(name))}", flush=True)
+    print(f"Commande : {shlex.join(make_deploy_command(name))}", flush=True)
     taken = [] if before is None or arguments.replace else find_differences_of_owner(before, wanted)
     if not arguments.yes:
         remedy = describe_refusal(name, taken) if taken else "ajoutez --yes."

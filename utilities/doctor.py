@@ -19,19 +19,19 @@ REINSTALL = "`rm -rf .venv`, puis `make doctor`"
 try:
     from packaging.requirements import Requirement
 
-    from bi_pipeline.bigquery.connection import credentials_block_class, load_credentials
-    from bi_pipeline.command_line import french_parser
+    from bi_pipeline.bigquery.connection import import_credentials_block_class, load_credentials
+    from bi_pipeline.command_line import make_french_parser
     from bi_pipeline.errors import ConfigurationError
     from bi_pipeline.explanations import explain
     from bi_pipeline.lifetime.local_servers import ensure_prefect_server
     from bi_pipeline.settings import (
         PROJECT_ROOT,
         PipelineSettings,
+        find_misspelt_variables,
         load_environment,
         load_settings,
-        misspelt_variables,
     )
-    from support.bigquery_access import bigquery_client
+    from support.bigquery_access import make_bigquery_client
     from support.diagnosis import Diagnosis, check_datasets
 except (ImportError, AttributeError) as error:
     # A package without some of its files.
@@ -44,19 +44,19 @@ if TYPE_CHECKING:
 LOCK = PROJECT_ROOT / "requirements.txt"
 
 
-def check_lock(diagnosis: Diagnosis) -> bool:
+def check_python_packages(diagnosis: Diagnosis) -> bool:
     """The installed packages are those of the lock, whole; return whether they are."""
     site_packages = Path(sysconfig.get_path("purelib"))
-    wrong = list(packages_without_a_file(site_packages)) or list(_packages_that_differ())
+    wrong = list(find_incomplete_packages(site_packages)) or list(_find_differing_packages())
     if not wrong:
-        diagnosis.ready("Dépendances : celles de requirements.txt")
+        diagnosis.say_ready("Dépendances : celles de requirements.txt")
         return True
     shown = ", ".join(wrong[:3]) + (" …" if len(wrong) > 3 else "")
-    diagnosis.missing(f"Dépendances : {len(wrong)} à réinstaller ({shown})", REINSTALL)
+    diagnosis.say_missing(f"Dépendances : {len(wrong)} à réinstaller ({shown})", REINSTALL)
     return False
 
 
-def packages_without_a_file(site_packages: Path) -> Iterator[str]:
+def find_incomplete_packages(site_packages: Path) -> Iterator[str]:
     """Yield the packages that miss a file which their RECORD lists, or RECORD itself.
 
     Compiled files are left aside: Python makes them again.
@@ -71,7 +71,7 @@ def packages_without_a_file(site_packages: Path) -> Iterator[str]:
             yield f"{folder.name.split('-')[0]} incomplet"
 
 
-def _packages_that_differ() -> Iterator[str]:
+def _find_differing_packages() -> Iterator[str]:
     """Yield the packages that are missing, or that have another version than the lock's."""
     for line in LOCK.read_text(encoding="utf-8").splitlines():
         if not line or line.startswith((" ", "#")):
@@ -103,17 +103,19 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
         if prefect_is_new():
             settings = PipelineSettings.from_mapping(load_environment())
         else:
-            ensure_prefect_server(while_it_boots=credentials_block_class)
+            ensure_prefect_server(while_it_boots=import_credentials_block_class)
             settings = load_settings()
     except ConfigurationError as error:
-        diagnosis.missing(
+        diagnosis.say_missing(
             str(error), "corrigez .env, ou lancez `.venv/bin/python utilities/generate_env.py`"
         )
         return None
-    for line in misspelt_variables():
-        diagnosis.doubtful(line)
+    for line in find_misspelt_variables():
+        diagnosis.say_doubtful(line)
     env_file = ".env" if (PROJECT_ROOT / ".env").exists() else "sans .env"
-    diagnosis.ready(f"Réglages ({env_file}) : cible {settings.target}, dataset {settings.dataset}")
+    diagnosis.say_ready(
+        f"Réglages ({env_file}) : cible {settings.target}, dataset {settings.dataset}"
+    )
     return settings
 
 
@@ -122,40 +124,40 @@ def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | No
     from google.auth.exceptions import GoogleAuthError
 
     if prefect_is_new():
-        diagnosis.missing(
+        diagnosis.say_missing(
             "Block : Prefect n'en a encore aucun",
             "`.venv/bin/python utilities/create_gcp_block.py`, avec --adc si vous êtes sans clé",
         )
         return None
     try:
-        client = bigquery_client(load_credentials(settings.credentials_block), settings)
+        client = make_bigquery_client(load_credentials(settings.credentials_block), settings)
     except (ConfigurationError, GoogleAuthError) as error:
-        diagnosis.missing(f"Block : {explain(error)}")
+        diagnosis.say_missing(f"Block : {explain(error)}")
         return None
-    diagnosis.ready(f"Block {settings.credentials_block}")
+    diagnosis.say_ready(f"Block {settings.credentials_block}")
     return client
 
 
 def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
     """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
-    from support.dbt_offline import parse
+    from support.dbt_offline import parse_project
 
     # For env_var() in the project; nothing after this check reads the environment.
     os.environ |= settings.to_mapping()
     try:
         with tempfile.TemporaryDirectory(prefix="doctor-") as folder:
-            parse(PROJECT_ROOT / "dbt", [], Path(folder))
+            parse_project(PROJECT_ROOT / "dbt", [], Path(folder))
     except ConfigurationError as error:
-        diagnosis.missing(str(error))
+        diagnosis.say_missing(str(error))
     else:
-        diagnosis.ready("Projet dbt")
+        diagnosis.say_ready("Projet dbt")
 
 
 def diagnose() -> Diagnosis:
     """Go through all that the pipeline needs; a check that needs another waits for it."""
     diagnosis = Diagnosis()
-    diagnosis.ready(f"Python {sys.version.split()[0]}")
-    if not check_lock(diagnosis):
+    diagnosis.say_ready(f"Python {sys.version.split()[0]}")
+    if not check_python_packages(diagnosis):
         return diagnosis
     settings = check_settings(diagnosis)
     if settings:
@@ -168,7 +170,7 @@ def diagnose() -> Diagnosis:
 
 def main(argv: list[str] | None = None) -> int:
     """Say what is ready and what is missing; return 1 if the pipeline would fail."""
-    french_parser(
+    make_french_parser(
         "doctor.py", "Dit ce qui est prêt et ce qui manque, sans rien changer."
     ).parse_args(argv)
     try:

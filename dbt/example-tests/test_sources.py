@@ -4,15 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from support.sample_data import TABLES, described_tables, read_table, table_schema
+from support.sample_data import TABLES, make_table_schema, read_table, read_table_descriptions
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_source_declares_the_columns_and_types_that_are_loaded(name):
-    source = described_tables()[name]
+    source = read_table_descriptions()[name]
     types = {"STRING": "string", "INTEGER": "int64", "FLOAT": "float64", "TIMESTAMP": "timestamp"}
 
-    schema = table_schema(read_table(name, datetime.now(UTC)), source)
+    schema = make_table_schema(read_table(name, datetime.now(UTC)), source)
 
     assert {column["name"]: column["data_type"] for column in source["columns"]} == {
         field.name: types[field.field_type] for field in schema

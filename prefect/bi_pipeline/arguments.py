@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from bi_pipeline.command_line import french_parser
+from bi_pipeline.command_line import make_french_parser
 from bi_pipeline.dbt_runs.options import LAST_RUN
 
 # The dbt commands that are two words.
@@ -61,7 +61,7 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
     for name in given.keys() & {"select", "exclude"}:
         given[name] = " ".join(given[name])
     if "commands" in given:
-        given["commands"], macros = _commands(given["commands"])
+        given["commands"], macros = _parse_commands(given["commands"])
         for command in given["commands"]:
             if command not in known:
                 reason = NOT_IN_A_RUN.get(command, f"les valeurs possibles sont {possible}")
@@ -77,7 +77,7 @@ def parse_arguments(form: Mapping[str, Any], argv: list[str] | None) -> dict[str
 
 def _make_parser(form: Mapping[str, Any], possible_commands: str) -> argparse.ArgumentParser:
     """Return the parser of the command line, whose help is the text of Prefect's form."""
-    parser = french_parser(
+    parser = make_french_parser(
         "pipeline.py",
         "Lance dbt run puis dbt test sur BigQuery.",
         argument_default=argparse.SUPPRESS,
@@ -89,13 +89,13 @@ def _make_parser(form: Mapping[str, Any], possible_commands: str) -> argparse.Ar
 
     add("target", choices=("dev", "prod"))
     # Several add up, as in dbt.
-    add("select", nargs="+", action="extend", type=_text, metavar="NŒUDS")
-    add("exclude", nargs="+", action="extend", type=_text, metavar="NŒUDS")
-    add("selector", type=_text, metavar="NOM")
-    add("changed_since", nargs="?", const=LAST_RUN, type=_text, metavar="COMMIT")
+    add("select", nargs="+", action="extend", type=_parse_text, metavar="NŒUDS")
+    add("exclude", nargs="+", action="extend", type=_parse_text, metavar="NŒUDS")
+    add("selector", type=_parse_text, metavar="NOM")
+    add("changed_since", nargs="?", const=LAST_RUN, type=_parse_text, metavar="COMMIT")
     add("full_refresh", action="store_true")
     add("empty", action="store_true")
-    add("vars", type=_variables, metavar="YAML")
+    add("vars", type=_parse_variables, metavar="YAML")
     add("event_time_start", metavar="DATE")
     add("event_time_end", metavar="DATE")
     add("threads", type=int, metavar="NOMBRE")
@@ -115,13 +115,13 @@ def _refuse_options(unknown: list[str], parser: argparse.ArgumentParser) -> NoRe
     )
 
 
-def _text(text: str) -> str:
+def _parse_text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("la valeur est vide : ôtez l'option pour tout prendre")
     return text
 
 
-def _variables(text: str) -> dict[str, Any]:
+def _parse_variables(text: str) -> dict[str, Any]:
     """Return the variables that YAML, or JSON, gives; a date is its text, as in Prefect's form."""
     try:
         given = yaml.safe_load(text)
@@ -132,7 +132,7 @@ def _variables(text: str) -> dict[str, Any]:
     return json.loads(json.dumps(given, default=str))
 
 
-def _commands(words: list[str]) -> tuple[list[str], list[str]]:
+def _parse_commands(words: list[str]) -> tuple[list[str], list[str]]:
     """Return the dbt commands that these words make, one argument each or several, and macros."""
     commands: list[str] = []
     macros: list[str] = []

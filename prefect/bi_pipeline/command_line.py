@@ -42,13 +42,13 @@ FRENCH = {
 }
 
 
-def french_parser(prog: str, description: str, **options: object) -> argparse.ArgumentParser:
+def make_french_parser(prog: str, description: str, **options: object) -> argparse.ArgumentParser:
     """Return a parser of command lines whose help and errors are in French."""
     argparse._ = lambda text: FRENCH.get(text, text)  # type: ignore[attr-defined]
     return argparse.ArgumentParser(prog, description=description, **options)  # type: ignore[arg-type]
 
 
-def block_name(text: str) -> str:
+def parse_block_name(text: str) -> str:
     """Return the name of a Prefect block unchanged; argparse's error if Prefect refuses it."""
     try:
         return check_block_name(text)
@@ -82,7 +82,7 @@ def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """
 
     @functools.wraps(main)
-    def tool(argv: list[str] | None = None) -> int:
+    def run_tool(argv: list[str] | None = None) -> int:
         refuse_unreadable_env_file()
         reach_this_machine_directly(dotenv_values(ENV_FILE))
         try:
@@ -99,4 +99,4 @@ def say_errors(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             print(known, file=sys.stderr)
             return known.exit_code
 
-    return tool
+    return run_tool

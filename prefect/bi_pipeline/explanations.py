@@ -9,8 +9,13 @@ import tempfile
 from urllib.parse import urlsplit
 
 from bi_pipeline.errors import ConfigurationError, InfrastructureError, PipelineError
-from bi_pipeline.proxies import host_and_port, unusable_proxies, via_proxy, without_password
-from bi_pipeline.settings import bigquery_address
+from bi_pipeline.proxies import (
+    describe_proxy,
+    find_unusable_proxies,
+    mask_password,
+    parse_host_and_port,
+)
+from bi_pipeline.settings import read_bigquery_address
 
 # errno values that a user can fix; any other OSError is a bug of ours.
 OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -53,10 +58,10 @@ def _explain_disk(error: BaseException) -> PipelineError | None:
 
 
 def _explain_proxy(error: BaseException) -> PipelineError | None:
-    proxies = unusable_proxies()
+    proxies = find_unusable_proxies()
     if not (proxies and re.search("proxy|SOCKS", str(error))):
         return None
-    named = ", ".join(f"{name}={without_password(proxy)}" for name, proxy in proxies.items())
+    named = ", ".join(f"{name}={mask_password(proxy)}" for name, proxy in proxies.items())
     return ConfigurationError(
         f"Prefect ne sait pas se servir de ce proxy ({named}) : donnez-en un en http:// à "
         f"https_proxy, et retirez cette variable (`unset {' '.join(proxies)}`)."
@@ -75,12 +80,12 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
     unreachable = isinstance(error, RuntimeError) and "Failed to reach API at" in str(error)
     if not unreachable:
         addresses = filter(None, (api_url, PREFECT_CLOUD_API_URL.value()))
-        asked = _address_asked(error) if isinstance(error, httpx.HTTPError) else ""
+        asked = _find_address_asked(error) if isinstance(error, httpx.HTTPError) else ""
         if not any(_is_under(asked, address) for address in addresses):
             return None
     if unreachable or isinstance(error, httpx.TransportError):
         return InfrastructureError(
-            f"API Prefect injoignable ({api_url}){via_proxy(api_url or '')} : vérifiez "
+            f"API Prefect injoignable ({api_url}){describe_proxy(api_url or '')} : vérifiez "
             "PREFECT_API_URL, démarrez ce serveur (`prefect server start`), ou retirez la variable "
             "pour un serveur temporaire."
         )
@@ -110,7 +115,7 @@ def _explain_google(error: BaseException) -> PipelineError | None:
         )
     if isinstance(error, RefreshError):
         return ConfigurationError(_explain_refusal(str(error)))
-    asked = _address_asked(error) or _address_asked(error.__cause__)
+    asked = _find_address_asked(error) or _find_address_asked(error.__cause__)
     # BigQuery's client gives the error of a job no answer; google-auth asks for tokens only.
     of_a_job = isinstance(error, GoogleAPICallError) and error.response is None and error.errors
     if not (of_a_job or isinstance(error, TransportError) or _is_bigquery(asked)):
@@ -118,8 +123,8 @@ def _explain_google(error: BaseException) -> PipelineError | None:
     unreachable = (RetryError, ServerError, TransportError, requests.RequestException)
     if isinstance(error, unreachable):
         return InfrastructureError(
-            f"BigQuery injoignable ou en panne ({_first_line(error)}){via_proxy(asked)} : vérifiez "
-            "le réseau, puis relancez."
+            f"BigQuery injoignable ou en panne ({_take_first_line(error)})"
+            f"{describe_proxy(asked)} : vérifiez le réseau, puis relancez."
         )
     if isinstance(error, GoogleAPICallError) and "quota project" in str(error):
         return ConfigurationError(
@@ -128,13 +133,13 @@ def _explain_google(error: BaseException) -> PipelineError | None:
         )
     if isinstance(error, GoogleAPICallError):
         return ConfigurationError(
-            f"BigQuery refuse : {_first_line(error)}\nVérifiez que le dataset existe "
+            f"BigQuery refuse : {_take_first_line(error)}\nVérifiez que le dataset existe "
             "(`make infra`) et que le compte de service y a accès."
         )
     return None
 
 
-def _address_asked(error: BaseException | None) -> str:
+def _find_address_asked(error: BaseException | None) -> str:
     """Return the address that an HTTP client asked when this happened; empty if it is not said."""
     try:
         request = getattr(error, "request", None)
@@ -149,7 +154,7 @@ def _is_under(asked: str, address: str) -> bool:
     """Return whether what was asked is a path of the API at this address."""
     path = urlsplit(address).path.rstrip("/") + "/"
     try:
-        return host_and_port(asked) == host_and_port(address) and (
+        return parse_host_and_port(asked) == parse_host_and_port(address) and (
             urlsplit(asked).path.startswith(path)
         )
     except ValueError:
@@ -159,7 +164,9 @@ def _is_under(asked: str, address: str) -> bool:
 
 def _is_bigquery(asked: str) -> bool:
     """Return whether what was asked is BigQuery: Google's, or that of the settings."""
-    return "bigquery" in (urlsplit(asked).hostname or "") or _is_under(asked, bigquery_address())
+    return "bigquery" in (urlsplit(asked).hostname or "") or _is_under(
+        asked, read_bigquery_address()
+    )
 
 
 def _explain_refusal(text: str) -> str:
@@ -183,5 +190,5 @@ def _explain_refusal(text: str) -> str:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _take_first_line(error: BaseException) -> str:
     return str(getattr(error, "message", error)).partition("\n")[0]

@@ -32,7 +32,7 @@ def reach_this_machine_directly(env_file: Mapping[str, str | None] | None = None
         os.environ[name] = ",".join(dict.fromkeys([*hosts, *added]))
 
 
-def proxy_for(url: str) -> tuple[str, str] | None:
+def find_proxy(url: str) -> tuple[str, str] | None:
     """Return the proxy through which this address is asked for, and the variable that names it."""
     from urllib.request import proxy_bypass
 
@@ -47,19 +47,19 @@ def proxy_for(url: str) -> tuple[str, str] | None:
     return proxy if "://" in proxy else f"http://{proxy}", name
 
 
-def host_and_port(url: str) -> tuple[str, int]:
+def parse_host_and_port(url: str) -> tuple[str, int]:
     """Return where a URL has its server; ValueError for a port that is no number."""
     address = urlsplit(url)
     return address.hostname or "", address.port or (443 if address.scheme == "https" else 80)
 
 
-def via_proxy(url: str) -> str:
+def describe_proxy(url: str) -> str:
     """Return, in French, through which proxy this address is asked for; empty without one."""
-    found = proxy_for(url)
-    return f" via le proxy {without_password(found[0])} (variable {found[1]})" if found else ""
+    found = find_proxy(url)
+    return f" via le proxy {mask_password(found[0])} (variable {found[1]})" if found else ""
 
 
-def unusable_proxies() -> dict[str, str]:
+def find_unusable_proxies() -> dict[str, str]:
     """Return the proxies that Prefect's client cannot use, by their variable: those of SOCKS.
 
     It raises when it is made, even if no address is asked for through them.
@@ -68,7 +68,7 @@ def unusable_proxies() -> dict[str, str]:
     return {name: proxy for name, proxy in given.items() if re.match(r"(?!https?://)\w+://", proxy)}
 
 
-def without_password(address: str) -> str:
+def mask_password(address: str) -> str:
     """Return an address with its user and its password masked."""
     # A password may hold any character, the last @ ends it.
     return re.sub(r"://.*@", "://***@", address)

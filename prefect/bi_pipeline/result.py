@@ -182,7 +182,7 @@ class DbtResult:
             return all(node.hit_a_passing_fault for node in self.failed_nodes)
         return any(PASSING_FAULT.search(error) for error in self.errors)
 
-    def followed_by(self, retry: DbtResult) -> DbtResult:
+    def merge_retry(self, retry: DbtResult) -> DbtResult:
         """Return the result of this attempt and of the next, which redid its nodes, or some."""
         nodes = {node.unique_id: node for node in self.nodes}
         redone = {node.unique_id: node for node in retry.nodes}

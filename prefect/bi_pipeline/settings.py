@@ -28,7 +28,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from bi_pipeline.errors import ConfigurationError
-from bi_pipeline.proxies import reach_this_machine_directly, without_password
+from bi_pipeline.proxies import mask_password, reach_this_machine_directly
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
@@ -48,7 +48,7 @@ MAXIMUM_RUN_SECONDS = 30 * 24 * 3600
 Target = Literal["dev", "prod"]
 
 
-def _matching(pattern: str, reason: str) -> Callable[[str], str]:
+def _make_check(pattern: str, reason: str) -> Callable[[str], str]:
     """Return a check that gives a text back; ValueError, with the reason, if it does not match."""
 
     def check(text: str) -> str:
@@ -59,23 +59,23 @@ def _matching(pattern: str, reason: str) -> Callable[[str], str]:
     return check
 
 
-check_block_name = _matching(
+check_block_name = _make_check(
     r"[a-z0-9-]+", "un nom de block n'a que des minuscules, des chiffres et des tirets"
 )
-_check_dataset_name = _matching(
+_check_dataset_name = _make_check(
     r"[A-Za-z0-9_]{1,1024}",
     "un nom de dataset n'a que des lettres sans accent, des chiffres et des _",
 )
-_check_project_id = _matching(
+_check_project_id = _make_check(
     r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]", "ce n'est pas un identifiant de projet GCP"
 )
-_check_region = _matching(r"[A-Za-z0-9-]+", "ce n'est pas une région de BigQuery")
-_check_service_account = _matching(
+_check_region = _make_check(r"[A-Za-z0-9-]+", "ce n'est pas une région de BigQuery")
+_check_service_account = _make_check(
     r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com",
     "ce n'est pas l'adresse d'un compte de service (…@….gserviceaccount.com)",
 )
 # `config` is a section of profiles.yml.
-_check_profile_name = _matching(
+_check_profile_name = _make_check(
     r"(?!config$)[A-Za-z0-9_-]+",
     "un nom de profil n'a que des lettres, des chiffres, des _ et des -",
 )
@@ -90,7 +90,7 @@ def _check_endpoint(address: HttpUrl) -> HttpUrl:
     return address
 
 
-def _check_artifacts_dir(value: str) -> str:
+def _check_dbt_artifacts_dir(value: str) -> str:
     """Return a bucket address unchanged, a folder from the root; ValueError for anything else."""
     if value.startswith("gs://"):
         if not re.fullmatch(r"gs://[a-z0-9][a-z0-9._-]+(/.*)?", value):
@@ -191,7 +191,7 @@ class PipelineSettings(BaseModel):
         alias="DBT_RETRIES",
         description="Nouveaux essais après une panne passagère de BigQuery. Facultatif.",
     )
-    artifacts_dir: Annotated[str, AfterValidator(_check_artifacts_dir)] | None = Field(
+    dbt_artifacts_dir: Annotated[str, AfterValidator(_check_dbt_artifacts_dir)] | None = Field(
         None,
         alias="DBT_ARTIFACTS_DIR",
         description="Où garder les résultats de dbt : un dossier, gs://bucket/préfixe. Facultatif.",
@@ -243,7 +243,7 @@ class PipelineSettings(BaseModel):
         return {name: str(value) for name, value in values.items()}
 
     @classmethod
-    def variables(cls) -> Iterator[str]:
+    def list_variables(cls) -> Iterator[str]:
         """Yield the environment variable of each setting, in the order of `.env.example`."""
         for field in cls.model_fields.values():
             assert field.alias is not None
@@ -255,11 +255,11 @@ class PipelineSettings(BaseModel):
 
         Raises ConfigurationError, with one line for each problem found.
         """
-        given = {name: values[name].strip() for name in cls.variables() if name in values}
+        given = {name: values[name].strip() for name in cls.list_variables() if name in values}
         try:
             return cls.model_validate({k: v for k, v in given.items() if v})
         except ValidationError as error:
-            problems = [_explain(problem) for problem in error.errors()]
+            problems = [_describe_problem(problem) for problem in error.errors()]
             raise ConfigurationError(
                 "Configuration incorrecte :\n" + "\n".join(f"  - {problem}" for problem in problems)
             ) from None
@@ -294,14 +294,14 @@ def load_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if value.strip()}
 
 
-def bigquery_address() -> str:
+def read_bigquery_address() -> str:
     """Return the address of BigQuery in this process's environment, Google's by default."""
     return os.environ.get(ENDPOINT, "").strip() or GOOGLE_ENDPOINT
 
 
-def misspelt_variables() -> list[str]:
+def find_misspelt_variables() -> list[str]:
     """Return one French line for each name in `.env` that looks like a setting and is none."""
-    settings = list(PipelineSettings.variables())
+    settings = list(PipelineSettings.list_variables())
     lines = []
     for name in dotenv_values(ENV_FILE):
         meant = difflib.get_close_matches(name, settings, n=1, cutoff=0.9)
@@ -335,7 +335,7 @@ def _read_variables() -> dict[str, str]:
     """
     from prefect import get_client
 
-    names = [name.lower() for name in PipelineSettings.variables()]
+    names = [name.lower() for name in PipelineSettings.list_variables()]
     with get_client(sync_client=True) as client:
         answer = client.request(
             "POST", "/variables/filter", json={"variables": {"name": {"any_": names}}}
@@ -343,7 +343,7 @@ def _read_variables() -> dict[str, str]:
     return {variable["name"].upper(): str(variable["value"]) for variable in answer.json()}
 
 
-def _explain(problem: ErrorDetails) -> str:
+def _describe_problem(problem: ErrorDetails) -> str:
     """Return one French line for a problem that pydantic found."""
     name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
     if field := PipelineSettings.model_fields.get(str(name)):
@@ -367,4 +367,4 @@ def _explain(problem: ErrorDetails) -> str:
         "value_error": str(context.get("error")),
     }
     reason = reasons.get(kind, f"ce n'est pas une valeur possible ({kind})")
-    return f"{name} : « {without_password(str(problem['input']))} » est refusé, {reason}"
+    return f"{name} : « {mask_password(str(problem['input']))} » est refusé, {reason}"

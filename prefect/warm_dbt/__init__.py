@@ -4,7 +4,7 @@ dbt is 2,600 modules, three seconds of each command. A server imports them, and 
 project, while the caller gets ready; each command is then a fork of it. What the caller starts in
 the place of dbt is a client that is there in 15 ms: it takes signals, and ends as dbt does.
 
-    server = warm_dbt.start_server(folder)          # returns at once, once a process
+    server = warm_dbt.start_dbt_server(folder)          # returns at once, once a process
     with server.connect() as connection, serve_tokens(credentials) as tokens:
         descriptors = [connection.fileno(), lock.fileno(), tokens.fileno()]
         subprocess.Popen([*CLIENT, *map(str, descriptors), "run"], pass_fds=descriptors)
@@ -85,6 +85,6 @@ class DbtServer:
 
 
 @functools.cache
-def start_server(folder: Path) -> DbtServer:
+def start_dbt_server(folder: Path) -> DbtServer:
     """Return the dbt server of this process, started at the first call."""
     return DbtServer(folder)

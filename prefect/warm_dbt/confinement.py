@@ -21,7 +21,7 @@ from jinja2 import Environment, Template
 from jinja2.environment import TemplateModule
 from jinja2.sandbox import SandboxedEnvironment
 
-from warm_dbt.packages import packages_dir
+from warm_dbt.packages import find_packages_dir
 
 # What libraries read of the system, on Linux and macOS; no secret is in it.
 SYSTEM = (
@@ -55,16 +55,18 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
         project_dir: absolute, without links; the folder that dbt works in.
         written, read: files or folders.
     """
-    installed = [x for x in packages_dir(project_dir).glob("*") if (x / "dbt_project.yml").exists()]
-    packages = _prefixes([packages_dir(project_dir), *installed])
+    installed = [
+        x for x in find_packages_dir(project_dir).glob("*") if (x / "dbt_project.yml").exists()
+    ]
+    packages = _make_prefixes([find_packages_dir(project_dir), *installed])
     # If PYTHONPATH names the folder that the project is in, the key may be there, too.
     libraries = [
         path
         for path in (*SYSTEM, *sys.path)
         if path and not project_dir.is_relative_to(os.path.realpath(path))
     ]
-    writable = _prefixes([*written, os.devnull])
-    readable = (*writable, *_prefixes([*libraries, *read, project_dir, *installed]))
+    writable = _make_prefixes([*written, os.devnull])
+    readable = (*writable, *_make_prefixes([*libraries, *read, project_dir, *installed]))
 
     def is_own_link(name: str, folders: Iterable[str | Path]) -> bool:
         """Whether a path leads out of a folder by a link that the team made, not a package."""
@@ -118,7 +120,7 @@ def keep_jinja_in_its_sandbox() -> None:
     setattr(SandboxedEnvironment, "is_safe_attribute", is_safe_attribute)  # noqa: B010 - for mypy
 
 
-def _prefixes(paths: Iterable[str | Path]) -> tuple[str, ...]:
+def _make_prefixes(paths: Iterable[str | Path]) -> tuple[str, ...]:
     return tuple(os.path.realpath(path).casefold() + os.sep for path in paths)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 
-def packages_dir(project_dir: Path) -> Path:
+def find_packages_dir(project_dir: Path) -> Path:
     """Return the folder in which `dbt deps` installs the packages of a project.
 
     That is the project itself if its name is Jinja, which only dbt can read.

@@ -71,7 +71,7 @@ def use_tokens_of_the_pipeline(tokens: int) -> None:
     function is private to the adapter: if it moves, dbt falls back to the token of the profile.
 
     Args:
-        tokens: descriptor of the socket that `google_tokens.serve_tokens` answers.
+        tokens: descriptor of the socket that `tokens.serve_tokens` answers.
     """
     credentials = PipelineCredentials(socket.socket(fileno=tokens))
     for module in (clients, python_submissions):

@@ -80,10 +80,10 @@ def serve(control: socket.socket) -> None:
         if not byte:
             return
         with socket.socket(fileno=descriptors[0]) as connection:
-            run_command(connection, control)
+            serve_command(connection, control)
 
 
-def run_command(connection: socket.socket, control: socket.socket) -> None:
+def serve_command(connection: socket.socket, control: socket.socket) -> None:
     """Fork for the command of this client; tell it the process, then the exit code."""
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 5)
     with connection.makefile() as lines:
@@ -93,7 +93,7 @@ def run_command(connection: socket.socket, control: socket.socket) -> None:
         if not pid:
             connection.close()
             become_dbt(json.loads(request), descriptors)
-        code = wait_for(pid, connection, control)
+        code = wait_for_dbt(pid, connection, control)
         # A client that has gone takes no answer.
         with suppress(ConnectionError):
             connection.sendall(f"{code}\n".encode())
@@ -132,7 +132,7 @@ def become_dbt(request: tuple[list[str], str, dict[str, str]], descriptors: list
         os._exit(code if isinstance(code, int) else 1)
 
 
-def wait_for(pid: int, connection: socket.socket, control: socket.socket) -> int:
+def wait_for_dbt(pid: int, connection: socket.socket, control: socket.socket) -> int:
     """Return the exit code of the process, stopped if the client or the caller goes first."""
     ended = os.pidfd_open(pid)
     try:

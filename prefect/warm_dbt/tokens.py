@@ -18,7 +18,7 @@ from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport.requests import Request
 
 
-def fresh_token(credentials: Credentials) -> str:
+def read_token(credentials: Credentials) -> str:
     """Return a token of these credentials, asking Google only if the last one has expired.
 
     Raises google-auth's RefreshError when Google refuses, its TransportError without network.
@@ -32,19 +32,19 @@ def fresh_token(credentials: Credentials) -> str:
 def serve_tokens(credentials: Credentials) -> Iterator[socket.socket]:
     """Yield the socket of the process that is to have tokens; answer it until it is closed."""
     ours, theirs = socket.socketpair()
-    threading.Thread(target=_answer, args=(ours, credentials), daemon=True).start()
+    threading.Thread(target=_answer_requests, args=(ours, credentials), daemon=True).start()
     with theirs:
         yield theirs
 
 
-def _answer(channel: socket.socket, credentials: Credentials) -> None:
+def _answer_requests(channel: socket.socket, credentials: Credentials) -> None:
     """Answer each line of the channel with a line of JSON: a token, or why there is none."""
     # dbt may have been killed meanwhile, and its end of the socket closed.
     with suppress(OSError), channel, channel.makefile("rw") as lines:
         for _ in lines:
             try:
                 answer = {
-                    "token": fresh_token(credentials),
+                    "token": read_token(credentials),
                     "expiry": credentials.expiry and credentials.expiry.isoformat(),
                     "universe_domain": credentials.universe_domain,
                     "quota_project": getattr(credentials, "quota_project_id", None),

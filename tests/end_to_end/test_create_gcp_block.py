@@ -15,14 +15,14 @@ from bi_pipeline.bigquery.connection import load_credentials
 from create_gcp_block import main
 from project import ONE_MODEL, in_environment, prefect_client
 from stand_in_cloud import stand_in_cloud
-from support.local_content import on_prefect_server, throwaway_key
+from support.local_content import make_throwaway_key, use_prefect_server
 
 
 @pytest.fixture
 def key_file(tmp_path):
     """The file of a good key, for its owner only."""
     path = tmp_path / "sa_key.json"
-    path.write_text(json.dumps(throwaway_key()))
+    path.write_text(json.dumps(make_throwaway_key()))
     path.chmod(0o600)
     return path
 
@@ -30,7 +30,7 @@ def key_file(tmp_path):
 @pytest.fixture
 def prefect_api(local_environment):
     """The API of the local Prefect server, for this process."""
-    with on_prefect_server(local_environment):
+    with use_prefect_server(local_environment):
         yield local_environment["PREFECT_API_URL"]
 
 
@@ -39,7 +39,7 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
 
     assert main(arguments) == 0
     first = capsys.readouterr()
-    key_file.write_text(json.dumps(throwaway_key() | {"private_key_id": "second"}))
+    key_file.write_text(json.dumps(make_throwaway_key() | {"private_key_id": "second"}))
     assert main(arguments) == 0
     second = capsys.readouterr()
 
@@ -49,7 +49,7 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
     assert info["private_key_id"] == "second"
 
 
-OF_ANOTHER = throwaway_key() | {"client_email": "b@projet.iam.gserviceaccount.com"}
+OF_ANOTHER = make_throwaway_key() | {"client_email": "b@projet.iam.gserviceaccount.com"}
 # What the block holds, and how the tool says it.
 HELD = {
     "key of another account": (
@@ -93,7 +93,12 @@ def test_block_of_another_account_is_replaced_on_an_explicit_word_only(
     done = main([*arguments, "--replace"])
 
     assert (refused, done) == (2, 0)
-    for word in (said, f"la clé de {throwaway_key()['client_email']}", "--replace", "--block-name"):
+    for word in (
+        said,
+        f"la clé de {make_throwaway_key()['client_email']}",
+        "--replace",
+        "--block-name",
+    ):
         assert word in captured.err
     assert "PRIVATE KEY" not in captured.out + captured.err
     assert left == data

@@ -12,7 +12,7 @@ from google.oauth2.service_account import Credentials
 
 import warm_dbt
 from bi_pipeline.settings import PROJECT_ROOT, REHEARSAL_DIR
-from support.local_content import UNIVERSE_DOMAIN, throwaway_key
+from support.local_content import UNIVERSE_DOMAIN, make_throwaway_key
 from warm_dbt.tokens import serve_tokens
 
 PROFILE = """\
@@ -53,7 +53,7 @@ def dbt_project(tmp_path):
 
 def start(server, folder, *arguments, **variables):
     """Start a client of the server, as DbtCoreOperation does."""
-    credentials = Credentials.from_service_account_info(throwaway_key(), scopes=["any"])
+    credentials = Credentials.from_service_account_info(make_throwaway_key(), scopes=["any"])
     with (
         server.connect() as connection,
         serve_tokens(credentials) as tokens,

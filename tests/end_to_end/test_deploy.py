@@ -26,7 +26,7 @@ from bi_pipeline.settings import PROJECT_ROOT
 from pipeline import dbt_full_pipeline
 from project import prefect_client
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
-from support.prefect_login import found
+from support.prefect_login import find_on_prefect
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +109,7 @@ class Checkout:
         return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
 
-class Server:
+class PrefectServer:
     """The Prefect server behind both: what the tests put and find there."""
 
     def __init__(self, environment: dict[str, str]) -> None:
@@ -141,7 +141,7 @@ class Server:
 
     def find(self, name=FLOW_AND_DEPLOYMENT):
         with prefect_client(self.environment) as client:
-            return found(client.read_deployment_by_name, name)
+            return find_on_prefect(client.read_deployment_by_name, name)
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +151,12 @@ def cloud(local_environment):
 
 
 @pytest.fixture
-def server(local_environment):
+def prefect_server(local_environment):
     """A server without the deployment, and without its work pool."""
-    server = Server(local_environment)
-    server.clear()
-    yield server
-    server.clear()
+    prefect_server = PrefectServer(local_environment)
+    prefect_server.clear()
+    yield prefect_server
+    prefect_server.clear()
 
 
 @pytest.fixture
@@ -191,14 +191,14 @@ OF_TEAM_A = OURS | {
 
 
 def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the_form(
-    on_cloud, server
+    on_cloud, prefect_server
 ):
-    server.make_pool("prefect:managed")
+    prefect_server.make_pool("prefect:managed")
 
     run = on_cloud.deploy("--yes")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    made = server.find()
+    made = prefect_server.find()
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 9 * * *", "Europe/Paris")
     assert made.global_concurrency_limit.limit == 1
@@ -217,27 +217,29 @@ def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the
     )
 
 
-def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(on_own_server, server):
-    server.make_pool("process")
+def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(
+    on_own_server, prefect_server
+):
+    prefect_server.make_pool("process")
     on_own_server.git("switch", "-qc", "feature/x")
     on_own_server.git("push", "-q", "origin", "feature/x")
 
     run = on_own_server.deploy("--yes")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    made = server.find()
+    made = prefect_server.find()
     assert made.schedules[0].schedule.timezone == "Europe/Paris"
     assert made.job_variables == {"env": SETTINGS}
     assert made.pull_steps[0][CLONE]["branch"] == "feature/x"
     assert "le serveur Prefect http://127.0.0.1" in run.stdout
 
 
-def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, server):
-    server.make_pool("process")
+def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, prefect_server):
+    prefect_server.make_pool("process")
     on_own_server.deploy("--yes")
     env = {**SETTINGS, "DBT_THREADS": "2", "MY_MODELS_READ_IT": REFERENCE}
-    with prefect_client(server.environment) as client:
-        first = server.find()
+    with prefect_client(prefect_server.environment) as client:
+        first = prefect_server.find()
         client.update_deployment(
             first.id,
             DeploymentUpdate(job_variables={"env": env, "working_dir": "/x"}, **KEPT),
@@ -252,7 +254,7 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, serve
     run = on_own_server.deploy("--yes", GCP_REGION="EU")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    second = server.find()
+    second = prefect_server.find()
     (schedule,) = second.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone, schedule.active) == (
         *("30 6 * * 1-5", "America/Montreal"),
@@ -266,33 +268,33 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, serve
     assert {"tags": second.tags, "parameters": second.parameters} == KEPT
 
 
-def test_killed_as_it_deploys_it_has_lost_nothing_that_was_set(on_own_server, server):
-    server.make_pool("process")
+def test_killed_as_it_deploys_it_has_lost_nothing_that_was_set(on_own_server, prefect_server):
+    prefect_server.make_pool("process")
     variables = {"env": {**SETTINGS, "MY_MODELS_READ_IT": REFERENCE}, "working_dir": "/x"}
-    server.make_deployment(**OURS, **KEPT, job_variables=variables)
+    prefect_server.make_deployment(**OURS, **KEPT, job_variables=variables)
     on_own_server.git("switch", "-qc", "next")
     on_own_server.git("push", "-q", "origin", "next")
 
     process = on_own_server.start("--yes")
     deadline = time.monotonic() + 60
-    while server.find().pull_steps[0][CLONE]["branch"] != "next":
+    while prefect_server.find().pull_steps[0][CLONE]["branch"] != "next":
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
-    made = server.find()
+    made = prefect_server.find()
     assert process.returncode == -signal.SIGKILL
     assert {"tags": made.tags, "parameters": made.parameters} == KEPT
     assert made.job_variables == variables
 
 
 def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
-    on_own_server, server
+    on_own_server, prefect_server
 ):
-    server.make_pool("process")
+    prefect_server.make_pool("process")
     env = {**SETTINGS, "DBT_THREADS": "2", "MY_PASSWORD": "s3cret"}
-    server.make_deployment(**OURS, job_variables={"env": env})
+    prefect_server.make_deployment(**OURS, job_variables={"env": env})
     on_own_server.git("switch", "-qc", "next")
     on_own_server.git("push", "-q", "origin", "next")
 
@@ -327,15 +329,15 @@ def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
     ],
     ids=["repository", "dataset", "project"],
 )
-def test_deployment_of_another_team_is_left_alone(on_own_server, server, theirs, words):
-    server.make_pool("process")
+def test_deployment_of_another_team_is_left_alone(on_own_server, prefect_server, theirs, words):
+    prefect_server.make_pool("process")
     env = {
         "GCP_PROJECT_ID": theirs.get("project", "mon-projet"),
         "DBT_BIGQUERY_DATASET_PROD": theirs.get("dataset", "p_prod"),
     }
     code = {"pull_steps": theirs["pull_steps"]} if "pull_steps" in theirs else {}
-    server.make_deployment(**OURS | code, job_variables={"env": env})
-    before = server.find()
+    prefect_server.make_deployment(**OURS | code, job_variables={"env": env})
+    before = prefect_server.find()
 
     plan, run = on_own_server.deploy(), on_own_server.deploy("--yes")
 
@@ -345,33 +347,34 @@ def test_deployment_of_another_team_is_left_alone(on_own_server, server, theirs,
         assert "--name" in text
         assert "--replace" in text
     assert "ghp_a" not in plan.stdout + run.stdout + run.stderr
-    assert server.find() == before
+    assert prefect_server.find() == before
 
 
-def test_explicit_word_takes_the_place_of_another_team_s_deployment(on_own_server, server):
-    server.make_pool("process")
-    server.make_deployment(**OF_TEAM_A)
+def test_explicit_word_takes_the_place_of_another_team_s_deployment(on_own_server, prefect_server):
+    prefect_server.make_pool("process")
+    prefect_server.make_deployment(**OF_TEAM_A)
 
     run = on_own_server.deploy("--yes", "--replace")
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert (
-        server.find().pull_steps[0][CLONE]["repository"] == "https://github.com/equipe/projet.git"
+        prefect_server.find().pull_steps[0][CLONE]["repository"]
+        == "https://github.com/equipe/projet.git"
     )
 
 
-def test_two_teams_on_one_prefect_each_have_their_deployment(on_own_server, server):
-    server.make_pool("process")
-    server.make_deployment(**OF_TEAM_A)
+def test_two_teams_on_one_prefect_each_have_their_deployment(on_own_server, prefect_server):
+    prefect_server.make_pool("process")
+    prefect_server.make_deployment(**OF_TEAM_A)
     # prefect-cloud's is the other team's too: its schedule runs their code, not ours.
-    server.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
-    before = server.find()
+    prefect_server.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
+    before = prefect_server.find()
 
     run = on_own_server.deploy("--yes", "--name", "equipe-b")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    assert server.find() == before
-    made = server.find(OF_TEAM_B)
+    assert prefect_server.find() == before
+    made = prefect_server.find(OF_TEAM_B)
     assert made.pull_steps[0][CLONE]["repository"] == "https://github.com/equipe/projet.git"
     assert made.job_variables == {"env": SETTINGS}
 
@@ -384,10 +387,10 @@ def test_name_that_is_not_one_is_refused(capsys, name):
     assert "--name" in capsys.readouterr().err
 
 
-def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, server):
-    server.make_pool("prefect:managed")
+def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, prefect_server):
+    prefect_server.make_pool("prefect:managed")
     on_cloud.deploy("--yes")
-    with prefect_client(server.environment) as client:
+    with prefect_client(prefect_server.environment) as client:
         client.create_work_pool(WorkPoolCreate(name="other", type="process"))
     path = on_cloud.root / "prefect.yaml"
     path.write_text(path.read_text().replace("name: pipeline-dbt\n", "name: other\n"))
@@ -397,12 +400,14 @@ def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, server)
     run = on_cloud.deploy("--yes")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    assert server.find().work_pool_name == "other"
-    assert server.find().job_variables == {"env": SETTINGS}
+    assert prefect_server.find().work_pool_name == "other"
+    assert prefect_server.find().job_variables == {"env": SETTINGS}
 
 
-def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(on_own_server, server):
-    server.make_pool("process")
+def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(
+    on_own_server, prefect_server
+):
+    prefect_server.make_pool("process")
     on_own_server.deploy("--yes")
     path = on_own_server.root / "prefect.yaml"
     comments, _, rest = path.read_text().partition("\npull:\n")
@@ -415,27 +420,27 @@ def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(on_own_
     run = on_own_server.deploy("--yes")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    made = server.find()
+    made = prefect_server.find()
     assert made.pull_steps == [
         {"prefect.deployments.steps.set_working_directory": {"directory": "/app"}}
     ]
     assert made.job_variables["image"].endswith("/pipeline-dbt:COMMIT")
 
 
-def test_cron_takes_the_place_of_the_schedule(on_own_server, server):
-    server.make_pool("process")
+def test_cron_takes_the_place_of_the_schedule(on_own_server, prefect_server):
+    prefect_server.make_pool("process")
 
     for cron in ("0 6 * * *", "30 6 * * 1-5"):
         run = on_own_server.deploy("--yes", "--cron", cron)
 
         assert run.returncode == 0, run.stdout + run.stderr
-        (schedule,) = server.find().schedules
+        (schedule,) = prefect_server.find().schedules
         assert schedule.schedule.cron == cron
         assert schedule.schedule.timezone == "Europe/Paris"
 
 
-def test_without_yes_all_is_shown_and_nothing_done(on_cloud, server):
-    server.make_pool("prefect:managed")
+def test_without_yes_all_is_shown_and_nothing_done(on_cloud, prefect_server):
+    prefect_server.make_pool("prefect:managed")
 
     run = on_cloud.deploy()
 
@@ -445,21 +450,21 @@ def test_without_yes_all_is_shown_and_nothing_done(on_cloud, server):
     assert "DBT_BIGQUERY_DATASET_PROD=p_prod" in run.stdout
     assert "prefect --no-prompt deploy --name pipeline-dbt-complet" in run.stdout
     assert "ajoutez --yes" in run.stdout
-    assert server.find() is None
+    assert prefect_server.find() is None
 
 
-def test_no_secret_is_shown_or_deployed(on_cloud, server):
-    server.make_pool("prefect:managed")
+def test_no_secret_is_shown_or_deployed(on_cloud, prefect_server):
+    prefect_server.make_pool("prefect:managed")
 
     run = on_cloud.deploy("--yes")
 
-    made = server.find().model_dump_json()
+    made = prefect_server.find().model_dump_json()
     for secret in (KEY, "ghp_token"):
         assert secret not in run.stdout + run.stderr + made
 
 
-def test_login_is_that_of_the_active_profile(on_cloud, server, cloud):
-    server.make_pool("prefect:managed")
+def test_login_is_that_of_the_active_profile(on_cloud, prefect_server, cloud):
+    prefect_server.make_pool("prefect:managed")
     profiles = Path(on_cloud.environment["HOME"]) / ".prefect" / "profiles.toml"
     profiles.parent.mkdir()
     profiles.write_text(PROFILES.format(workspace_url=cloud.workspace_url, key=KEY))
@@ -467,11 +472,13 @@ def test_login_is_that_of_the_active_profile(on_cloud, server, cloud):
     run = on_cloud.deploy("--yes", PREFECT_API_URL=None, PREFECT_API_KEY=None)
 
     assert run.returncode == 0, run.stdout + run.stderr
-    assert server.find()
+    assert prefect_server.find()
 
 
-def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(on_own_server, server):
-    server.make_pool("process")
+def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(
+    on_own_server, prefect_server
+):
+    prefect_server.make_pool("process")
     (on_own_server.root / ".env").write_text(
         "GCP_REGION=EU\nDBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=a@b.iam.gserviceaccount.com\n"
     )
@@ -485,34 +492,36 @@ def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(on_o
 @pytest.mark.parametrize(
     ("shell", "kind"), [("on_cloud", "prefect:managed"), ("on_own_server", "process")]
 )
-def test_missing_work_pool_is_said_with_the_command_and_not_made(request, server, shell, kind):
+def test_missing_work_pool_is_said_with_the_command_and_not_made(
+    request, prefect_server, shell, kind
+):
     run = request.getfixturevalue(shell).deploy("--yes")
 
     assert run.returncode == 2
     assert f"prefect work-pool create --type {kind} pipeline-dbt" in run.stderr
-    with prefect_client(server.environment) as client, pytest.raises(ObjectNotFound):
+    with prefect_client(prefect_server.environment) as client, pytest.raises(ObjectNotFound):
         client.read_work_pool("pipeline-dbt")
 
 
-def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, server):
-    server.make_pool("prefect:managed")
-    server.make_deployment(BY_PREFECT_CLOUD)
+def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, prefect_server):
+    prefect_server.make_pool("prefect:managed")
+    prefect_server.make_deployment(BY_PREFECT_CLOUD)
 
     run = on_cloud.deploy("--yes")
 
     assert run.returncode == 2
     assert f"uvx prefect-cloud unschedule {BY_PREFECT_CLOUD}" in run.stderr
-    assert server.find() is None
+    assert prefect_server.find() is None
 
 
-def test_deployment_that_fails_gives_its_exit_code(on_own_server, server):
-    server.make_pool("prefect-agent")
+def test_deployment_that_fails_gives_its_exit_code(on_own_server, prefect_server):
+    prefect_server.make_pool("prefect-agent")
 
     run = on_own_server.deploy("--yes")
 
     assert run.returncode == 1
     assert "La commande a échoué (code 1)" in run.stderr
-    assert server.find() is None
+    assert prefect_server.find() is None
 
 
 @pytest.mark.parametrize(
@@ -594,12 +603,12 @@ def test_invalid_cron_is_refused(capsys, cron):
 )  # fmt: skip
 def test_repository_is_named_as_prefect_can_clone_it(url, on_prefect_cloud, on_a_server):
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:4200/api"}):
-        assert deploy.clone_address(url) == on_a_server
+        assert deploy.make_clone_address(url) == on_a_server
 
     cloud = {PREFECT_CLOUD_API_URL: "https://c/api", PREFECT_API_URL: "https://c/api/accounts/a"}
     with temporary_settings(cloud):
         if on_prefect_cloud:
-            assert deploy.clone_address(url) == on_prefect_cloud
+            assert deploy.make_clone_address(url) == on_prefect_cloud
         else:
             with pytest.raises(ConfigurationError, match=url):
-                deploy.clone_address(url)
+                deploy.make_clone_address(url)

@@ -26,7 +26,7 @@ from prefect.variables import Variable
 from bi_pipeline.settings import PipelineSettings
 from pipeline import dbt_full_pipeline
 from project import ONE_MODEL, copy_project
-from support.local_content import UNIVERSE_DOMAIN, on_prefect_server
+from support.local_content import UNIVERSE_DOMAIN, use_prefect_server
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def deployment(tmp_path_factory, local_environment):
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "x"],
     ):
         subprocess.run(["git", *command], cwd=project.root, check=True)
-    settings = set(PipelineSettings.variables())
+    settings = set(PipelineSettings.list_variables())
     environment = {k: v for k, v in project.environment.items() if k not in settings} | {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), project.environment["PATH"]]),
         "GIT_REPOSITORY": str(project.root),
@@ -120,7 +120,7 @@ def deployment(tmp_path_factory, local_environment):
     variables = {
         name: local_environment[name] for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_DATASET_RAW")
     } | {"DBT_BIGQUERY_DATASET_DEV": DEV, "DBT_BIGQUERY_DATASET_PROD": PROD}
-    with on_prefect_server(environment):
+    with use_prefect_server(environment):
         with get_client(sync_client=True) as client:
             deployment.as_deployed = client.read_deployment_by_name(DEPLOYMENT)
         # Only the runs that a test asks for.
@@ -138,7 +138,7 @@ def runs(deployment, local_environment):
     how = {
         "variables": {},
         "no target": {"DBT_TARGET": "", "DBT_BIGQUERY_DATASET_DEV": NO_TARGET_DEV},
-        "environment": {name: local_environment[name] for name in PipelineSettings.variables()}
+        "environment": {name: local_environment[name] for name in PipelineSettings.list_variables()}
         | {"DBT_TARGET": "dev", "DBT_BIGQUERY_DATASET_DEV": ENVIRONMENT_DEV},
         "parameters": {},
     }

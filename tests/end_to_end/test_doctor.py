@@ -130,7 +130,7 @@ def test_package_without_one_of_its_files_is_incomplete(tmp_path):
         )
     (tmp_path / "whole.py").touch()
 
-    incomplete = sorted(doctor.packages_without_a_file(tmp_path))
+    incomplete = sorted(doctor.find_incomplete_packages(tmp_path))
 
     assert incomplete == ["half incomplet", "unnamed incomplet"]
 

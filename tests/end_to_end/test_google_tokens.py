@@ -9,12 +9,12 @@ import pytest
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
 
-from bi_pipeline.bigquery.connection import build_connection
+from bi_pipeline.bigquery.connection import make_connection
 from bi_pipeline.settings import PipelineSettings
 from project import ONE_MODEL
-from support.local_content import on_prefect_server
+from support.local_content import use_prefect_server
 from token_endpoint import token_endpoint
-from warm_dbt.tokens import fresh_token
+from warm_dbt.tokens import read_token
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def project(make_project):
 
 
 def save_block(key, local_environment):
-    with on_prefect_server(local_environment):
+    with use_prefect_server(local_environment):
         GcpCredentials(service_account_info=SecretDict(key)).save("google", overwrite=True)
 
 
@@ -62,8 +62,8 @@ def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profi
     settings = PipelineSettings.from_mapping(project.environment)
     with token_endpoint(key) as (google_key, _):
         block = GcpCredentials(service_account_info=SecretDict(google_key))
-        connection = build_connection(block, settings)
-        token = fresh_token(connection.credentials)
+        connection = make_connection(block, settings)
+        token = read_token(connection.credentials)
     (project.root / "dbt" / "profiles.yml").write_text(json.dumps(connection.profile.get_profile()))
 
     run = subprocess.run(

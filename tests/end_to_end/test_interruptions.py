@@ -21,7 +21,7 @@ from prefect.states import Cancelling
 
 from fault_proxy import fault_proxy
 from project import connect, copy_project, last_run, prefect_client
-from support.local_services import local_bigquery
+from support.local_services import run_local_servers
 
 pytestmark = pytest.mark.slow
 
@@ -401,7 +401,7 @@ def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment)
     following = subprocess.run(demo, env=variables, capture_output=True, text=True, timeout=200)
 
     assert following.returncode == 0, following.stderr
-    with local_bigquery(project.root / ".local") as (environment, _):
+    with run_local_servers(project.root / ".local") as (environment, _):
         sql = (
             "select count(*), count(distinct concat(cast(time_hour as string), carrier, "
             "cast(flight as string))) from projet_local_dev.loaded"

@@ -39,7 +39,7 @@ def test_sources_of_another_project_describe_nothing(text, tmp_path, monkeypatch
     (tmp_path / "_sources.yml").write_text(text)
     monkeypatch.setattr(sample_data, "SOURCES", tmp_path / "_sources.yml")
 
-    assert sample_data.described_tables() == {}
+    assert sample_data.read_table_descriptions() == {}
 
 
 def test_loading_again_leaves_the_same_rows(make_project, bigquery):

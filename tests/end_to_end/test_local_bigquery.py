@@ -22,14 +22,14 @@ from websockets.typing import Subprotocol
 from bi_pipeline.lifetime.local_servers import (
     InfrastructureError,
     LocalServer,
+    hold_signals,
     listen,
-    prefect_server,
-    signals_held,
+    make_prefect_server,
 )
 from bi_pipeline.settings import PROJECT_ROOT
 from project import connect, read_blocks
 from support.child_command import run_command
-from support.local_services import local_bigquery, work_on
+from support.local_services import run_local_servers, work_on
 
 pytestmark = pytest.mark.slow
 
@@ -46,8 +46,8 @@ PROXIES = {
 CLIENT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
-from support.bigquery_access import bigquery_of_the_settings
-client, _ = bigquery_of_the_settings()
+from support.bigquery_access import connect_to_bigquery
+client, _ = connect_to_bigquery()
 """
 
 # Takes SIGINT whatever the shell that started the tests does with it.
@@ -133,7 +133,7 @@ def running(data_dir, tmp_path_factory):
     """Servers that run on a copy of this folder: the copy, the environment, the servers."""
     copy = tmp_path_factory.mktemp("running") / "data"
     shutil.copytree(data_dir, copy)
-    with local_bigquery(copy) as (environment, servers):
+    with run_local_servers(copy) as (environment, servers):
         yield copy, environment, servers
 
 
@@ -231,7 +231,7 @@ def test_signal_waits_until_python_has_forked():
     before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
 
     try:
-        with signals_held():
+        with hold_signals():
             os.kill(os.getpid(), signal.SIGHUP)
             time.sleep(0.1)
             meanwhile = list(received)
@@ -273,7 +273,7 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     (tmp_path / "bigquery").mkdir()
     (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
 
-    with pytest.raises(InfrastructureError) as error, local_bigquery(tmp_path):
+    with pytest.raises(InfrastructureError) as error, run_local_servers(tmp_path):
         pass
 
     assert "bqemulator" in str(error.value)
@@ -406,7 +406,7 @@ def test_prefect_server_streams_nothing_to_who_has_not_its_secret(path, local_en
 
 def test_secret_of_the_prefect_server_is_in_no_file_and_no_message(local_environment):
     secret = local_environment["PREFECT_API_AUTH_STRING"]
-    server = prefect_server("", {}, io.BytesIO(), "")
+    server = make_prefect_server("", {}, io.BytesIO(), "")
     folder = Path(local_environment["PREFECT_HOME"]).parent
 
     assert not [command for command in processes_using(folder) if secret in command]

@@ -12,7 +12,7 @@ from google.api_core.exceptions import BadRequest, Forbidden
 from google.auth import crypt, jwt
 from google.cloud.bigquery import LoadJobConfig, SchemaField, SourceFormat, Table
 
-from support.local_content import throwaway_key
+from support.local_content import make_throwaway_key
 
 PROJECT = "/bigquery/v2/projects/projet-local"
 REQUESTS = [
@@ -49,7 +49,9 @@ def ask(local_environment):
 
 
 @pytest.mark.parametrize(("method", "path"), REQUESTS)
-@pytest.mark.parametrize("headers", [{}, bearer(throwaway_key())], ids=["no token", "other key"])
+@pytest.mark.parametrize(
+    "headers", [{}, bearer(make_throwaway_key())], ids=["no token", "other key"]
+)
 def test_who_has_not_the_key_is_refused_as_by_bigquery(headers, method, path, ask):
     answer = ask(method, path, headers)
 

@@ -24,7 +24,7 @@ from doctor import check_block
 from project import ONE_MODEL, built, copy_project, prefect_client
 from stand_in_cloud import KEY, stand_in_cloud
 from support.diagnosis import Diagnosis
-from support.local_content import on_prefect_server
+from support.local_content import use_prefect_server
 
 
 @pytest.mark.slow
@@ -160,7 +160,7 @@ def in_this_process(local_environment, tmp_path, monkeypatch):
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG"):
         monkeypatch.delenv(name, raising=False)
-    with on_prefect_server(local_environment):
+    with use_prefect_server(local_environment):
         yield
 
 
@@ -226,7 +226,7 @@ def test_wrong_block_name_is_named_with_the_remedy(in_this_process):
 
 def test_wrong_secret_of_the_prefect_api_is_named_with_the_remedy(local_environment):
     wrong = local_environment | {"PREFECT_API_AUTH_STRING": "wrong"}
-    with on_prefect_server(wrong):
+    with use_prefect_server(wrong):
         with pytest.raises(HTTPStatusError) as refused:
             load_credentials("sa-key")
         said = explain(refused.value)

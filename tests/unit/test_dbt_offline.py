@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.dbt_offline import MARK, line_in_yaml, mark_lines, marked_line
+from support.dbt_offline import MARK, find_line_in_yaml, find_marked_line, mark_lines
 from support.googlesql import POSITION
 
 TEMPLATE = """\
@@ -33,7 +33,7 @@ def test_place_in_the_sql_leads_to_the_line_of_the_template(text, raw_line):
     before = sql[: sql.index(text)]
     line, column = before.count("\n") + 1, len(before) - (before.rfind("\n") + 1) + 1
 
-    found = marked_line(render(mark_lines(TEMPLATE)), line, column)
+    found = find_marked_line(render(mark_lines(TEMPLATE)), line, column)
 
     assert found == raw_line
 
@@ -56,7 +56,7 @@ models:
       - name: id
 """
 
-    assert line_in_yaml(text, names) == line
+    assert find_line_in_yaml(text, names) == line
 
 
 def test_place_of_an_error_is_read_from_its_end():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from support.deployment_plan import same_repository
+from support.deployment_plan import is_same_repository
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from support.deployment_plan import same_repository
     ],
 )
 def test_address_of_the_same_repository_is_recognized(url):
-    assert same_repository(url, "https://github.com/equipe/projet.git")
+    assert is_same_repository(url, "https://github.com/equipe/projet.git")
 
 
 @pytest.mark.parametrize(
@@ -30,14 +30,14 @@ def test_address_of_the_same_repository_is_recognized(url):
     ],
 )
 def test_address_of_another_repository_is_not(url):
-    assert not same_repository(url, "https://github.com/equipe/projet.git")
+    assert not is_same_repository(url, "https://github.com/equipe/projet.git")
 
 
 def test_team_whose_name_is_a_number_is_no_port():
-    assert same_repository("git@github.com:123/projet.git", "https://github.com/123/projet")
-    assert not same_repository("git@github.com:123/projet.git", "https://github.com/projet")
+    assert is_same_repository("git@github.com:123/projet.git", "https://github.com/123/projet")
+    assert not is_same_repository("git@github.com:123/projet.git", "https://github.com/projet")
 
 
 def test_folders_are_told_apart():
-    assert same_repository("/srv/a.git", "file:///srv/a")
-    assert not same_repository("/srv/a.git", "/srv/b.git")
+    assert is_same_repository("/srv/a.git", "file:///srv/a")
+    assert not is_same_repository("/srv/a.git", "/srv/b.git")

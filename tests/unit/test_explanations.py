@@ -25,7 +25,7 @@ from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.errors import ConfigurationError, InfrastructureError
 from bi_pipeline.explanations import explain
 from bi_pipeline.settings import PROJECT_ROOT
-from support.local_content import throwaway_key
+from support.local_content import make_throwaway_key
 
 QUOTA = (
     "Your application is authenticating by using local Application Default Credentials. The "
@@ -110,7 +110,7 @@ def wait_for_a_job(url):
 
 
 def ask_for_a_token(url):
-    key = throwaway_key() | {"token_uri": url, "universe_domain": "googleapis.com"}
+    key = make_throwaway_key() | {"token_uri": url, "universe_domain": "googleapis.com"}
     Credentials.from_service_account_info(key, scopes=["x"]).refresh(Request())
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
-from generate_env import OPTIONAL_OUTPUTS, main, own_variables, render_env
+from generate_env import OPTIONAL_OUTPUTS, main, make_own_variables, render_env
 
 OUTPUTS = {
     "bq_dev_dataset_id": "projet_dev",
@@ -300,7 +300,7 @@ def test_env_that_is_not_utf8_is_refused_and_untouched(generate, tmp_path, capsy
 def test_whatever_is_accepted_is_read_back_exactly(tmp_path_factory, outputs):
     path = tmp_path_factory.mktemp("env") / ".env"
     try:
-        values = own_variables(outputs, Path("x"), "sa-key")
+        values = make_own_variables(outputs, Path("x"), "sa-key")
     except ConfigurationError:
         return
 
@@ -335,7 +335,7 @@ def test_existing_lines_survive_and_own_values_win(tmp_path_factory, lines, end,
     path = tmp_path_factory.mktemp("env") / ".env"
     current = end.join(lines) + (end if last else "")
     outputs = OUTPUTS | {"bq_dev_dataset_id": names[0], "bq_prod_dataset_id": names[1]}
-    values = own_variables(outputs, Path("x"), "sa-key")
+    values = make_own_variables(outputs, Path("x"), "sa-key")
     path.write_text(current, newline="")
     before = dotenv_values(path)
 
@@ -353,7 +353,7 @@ def test_env_example_lists_exactly_the_settings_each_under_its_comment():
 
     names = [line.split("=")[0].lstrip("# ") for line in lines if "=" in line]
 
-    assert names == list(PipelineSettings.variables())
+    assert names == list(PipelineSettings.list_variables())
     for field in PipelineSettings.model_fields.values():
         position = next(
             i for i, x in enumerate(lines) if x.lstrip("# ").startswith(f"{field.alias}=")

@@ -11,7 +11,7 @@ from prefect.settings import (
 from bi_pipeline.errors import InfrastructureError
 from stand_in_cloud import KEY, WORKSPACE, stand_in_cloud
 from support import prefect_login
-from support.prefect_login import where_prefect_is
+from support.prefect_login import describe_prefect
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def login(cloud_url, workspace_url):
 
 
 def test_workspace_of_prefect_cloud_is_named(cloud):
-    assert where_prefect_is() == f"Prefect Cloud, workspace {WORKSPACE}"
+    assert describe_prefect() == f"Prefect Cloud, workspace {WORKSPACE}"
 
 
 def test_workspace_that_the_key_does_not_see_is_said_by_its_address(cloud):
     with temporary_settings({PREFECT_API_URL: f"{cloud.url}/accounts/a/workspaces/b"}):
-        assert where_prefect_is() == f"Prefect Cloud, workspace {cloud.url}/accounts/a/workspaces/b"
+        assert describe_prefect() == f"Prefect Cloud, workspace {cloud.url}/accounts/a/workspaces/b"
 
 
 def test_refused_key_is_said_with_the_remedy(cloud):
@@ -44,7 +44,7 @@ def test_refused_key_is_said_with_the_remedy(cloud):
         temporary_settings({PREFECT_API_KEY: "pnu_revoked"}),
         pytest.raises(InfrastructureError, match=r"refuse la clé.*prefect-cloud login") as caught,
     ):
-        where_prefect_is()
+        describe_prefect()
 
     assert "pnu_revoked" not in str(caught.value)
 
@@ -55,7 +55,7 @@ def test_prefect_cloud_that_fails_is_named_in_seconds(cloud, monkeypatch, status
     cloud.status = status
 
     with pytest.raises(InfrastructureError, match=cloud.url):
-        where_prefect_is()
+        describe_prefect()
 
 
 def test_prefect_cloud_that_is_not_there_is_named():
@@ -63,4 +63,4 @@ def test_prefect_cloud_that_is_not_there_is_named():
         temporary_settings(login("http://127.0.0.1:1/api", "http://127.0.0.1:1/api/accounts/a")),
         pytest.raises(InfrastructureError, match=r"http://127.0.0.1:1/api.*ConnectError"),
     ):
-        where_prefect_is()
+        describe_prefect()

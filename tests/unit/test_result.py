@@ -93,7 +93,7 @@ HOOK = NodeResult("operation.p.p-on-run-end-0", "error", PASSING["rate limit"])
 
 
 def test_hook_that_failed_is_a_failure_whatever_the_exit_code_of_the_retry_that_left_it_out():
-    whole = result(node("a", "success"), HOOK).followed_by(result(return_code=0))
+    whole = result(node("a", "success"), HOOK).merge_retry(result(return_code=0))
 
     assert not whole.succeeded
 
@@ -116,7 +116,7 @@ def test_result_of_a_retry_is_that_of_the_whole():
     first = result(node("a", "success"), node("b"), node("c", "skipped"), seconds=2, errors=["x"])
     retry = result(node("b", "success"), node("c", "success"), return_code=0, seconds=1)
 
-    whole = first.followed_by(retry)
+    whole = first.merge_retry(retry)
 
     assert whole.succeeded
     assert [(n.name, n.status) for n in whole.nodes] == [
@@ -126,7 +126,7 @@ def test_result_of_a_retry_is_that_of_the_whole():
 
 
 def test_retry_that_stopped_before_the_first_node_keeps_what_was_known():
-    whole = result(node("a")).followed_by(result(errors=["503 GET http://x: no"]))
+    whole = result(node("a")).merge_retry(result(errors=["503 GET http://x: no"]))
 
     assert [n.status for n in whole.nodes] == ["error"]
     assert whole.hit_a_passing_fault

@@ -7,8 +7,8 @@ from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import (
     PROJECT_ROOT,
     PipelineSettings,
+    find_misspelt_variables,
     load_environment,
-    misspelt_variables,
 )
 
 DATASETS = {"DBT_BIGQUERY_DATASET_DEV": "p_dev", "DBT_BIGQUERY_DATASET_PROD": "p_prod"}
@@ -106,7 +106,7 @@ def test_address_of_bigquery_is_private_or_of_this_machine(address, is_local):
 def test_folder_of_the_results_is_from_the_root_wherever_the_pipeline_is_run(given, folder):
     settings = PipelineSettings.from_mapping(DATASETS | {"DBT_ARTIFACTS_DIR": given})
 
-    assert settings.artifacts_dir == folder
+    assert settings.dbt_artifacts_dir == folder
 
 
 def test_every_problem_is_said_at_once():
@@ -147,7 +147,7 @@ def env_file(tmp_path, monkeypatch):
 def test_misspelt_variables_of_the_env_file_are_told_from_others(env_file):
     env_file.write_text("DBT_TARGTE=prod\nGCP_PROJET_ID=x\nDBT_TARGET=dev\nDBT_MY_COUNTRY=fr\n")
 
-    assert misspelt_variables() == [
+    assert find_misspelt_variables() == [
         "DBT_TARGTE, dans .env, n'est pas un réglage : écrivez DBT_TARGET ?",
         "GCP_PROJET_ID, dans .env, n'est pas un réglage : écrivez GCP_PROJECT_ID ?",
     ]

@@ -14,11 +14,11 @@ from bqemulator.storage.engine import DuckDBEngine
 from fastapi import Request
 from google.auth import crypt, jwt
 
-from support.local_content import public_key, throwaway_key
-from support.start_bqemulator import is_signed, refusal, refuse, start_and_lock
+from support.local_content import derive_public_key, make_throwaway_key
+from support.start_bqemulator import find_refusal, is_signed, refuse, start_and_lock
 
-KEY, OTHER_KEY = throwaway_key(), throwaway_key()
-PUBLIC_KEY = public_key(KEY)
+KEY, OTHER_KEY = make_throwaway_key(), make_throwaway_key()
+PUBLIC_KEY = derive_public_key(KEY)
 NOW = int(time.time())
 CLAIMS = {"iat": NOW, "exp": NOW + 86400}
 
@@ -88,7 +88,7 @@ def refused(path, *headers, kind="http"):
     """Return the status that refuses a request to port 9050; None when it is let in."""
     encoded = [(name.encode(), value.encode()) for name, value in headers]
     scope = {"type": kind, "path": path, "server": ("127.0.0.1", 9050), "headers": encoded}
-    error = refusal(scope, PUBLIC_KEY)
+    error = find_refusal(scope, PUBLIC_KEY)
     return error and error.http_status
 
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bi_pipeline.bigquery.connection import (
-    credentials_block_class,
-    google_credentials,
+    choose_project,
+    import_credentials_block_class,
     load_credentials,
-    project_of,
+    make_google_credentials,
 )
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.settings import PipelineSettings, load_settings
-from warm_dbt.tokens import fresh_token
+from warm_dbt.tokens import read_token
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
     from prefect_gcp import GcpCredentials
 
 
-def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client:
+def make_bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client:
     """Return a BigQuery client of the project, region and endpoint that dbt uses.
 
     Asks Google for a token first: what it refuses of the credentials is no fault of a dataset.
@@ -29,10 +29,10 @@ def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client
     from google.api_core.client_options import ClientOptions
     from google.cloud.bigquery import Client
 
-    credentials = google_credentials(block, settings)
-    fresh_token(credentials)
+    credentials = make_google_credentials(block, settings)
+    read_token(credentials)
     return Client(
-        project=project_of(block, settings),
+        project=choose_project(block, settings),
         credentials=credentials,
         location=settings.region,
         client_options=ClientOptions(
@@ -42,17 +42,17 @@ def bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client
     )
 
 
-def bigquery_of_the_settings() -> tuple[Client, PipelineSettings]:
+def connect_to_bigquery() -> tuple[Client, PipelineSettings]:
     """Return a client with the credentials block that the settings name, and the settings.
 
     Without a Prefect server to find them on, starts one that ends with this process.
     """
-    ensure_prefect_server(while_it_boots=credentials_block_class)
+    ensure_prefect_server(while_it_boots=import_credentials_block_class)
     settings = load_settings()
-    return bigquery_client(load_credentials(settings.credentials_block), settings), settings
+    return make_bigquery_client(load_credentials(settings.credentials_block), settings), settings
 
 
-def dataset_location(client: Client, dataset: str) -> str:
+def read_dataset_location(client: Client, dataset: str) -> str:
     """Return the location of a dataset, asking BigQuery once.
 
     Raises ConfigurationError, with BigQuery's reason, when it does not show the dataset.

@@ -13,7 +13,7 @@ from types import FrameType
 import psutil
 
 from bi_pipeline.errors import InfrastructureError
-from bi_pipeline.lifetime.local_servers import SIGNALS, LocalServer, signals_held
+from bi_pipeline.lifetime.local_servers import SIGNALS, LocalServer, hold_signals
 from warm_dbt.parent_death import end_with_parent
 
 # How often it is looked whether a server has died.
@@ -22,7 +22,7 @@ WATCH_SECONDS = 0.2
 END_SECONDS = 10
 
 
-def handled_signals() -> list[int]:
+def list_handled_signals() -> list[int]:
     """Return the signals that this process takes: `nohup` has a closed terminal ignored."""
     hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [x for x in SIGNALS if not (x == signal.SIGHUP and hangup_is_ignored)]
@@ -42,7 +42,7 @@ def run_command(
             process.send_signal(number)
 
     with ExitStack() as stack:
-        with signals_held():
+        with hold_signals():
             try:
                 process = subprocess.Popen(command, env=environment, preexec_fn=end_with_parent)
             except OSError as error:
@@ -51,7 +51,7 @@ def run_command(
             # reaps the command. Otherwise it has already ended and these do nothing.
             stack.callback(process.wait)
             stack.callback(process.terminate)
-        for number in handled_signals():
+        for number in list_handled_signals():
             stack.callback(signal.signal, number, signal.signal(number, forward))
         return_code = _wait(process, servers)
     return return_code if return_code >= 0 else 128 - return_code
@@ -62,7 +62,7 @@ def _wait(process: subprocess.Popen[bytes], servers: Sequence[LocalServer]) -> i
     while process.poll() is None:
         for server in servers:
             if server.process.poll() is not None:
-                print(server.failure("s'est arrêté"), file=sys.stderr, flush=True)
+                print(server.make_error("s'est arrêté"), file=sys.stderr, flush=True)
                 _end(process)
                 return InfrastructureError.exit_code
         with suppress(subprocess.TimeoutExpired):

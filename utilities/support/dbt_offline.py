@@ -53,18 +53,18 @@ class DbtProject:
     def __init__(self, folder: Path, arguments: list[str], work: Path) -> None:
         """Parse the project with more `arguments` of dbt, which writes in `work` alone."""
         self.folder = folder.resolve()
-        self.config, self.manifest = parse(self.folder, arguments, work)
+        self.config, self.manifest = parse_project(self.folder, arguments, work)
         self._asked_bigquery = False
 
     def answer_for_bigquery(
         self,
-        columns_of: Callable[[str], dict[str, str] | None],
-        columns_of_query: Callable[[str], list[str] | None],
+        find_columns: Callable[[str], dict[str, str] | None],
+        find_query_columns: Callable[[str], list[str] | None],
     ) -> None:
         """Have the macros that ask BigQuery answered by these functions, or refused.
 
-        `columns_of` returns the columns of a relation (project, dataset and name, quoted) as
-        names and types, or None. `columns_of_query` returns those of a query, which is answered
+        `find_columns` returns the columns of a relation (project, dataset and name, quoted) as
+        names and types, or None. `find_query_columns` returns those of a query, which is answered
         by no row; None if it has no such answer.
         """
         adapter: Any = get_adapter_by_type("bigquery")
@@ -75,17 +75,17 @@ class DbtProject:
             raise NeedsBigQueryError
 
         def get_columns(relation: Any) -> list[Any]:
-            columns = columns_of(str(relation))
+            columns = find_columns(str(relation))
             if columns is None:
                 refuse()
             return [adapter.Column(name, kind) for name, kind in columns.items()]
 
         def get_relation(database: str, schema: str, identifier: str) -> Any:
             relation = adapter.Relation.create(database, schema, identifier, type="table")
-            return None if columns_of(str(relation)) is None else relation
+            return None if find_columns(str(relation)) is None else relation
 
         def execute(sql: str, **_: object) -> tuple[AdapterResponse, agate.Table]:
-            names = columns_of_query(sql)
+            names = find_query_columns(sql)
             if names is None:
                 refuse()
             self._asked_bigquery = True
@@ -98,7 +98,7 @@ class DbtProject:
         # Never released: that would open it.
         adapter.acquire_connection("check")
 
-    def nodes(self) -> Iterator[Any]:
+    def list_nodes(self) -> Iterator[Any]:
         """Yield the nodes of the project, each after those it reads."""
         nodes = self.manifest.nodes
         graph = {
@@ -108,9 +108,9 @@ class DbtProject:
         for name in TopologicalSorter(graph).static_order():
             yield nodes[name]
 
-    def seed_columns(self, seed: Any) -> dict[str, str]:
+    def list_seed_columns(self, seed: Any) -> dict[str, str]:
         """Return the columns of a seed and their types, as `dbt seed` would make them."""
-        table = self._context(seed)["load_agate_table"]()
+        table = self._make_context(seed)["load_agate_table"]()
         adapter = get_adapter_by_type("bigquery")
         types = seed.config.column_types
         return {
@@ -125,7 +125,7 @@ class DbtProject:
         when its table is empty. Raises NeedsBigQueryError, or what dbt raises when the node does
         not compile.
         """
-        context = self._context(node)
+        context = self._make_context(node)
         context["is_incremental"] = lambda: incremental
         if hasattr(node, "test_metadata"):
             add_rendered_test_kwargs(context, node)
@@ -142,32 +142,32 @@ class DbtProject:
             raise NeedsBigQueryError
         return sql
 
-    def file(self, node: Any) -> Path:
+    def find_file(self, node: Any) -> Path:
         """Return the file that a node is written in."""
         folder = self.folder
         if node.package_name != self.config.project_name:
             folder = Path(self.config.load_dependencies()[node.package_name].project_root)
         return folder / node.original_file_path
 
-    def line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> int | None:
+    def find_line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> int | None:
         """Return the line of the node's file that a place in its SQL comes from, None if unsure.
 
         What a macro writes comes from the line that calls it; what is written in YAML, a generic
         test or a snapshot, from the line that names it there.
         """
-        text = self.file(node).read_text(encoding="utf-8")
+        text = self.find_file(node).read_text(encoding="utf-8")
         start = text.find(node.raw_code)
         if start < 0:
-            return line_in_yaml(text, self._names(node))
+            return find_line_in_yaml(text, self._list_names(node))
         marked = ""
         with suppress(Exception):
             marked = self.render(node, incremental=incremental, raw_code=mark_lines(node.raw_code))
         # A macro may have taken a mark for text that it compares or cuts.
         if MARK.sub("", marked) != sql:
             return None
-        return text.count("\n", 0, start) + marked_line(marked, *place)
+        return text.count("\n", 0, start) + find_marked_line(marked, *place)
 
-    def _names(self, node: Any) -> list[str]:
+    def _list_names(self, node: Any) -> list[str]:
         """Return the names under which a node stands in its YAML file, from the outermost."""
         if not hasattr(node, "test_metadata"):
             return [node.name]
@@ -177,11 +177,11 @@ class DbtProject:
         )
         return [*names[:1], *([node.column_name] if node.column_name else [])]
 
-    def _context(self, node: Any) -> dict[str, Any]:
+    def _make_context(self, node: Any) -> dict[str, Any]:
         return generate_runtime_model_context(node, self.config, self.manifest)
 
 
-def parse(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
+def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:
     """Return the configuration and the manifest of a dbt project; nothing in it changes.
 
     dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
@@ -244,7 +244,7 @@ def mark_lines(raw_code: str) -> str:
     return "".join(pieces)
 
 
-def marked_line(marked: str, line: int, column: int) -> int:
+def find_marked_line(marked: str, line: int, column: int) -> int:
     """Return the line of the template that a place in what it rendered to comes from."""
     sql_lines = MARK.sub("", marked).split("\n")
     place = sum(len(text) + 1 for text in sql_lines[: line - 1]) + column - 1
@@ -256,7 +256,7 @@ def marked_line(marked: str, line: int, column: int) -> int:
     return found
 
 
-def line_in_yaml(text: str, names: list[str]) -> int | None:
+def find_line_in_yaml(text: str, names: list[str]) -> int | None:
     """Return the line of the last name, when each stands after the one before it."""
     entries = (rf"^[ -]*name: *['\"]?{re.escape(name)}['\"]? *$" for name in names)
     found = re.search(".*?".join(entries), text, re.MULTILINE | re.DOTALL)

@@ -37,20 +37,20 @@ def find_clone(pull_steps: list[dict[str, Any]] | None) -> dict[str, str]:
     return {}
 
 
-def same_repository(one: str, other: str) -> bool:
+def is_same_repository(one: str, other: str) -> bool:
     """Whether two addresses are of one repository: SSH or HTTPS, with a token or `.git` or not.
 
     The services that host repositories do not tell upper from lower case.
     """
 
-    def bare(url: str) -> str:
+    def normalize(url: str) -> str:
         scheme, _, address = url.strip().lower().rpartition("://")
         address = re.sub(r"^[^@/]*@", "", address)
         # `ssh://git@host:22/a/b` has a port there, `git@host:123/b` a team named 123.
         address = re.sub(r"^([^:/]+):" + (r"\d+/" if scheme else "/*"), r"\1/", address)
         return address.rstrip("/").removesuffix(".git")
 
-    return bare(one) == bare(other)
+    return normalize(one) == normalize(other)
 
 
 def find_differences_of_owner(before: DeploymentResponse, wanted: dict[str, Any]) -> list[str]:
@@ -63,11 +63,13 @@ def find_differences_of_owner(before: DeploymentResponse, wanted: dict[str, Any]
     old_clone, new_clone = find_clone(before.pull_steps), find_clone(wanted["pull_steps"])
     if old_clone and new_clone:
         old_url, new_url = old_clone["repository"], new_clone["repository"]
-        if not same_repository(old_url, new_url):
-            lines.append(f"dépôt : {_change(_without_token(old_url), _without_token(new_url))}")
+        if not is_same_repository(old_url, new_url):
+            lines.append(
+                f"dépôt : {_describe_change(_remove_token(old_url), _remove_token(new_url))}"
+            )
     old, new = before.job_variables.get("env") or {}, wanted["job_variables"]["env"]
     return lines + [
-        f"{name} : {_change(old[name], new.get(name))}"
+        f"{name} : {_describe_change(old[name], new.get(name))}"
         for name in WHERE_IT_WRITES
         if old.get(name) and old[name] != new.get(name)
     ]
@@ -75,68 +77,74 @@ def find_differences_of_owner(before: DeploymentResponse, wanted: dict[str, Any]
 
 def describe_plan(before: DeploymentResponse | None, wanted: dict[str, Any]) -> list[str]:
     """Return, in French, the lines that say what the deployment would have, and had."""
-    code, schedule = _code(wanted["pull_steps"], wanted["job_variables"]), _new_schedule(wanted)
+    code, schedule = (
+        _describe_code(wanted["pull_steps"], wanted["job_variables"]),
+        _describe_new_schedule(wanted),
+    )
     environment = wanted["job_variables"]["env"]
     if before is None:
         settings = [f"  {name}={value}" for name, value in sorted(environment.items())]
         return [f"Code : {code}", f"Horaire : {schedule}", "Réglages :", *settings]
-    had = _old_schedules(before) or 'aucun (--cron "0 9 * * *" en donne un)'
+    had = _describe_old_schedules(before) or 'aucun (--cron "0 9 * * *" en donne un)'
     pool = wanted["work_pool"]["name"]
     return [
-        f"Work pool : {_change(before.work_pool_name, pool)}",
-        f"Code : {_change(_code(before.pull_steps, before.job_variables), code)}",
-        f"Horaire : {_change(had, schedule or had)}",
+        f"Work pool : {_describe_change(before.work_pool_name, pool)}",
+        f"Code : {_describe_change(_describe_code(before.pull_steps, before.job_variables), code)}",
+        f"Horaire : {_describe_change(had, schedule or had)}",
         "Réglages :",
-        *_changes_of_variables(before.job_variables.get("env") or {}, environment),
+        *_describe_changes_of_variables(before.job_variables.get("env") or {}, environment),
     ]
 
 
-def _change(old: str | None, new: str | None) -> str:
+def _describe_change(old: str | None, new: str | None) -> str:
     """Return, in French, what a value becomes; None is one that is not there."""
     return f"{new} (inchangé)" if old == new else f"{old or 'rien'} → {new or 'rien'}"
 
 
-def _changes_of_variables(old: dict[str, str], new: dict[str, str]) -> list[str]:
+def _describe_changes_of_variables(old: dict[str, str], new: dict[str, str]) -> list[str]:
     """Return a line for each variable; a value that is not one of our settings may be secret."""
     lines = []
     for name in sorted(old | new):
-        if name in PipelineSettings.variables():
-            lines.append(f"  {name} : {_change(old.get(name), new.get(name))}")
+        if name in PipelineSettings.list_variables():
+            lines.append(f"  {name} : {_describe_change(old.get(name), new.get(name))}")
         else:
             kept = old.get(name) == new.get(name)
             lines.append(f"  {name} : {'inchangé' if kept else 'la valeur de prefect.yaml'}")
     return lines
 
 
-def _code(pull_steps: list[dict[str, Any]] | None, job_variables: dict[str, Any]) -> str:
+def _describe_code(pull_steps: list[dict[str, Any]] | None, job_variables: dict[str, Any]) -> str:
     """Return, in French, where a deployment has its code from."""
     if clone := find_clone(pull_steps):
-        url = _without_token(clone["repository"])
+        url = _remove_token(clone["repository"])
         return f"{url}, branche {clone.get('branch') or 'par défaut'}"
     return f"l'image {job_variables.get('image', 'du work pool')}"
 
 
-def _without_token(url: str) -> str:
+def _remove_token(url: str) -> str:
     """Return the address of a repository without the token that may stand before its host."""
     return re.sub(r"^(https?)://[^@/]+@", r"\1://", url)
 
 
-def _new_schedule(wanted: dict[str, Any]) -> str:
+def _describe_new_schedule(wanted: dict[str, Any]) -> str:
     """Return, in French, when the pipeline would run; nothing if its schedule is left alone."""
     return " ; ".join(
-        _when(one.get("cron"), one.get("timezone")) for one in wanted.get("schedules") or []
+        _describe_schedule(one.get("cron"), one.get("timezone"))
+        for one in wanted.get("schedules") or []
     )
 
 
-def _old_schedules(before: DeploymentResponse) -> str:
+def _describe_old_schedules(before: DeploymentResponse) -> str:
     """Return, in French, when the pipeline runs; nothing if never."""
     return " ; ".join(
-        _when(getattr(one.schedule, "cron", None), getattr(one.schedule, "timezone", None))
+        _describe_schedule(
+            getattr(one.schedule, "cron", None), getattr(one.schedule, "timezone", None)
+        )
         + ("" if one.active else ", suspendu")
         for one in before.schedules
     )
 
 
-def _when(cron: str | None, timezone: str | None) -> str:
+def _describe_schedule(cron: str | None, timezone: str | None) -> str:
     """Return a schedule in French; Prefect has others than crons, which we never make."""
     return f"{cron or 'autre'} ({timezone or 'UTC'})"

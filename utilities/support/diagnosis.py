@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PipelineSettings
-from support.bigquery_access import dataset_location
+from support.bigquery_access import read_dataset_location
 
 if TYPE_CHECKING:
     from google.cloud.bigquery import Client
@@ -18,15 +18,15 @@ class Diagnosis:
     def __init__(self, errors: TextIO | None = None) -> None:
         self.failed, self._errors = False, errors
 
-    def ready(self, what: str) -> None:
+    def say_ready(self, what: str) -> None:
         """Say that something is ready."""
         print(f"✓ {what}")
 
-    def doubtful(self, what: str) -> None:
+    def say_doubtful(self, what: str) -> None:
         """Say that something may not be meant so."""
         print(f"! {what}")
 
-    def missing(self, what: str, remedy: str = "") -> None:
+    def say_missing(self, what: str, remedy: str = "") -> None:
         """Say that something is missing, and what to do unless `what` says it already."""
         self.failed = True
         print(f"✗ {what}" + (f"\n    → {remedy}" if remedy else ""), file=self._errors)
@@ -37,14 +37,14 @@ def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Cli
     for dataset in settings.datasets:
         name = f"Dataset {client.project}.{dataset}"
         try:
-            location = dataset_location(client, dataset)
+            location = read_dataset_location(client, dataset)
         except ConfigurationError as error:
-            diagnosis.missing(str(error))
+            diagnosis.say_missing(str(error))
             continue
         if settings.region and location.lower() != settings.region.lower():
-            diagnosis.missing(
+            diagnosis.say_missing(
                 f"{name} est en {location}, GCP_REGION dit {settings.region}",
                 "mettez la même région dans GCP_REGION, ou laissez-la vide",
             )
         else:
-            diagnosis.ready(f"{name} ({location})")
+            diagnosis.say_ready(f"{name} ({location})")

@@ -57,17 +57,19 @@ class SqlAnalyser:
             error_message_mode=types.ErrorMessageMode.ERROR_MESSAGE_ONE_LINE,
         )
 
-    def columns(self, statement: str, tables: Mapping[TablePath, Columns]) -> Columns:
+    def find_columns(self, statement: str, tables: Mapping[TablePath, Columns]) -> Columns:
         """Return the columns that a statement gives, when the tables are all there is.
 
         Raises SqlError.
         """
         try:
             answer = self.service.analyze(
-                sql_statement=statement, options=self.options, simple_catalog=self._catalog(tables)
+                sql_statement=statement,
+                options=self.options,
+                simple_catalog=self._make_catalog(tables),
             )
         except ServerError as error:
-            raise _sql_error(error) from None
+            raise _make_sql_error(error) from None
         outputs = answer.resolved_statement.output_column_list
         return {output.name: output.column.type for output in outputs}
 
@@ -76,9 +78,9 @@ class SqlAnalyser:
         try:
             self.service.parse(sql_statement=statement, options=self.language)
         except ServerError as error:
-            raise _sql_error(error) from None
+            raise _make_sql_error(error) from None
 
-    def _catalog(self, tables: Mapping[TablePath, Columns]) -> types.SimpleCatalog:
+    def _make_catalog(self, tables: Mapping[TablePath, Columns]) -> types.SimpleCatalog:
         root = types.SimpleCatalog(
             name="bigquery",
             builtin_function_options=types.ZetaSQLBuiltinFunctionOptions(
@@ -97,7 +99,7 @@ class SqlAnalyser:
                 if path[:depth] not in folders:
                     folders[path[:depth]] = types.SimpleCatalog(name=path[depth - 1])
                     folders[path[: depth - 1]].catalog.append(folders[path[:depth]])
-            folders[path[:-1]].table.append(_table(path[-1], columns))
+            folders[path[:-1]].table.append(_make_table(path[-1], columns))
         return root
 
 
@@ -113,16 +115,16 @@ def _start(cache: Path) -> ZetaSqlLocalService:
     folder = json.dumps(str(cache.resolve() / "modules"), ensure_ascii=False)
     settings.write_text(f"[cache]\ndirectory = {folder}\n", encoding="utf-8")
 
-    def config_with_cache() -> wasmtime.Config:
+    def make_config() -> wasmtime.Config:
         config = wasmtime.Config()
         config.cache = str(settings)
         return config
 
-    wasm_client.Config = config_with_cache
+    wasm_client.Config = make_config
     return ZetaSqlLocalService.get_instance()
 
 
-def _table(name: str, columns: Columns) -> types.SimpleTable:
+def _make_table(name: str, columns: Columns) -> types.SimpleTable:
     pseudo_columns = {
         "_PARTITIONTIME": types.TypeKind.TYPE_TIMESTAMP,
         "_PARTITIONDATE": types.TypeKind.TYPE_DATE,
@@ -138,7 +140,7 @@ def _table(name: str, columns: Columns) -> types.SimpleTable:
     )
 
 
-def _sql_error(error: ServerError) -> SqlError:
+def _make_sql_error(error: ServerError) -> SqlError:
     # Not error.message: it stops at the first line, and the place is at the end of the last.
     message = error.raw_error.partition("Message: ")[2] or str(error)
     position = POSITION.search(message)

@@ -24,7 +24,7 @@ DATASETS = {
 UNIVERSE_DOMAIN = "bigquery.local"
 
 
-def throwaway_key() -> dict[str, str]:
+def make_throwaway_key() -> dict[str, str]:
     """Return the key of a service account that exists nowhere, new at each start."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -48,7 +48,7 @@ def throwaway_key() -> dict[str, str]:
     }
 
 
-def public_key(credentials_info: dict[str, str]) -> str:
+def derive_public_key(credentials_info: dict[str, str]) -> str:
     """Return the public half of this key, in PEM."""
     from cryptography.hazmat.primitives import serialization
 
@@ -62,10 +62,10 @@ def public_key(credentials_info: dict[str, str]) -> str:
     )
 
 
-def local_settings(bigquery_url: str) -> dict[str, str]:
+def make_local_settings(bigquery_url: str) -> dict[str, str]:
     """Return every setting of the pipeline: those left empty hide the ones of `.env`."""
     return (
-        dict.fromkeys(PipelineSettings.variables(), "")
+        dict.fromkeys(PipelineSettings.list_variables(), "")
         | {
             "PREFECT_GCP_CREDENTIALS_BLOCK": "sa-key",
             "DBT_TARGET": os.environ.get("DBT_TARGET", ""),
@@ -78,15 +78,15 @@ def local_settings(bigquery_url: str) -> dict[str, str]:
     )
 
 
-def fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
+def fill_bigquery(bigquery_url: str, credentials_info: dict[str, str]) -> None:
     """Create the datasets, and load the sample data unless it is there already."""
     from google.api_core.exceptions import NotFound
 
-    from support.bigquery_access import bigquery_client
+    from support.bigquery_access import make_bigquery_client
     from support.sample_data import load_sample_data
 
-    settings = PipelineSettings.from_mapping(local_settings(bigquery_url))
-    client = bigquery_client(credentials_block(credentials_info), settings)
+    settings = PipelineSettings.from_mapping(make_local_settings(bigquery_url))
+    client = make_bigquery_client(make_credentials_block(credentials_info), settings)
     for dataset in DATASETS.values():
         client.create_dataset(dataset, exists_ok=True)
     try:
@@ -98,17 +98,17 @@ def fill(bigquery_url: str, credentials_info: dict[str, str]) -> None:
         load_sample_data(client, settings.dataset_raw)
 
 
-def credentials_block(info: dict[str, str]) -> GcpCredentials:
+def make_credentials_block(info: dict[str, str]) -> GcpCredentials:
     """Return the block that holds this key."""
     from prefect.types import SecretDict
 
-    from bi_pipeline.bigquery.connection import credentials_block_class
+    from bi_pipeline.bigquery.connection import import_credentials_block_class
 
-    return credentials_block_class()(service_account_info=SecretDict(info))
+    return import_credentials_block_class()(service_account_info=SecretDict(info))
 
 
 @contextmanager
-def on_prefect_server(environment: dict[str, str]) -> Iterator[None]:
+def use_prefect_server(environment: dict[str, str]) -> Iterator[None]:
     """Have Prefect, in this process, use the server of this environment."""
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
@@ -127,7 +127,7 @@ def on_prefect_server(environment: dict[str, str]) -> Iterator[None]:
 
 def save_block(environment: dict[str, str], credentials_info: dict[str, str]) -> None:
     """Save the credentials block on the local Prefect server."""
-    with on_prefect_server(environment):
-        credentials_block(credentials_info).save(
+    with use_prefect_server(environment):
+        make_credentials_block(credentials_info).save(
             environment["PREFECT_GCP_CREDENTIALS_BLOCK"], overwrite=True
         )

@@ -1,4 +1,4 @@
-"""A BigQuery and a Prefect server on this machine, whose data and state stay in one folder."""
+"""A BigQuery and a Prefect server on this machine, whose data stays in one folder."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from bi_pipeline.dbt_runs.lock import try_lock
 from bi_pipeline.errors import InfrastructureError
 from bi_pipeline.lifetime.local_servers import (
     LocalServer,
+    hold_signals,
     listen,
-    prefect_server,
-    signals_held,
+    make_prefect_server,
 )
 from bi_pipeline.settings import PROJECT_ROOT
 from support.child_command import WATCH_SECONDS
 from support.local_content import (
     UNIVERSE_DOMAIN,
-    fill,
-    local_settings,
-    public_key,
+    derive_public_key,
+    fill_bigquery,
+    make_local_settings,
+    make_throwaway_key,
     save_block,
-    throwaway_key,
 )
 
 BQEMULATOR = PROJECT_ROOT / "utilities" / "support" / "start_bqemulator.py"
@@ -41,7 +41,7 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
-# The data and the state of the servers. Whatever else is there, perhaps the user's, stays.
+# The databases of both servers. Whatever else is there, perhaps the user's, stays.
 DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
 
 # bqemulator refuses an upload whose path has one of these: uploads then go to a temporary folder of
@@ -52,7 +52,7 @@ FILL_TIMEOUT_SECONDS = 90
 
 
 @contextmanager
-def local_bigquery(
+def run_local_servers(
     data_dir: Path, *, fresh: bool = False
 ) -> Iterator[tuple[dict[str, str], list[LocalServer]]]:
     """Yield the environment of a command that runs against servers on this machine, and those.
@@ -64,39 +64,39 @@ def local_bigquery(
     """
     data_dir = data_dir.resolve()
     remedy = REMEDY.format(folder=data_dir)
-    credentials_info = throwaway_key()
+    credentials_info = make_throwaway_key()
     with ExitStack() as stack:
         try:
-            bigquery_log, prefect_log = stack.enter_context(_own(data_dir, fresh))
+            bigquery_log, prefect_log = stack.enter_context(_own_folder(data_dir, fresh))
             elsewhere = REFUSED_BY_BQEMULATOR & set(str(data_dir))
             uploads = stack.enter_context(
                 TemporaryDirectory(prefix="uploads-", dir=None if elsewhere else data_dir)
             )
-            bigquery = _bigquery_server(data_dir, uploads, bigquery_log, credentials_info)
+            bigquery = _make_bigquery_server(data_dir, uploads, bigquery_log, credentials_info)
         except (OSError, duckdb.Error) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InfrastructureError(
                 f"Dossier {data_dir} : écriture impossible ({reason}). {remedy}"
             ) from None
         prefect_environment = _clean_environment() | {"PREFECT_HOME": str(data_dir / "prefect")}
-        prefect = prefect_server(
+        prefect = make_prefect_server(
             "Le serveur Prefect local", prefect_environment, prefect_log, remedy
         )
         servers: list[LocalServer] = [prefect, bigquery]
         for server in servers:
-            with signals_held():
+            with hold_signals():
                 server.start()
                 stack.callback(server.stop)
-        environment = _command_environment(data_dir, bigquery.url) | prefect.client_environment
+        environment = _make_child_environment(data_dir, bigquery.url) | prefect.client_environment
         bigquery.wait_until_ready()
-        work_on(bigquery, lambda: fill(bigquery.url, credentials_info))
+        work_on(bigquery, lambda: fill_bigquery(bigquery.url, credentials_info))
         prefect.wait_until_ready()
         work_on(prefect, lambda: save_block(environment, credentials_info))
         yield environment, servers
 
 
 @contextmanager
-def _own(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
+def _own_folder(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
     """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
 
     Raises OSError when it cannot be written, InfrastructureError when another process has it.
@@ -138,9 +138,9 @@ def work_on(server: LocalServer, work: Callable[[], None]) -> None:
     while thread.is_alive():
         thread.join(WATCH_SECONDS)
         if server.process.poll() is not None:
-            raise server.failure("s'est arrêté")
+            raise server.make_error("s'est arrêté")
         if time.monotonic() > deadline:
-            raise server.failure("ne répond plus")
+            raise server.make_error("ne répond plus")
     if errors:
         raise InfrastructureError(
             f"{server.name} a refusé ses données : {errors[0]}\n{server.remedy}"
@@ -153,7 +153,7 @@ def _clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
 
 
-def _bigquery_server(
+def _make_bigquery_server(
     data_dir: Path, uploads: str, log: IO[bytes], credentials_info: dict[str, str]
 ) -> LocalServer:
     """Return bqemulator, with what DuckDB keeps in HOME in the folder as well.
@@ -177,7 +177,7 @@ def _bigquery_server(
             "BQEMU_ENABLE_FORMAT_EXTENSIONS": "false",
             "BQEMU_LOG_LEVEL": "WARNING",
             "BQEMU_UPLOAD_STAGING_DIR": uploads,
-            "LOCAL_BIGQUERY_PUBLIC_KEY": public_key(credentials_info),
+            "LOCAL_BIGQUERY_PUBLIC_KEY": derive_public_key(credentials_info),
             "LOCAL_BIGQUERY_SOCKET": str(listener.fileno()),
         },
         listener=listener,
@@ -187,12 +187,12 @@ def _bigquery_server(
     )
 
 
-def _command_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
+def _make_child_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]:
     """Return the environment in which the command finds the BigQuery and nothing of the user."""
     bin_dir = str(Path(sys.executable).parent)
     return (
         _clean_environment()
-        | local_settings(bigquery_url)
+        | make_local_settings(bigquery_url)
         | {
             "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
             "PREFECT_HOME": str(data_dir / "prefect"),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from bi_pipeline.errors import ConfigurationError, InfrastructureError
-from bi_pipeline.proxies import via_proxy
+from bi_pipeline.proxies import describe_proxy
 
 ANSWER_TIMEOUT_SECONDS = 15
 
@@ -28,7 +28,7 @@ def is_prefect_cloud() -> bool:
     return (settings.api.url or "").startswith(settings.cloud.api_url)
 
 
-def where_prefect_is(*, must_last: bool = False) -> str:
+def describe_prefect(*, must_last: bool = False) -> str:
     """Return, in French, where what this shell asks of Prefect goes.
 
     A deployment or an automation must be where something watches it: `must_last` refuses the
@@ -40,7 +40,7 @@ def where_prefect_is(*, must_last: bool = False) -> str:
     settings = get_current_settings()
     api_url = settings.api.url
     if api_url and is_prefect_cloud():
-        return f"Prefect Cloud, workspace {_cloud_workspace(api_url)}"
+        return f"Prefect Cloud, workspace {_read_cloud_workspace(api_url)}"
     if api_url:
         return f"le serveur Prefect {api_url}"
     if must_last:
@@ -52,7 +52,7 @@ def where_prefect_is(*, must_last: bool = False) -> str:
     return f"la base locale de Prefect ({settings.home})"
 
 
-def deployment_name(text: str) -> str:
+def parse_deployment_name(text: str) -> str:
     """Return the name of a deployment unchanged; argparse's error if it is not one of ours.
 
     The name is part of those of a block and of a command line.
@@ -65,7 +65,7 @@ def deployment_name(text: str) -> str:
     return text
 
 
-def found(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
+def find_on_prefect(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | None:
     """Return what Prefect answers to this call of its client, None when it has none."""
     from prefect.exceptions import ObjectNotFound
 
@@ -75,7 +75,7 @@ def found(read: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T | 
         return None
 
 
-def _cloud_workspace(api_url: str) -> str:
+def _read_cloud_workspace(api_url: str) -> str:
     """Return the handle of the workspace at this address, its address if it has none."""
     import asyncio
 
@@ -103,6 +103,6 @@ def _cloud_workspace(api_url: str) -> str:
     except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
         raise InfrastructureError(
             f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "
-            f"({type(error).__name__}){via_proxy(api_url)} : vérifiez PREFECT_API_URL et "
+            f"({type(error).__name__}){describe_proxy(api_url)} : vérifiez PREFECT_API_URL et "
             "le réseau, puis relancez."
         ) from None

@@ -48,7 +48,7 @@ def read_table(name: str, loaded_at: datetime) -> pyarrow.Table:
     return rows.append_column("_loaded_at", pyarrow.array([loaded_at] * len(rows)))
 
 
-def table_schema(rows: pyarrow.Table, source: dict[str, Any]) -> list[bigquery.SchemaField]:
+def make_table_schema(rows: pyarrow.Table, source: dict[str, Any]) -> list[bigquery.SchemaField]:
     """Return the BigQuery schema of the rows, with the descriptions of their dbt source."""
     columns = {column["name"]: column for column in source.get("columns") or []}
     return [
@@ -61,7 +61,7 @@ def table_schema(rows: pyarrow.Table, source: dict[str, Any]) -> list[bigquery.S
     ]
 
 
-def described_tables() -> dict[str, dict[str, Any]]:
+def read_table_descriptions() -> dict[str, dict[str, Any]]:
     """Return what the dbt project says of each table, by its name."""
     if not SOURCES.exists():
         return {}
@@ -83,7 +83,7 @@ def load_table(
     source: dict[str, Any],
 ) -> None:
     """Replace one table by these rows, described as its dbt source is."""
-    destination = bigquery.Table(dataset.table(name), schema=table_schema(rows, source))
+    destination = bigquery.Table(dataset.table(name), schema=make_table_schema(rows, source))
     destination.description = source.get("description")
     if name in PARTITION_COLUMNS:
         partitioning = bigquery.TimePartitioning(field=PARTITION_COLUMNS[name])
@@ -108,7 +108,7 @@ def load_sample_data(client: bigquery.Client, dataset_name: str) -> int:
     """Load the five tables into an existing dataset, with a progress bar; return the rows."""
     # Asked first: the client would wait ten minutes for a dataset that is not there.
     dataset = client.get_dataset(dataset_name).reference
-    sources = described_tables()
+    sources = read_table_descriptions()
     loaded_at = datetime.now(UTC)
     total = 0
     with Progress(transient=True) as progress:

@@ -86,7 +86,7 @@ class UnauthenticatedError(DomainError):  # type: ignore[misc]
     grpc_status_name = "UNAUTHENTICATED"
 
 
-def refusal(scope: Scope, public_key: str) -> DomainError | None:
+def find_refusal(scope: Scope, public_key: str) -> DomainError | None:
     """Return the error that refuses this request, of any ASGI type; None when it is let in.
 
     A web page sends its Origin or, if its own name leads to 127.0.0.1, that name as Host.
@@ -131,7 +131,7 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or refuse it as BigQuery does."""
-        error = refusal(scope, self._public_key)
+        error = find_refusal(scope, self._public_key)
         answer = JSONResponse(error.to_bigquery_error(), error.http_status) if error else self._app
         await answer(scope, receive, send)
 

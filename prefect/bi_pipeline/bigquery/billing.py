@@ -24,7 +24,7 @@ PAGE = 1000
 TIMEOUT_SECONDS = 10
 
 
-def bytes_billed(
+def read_bytes_billed(
     connection: DbtConnection,
     endpoint: str,
     invocation_id: str,

@@ -9,7 +9,7 @@ import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bi_pipeline.bigquery.deferred_imports import deferred
+from bi_pipeline.bigquery.deferred_imports import defer_imports
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PipelineSettings
 
@@ -53,17 +53,17 @@ class DbtConnection:
     credentials: Credentials = field(repr=False)
 
 
-def credentials_block_class() -> type[GcpCredentials]:
+def import_credentials_block_class() -> type[GcpCredentials]:
     """Return GcpCredentials, imported without the clients that it can make."""
-    with deferred(*UNUSED_BY_PREFECT_GCP):
+    with defer_imports(*UNUSED_BY_PREFECT_GCP):
         from prefect_gcp.credentials import GcpCredentials
     return GcpCredentials
 
 
 def import_libraries() -> None:
     """Import what a run needs, so that it is there when the run asks for it."""
-    credentials_block_class()
-    with deferred(*UNUSED_BY_PREFECT_DBT), warnings.catch_warnings():
+    import_credentials_block_class()
+    with defer_imports(*UNUSED_BY_PREFECT_DBT), warnings.catch_warnings():
         # prefect_dbt.cli warns that it is deprecated. We keep it on purpose, pinned: users can do
         # nothing about the warning.
         warnings.simplefilter("ignore")
@@ -78,7 +78,7 @@ def load_credentials(block_name: str) -> GcpCredentials:
     """
 
     try:
-        return credentials_block_class().load(block_name)
+        return import_credentials_block_class().load(block_name)
     except (ValueError, RuntimeError) as error:
         # Prefect has no exception of its own for a block that is missing or does not validate.
         if "Unable to find block document" in str(error):
@@ -94,7 +94,7 @@ def load_credentials(block_name: str) -> GcpCredentials:
         ) from None
 
 
-def google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Credentials:
+def make_google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Credentials:
     """Return who Google takes us for: the one place that chooses how to authenticate.
 
     That is the key of the block or, when it has none, the default credentials of this
@@ -116,7 +116,7 @@ def google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Cre
     )
 
 
-def project_of(block: GcpCredentials, settings: PipelineSettings) -> str:
+def choose_project(block: GcpCredentials, settings: PipelineSettings) -> str:
     """Return the project that is asked and billed: of the settings, or of the block.
 
     Raises ConfigurationError when neither names one.
@@ -130,17 +130,17 @@ def project_of(block: GcpCredentials, settings: PipelineSettings) -> str:
     return project
 
 
-def build_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
+def make_connection(block: GcpCredentials, settings: PipelineSettings) -> DbtConnection:
     """Return the connection of the settings' target, with the credentials of the block.
 
     Raises ConfigurationError when neither the settings nor the block name a project.
     """
-    project = project_of(block, settings)
-    profile = build_profile(project, settings)
-    return DbtConnection(project, profile, google_credentials(block, settings))
+    project = choose_project(block, settings)
+    profile = make_profile(project, settings)
+    return DbtConnection(project, profile, make_google_credentials(block, settings))
 
 
-def build_profile(project: str, settings: PipelineSettings) -> DbtCliProfile:
+def make_profile(project: str, settings: PipelineSettings) -> DbtCliProfile:
     """Return the profile of the settings' target in a GCP project, without a secret in it."""
     import_libraries()
     from prefect_dbt.cli import DbtCliProfile

@@ -4,7 +4,7 @@ prefect_gcp and prefect_dbt import half of Google Cloud and the whole of dbt: th
 for classes that a run does not touch. Here these get stand-ins, each of which imports its
 class when that is first used: everything works, later.
 
-    with deferred(["prefect_gcp"], ["google.cloud.bigquery"]):
+    with defer_imports(["prefect_gcp"], ["google.cloud.bigquery"]):
         from prefect_gcp.credentials import GcpCredentials  # does not import BigQuery's client
     GcpCredentials(...).get_bigquery_client()  # does: `bigquery.Client` is a _DeferredClass
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 
 @contextmanager
-def deferred(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
+def defer_imports(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
     """Defer, for what is imported meanwhile, these packages and modules, unless they are there.
 
     Args:
@@ -32,8 +32,8 @@ def deferred(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
     stand_ins = [name for name in modules if name not in sys.modules]
     for name in packages:
         if name not in sys.modules:
-            sys.modules[name] = _deferred_package(name)
-    sys.modules.update({name: _module_of_deferred_classes(name) for name in stand_ins})
+            sys.modules[name] = _make_deferred_package(name)
+    sys.modules.update({name: _make_module_of_deferred_classes(name) for name in stand_ins})
     try:
         yield
     finally:
@@ -41,7 +41,7 @@ def deferred(packages: Iterable[str], modules: Iterable[str]) -> Iterator[None]:
             del sys.modules[name]
 
 
-def _deferred_package(name: str) -> ModuleType:
+def _make_deferred_package(name: str) -> ModuleType:
     """Return a package whose `__init__` runs when something of it is first asked for."""
     spec = importlib.util.find_spec(name)
     assert spec and spec.loader
@@ -57,7 +57,7 @@ def _deferred_package(name: str) -> ModuleType:
     return package
 
 
-def _module_of_deferred_classes(name: str) -> ModuleType:
+def _make_module_of_deferred_classes(name: str) -> ModuleType:
     """Return a module all of whose classes are deferred."""
     module = ModuleType(name)
 

@@ -73,7 +73,7 @@ def _show_plainly(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def plain_log() -> Iterator[None]:
+def show_plain_log() -> Iterator[None]:
     """Have the logger of the current run show dbt's JSON as text, for the time of a command."""
     run_logger = get_run_logger()
     logger = run_logger.logger if isinstance(run_logger, logging.LoggerAdapter) else run_logger

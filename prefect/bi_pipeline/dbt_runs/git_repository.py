@@ -20,7 +20,7 @@ NOT_CLONED = "Ce dossier doit venir de `git clone`."
 
 
 @contextmanager
-def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
+def check_out_commit(root: Path, reference: str) -> Iterator[Path]:
     """Yield a temporary folder with what `root` was at a commit; the repository is only read.
 
     Args:
@@ -29,8 +29,8 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
 
     Raises ConfigurationError when there is no git, no repository or no such commit.
     """
-    git_dir = git(root, "rev-parse", "--absolute-git-dir")
-    commit = git(
+    git_dir = run_git(root, "rev-parse", "--absolute-git-dir")
+    commit = run_git(
         root,
         *("rev-parse", "--verify", "--quiet", "--end-of-options", f"{reference}^{{commit}}"),
         remedy=f"« {reference} » n'est pas un commit de ce dépôt : vérifiez ce nom. Si le clone "
@@ -42,22 +42,22 @@ def files_of_commit(root: Path, reference: str) -> Iterator[Path]:
         # With an index of its own, where `git worktree` would write in the user's repository.
         place = (f"--git-dir={git_dir}", f"--work-tree={files}")
         index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
-        tree = git(root, "rev-parse", f"{commit}:./", remedy=remedy)
-        git(files, *place, "read-tree", tree, remedy=remedy, **index)
-        git(files, *place, "checkout-index", "--all", remedy=remedy, **index)
+        tree = run_git(root, "rev-parse", f"{commit}:./", remedy=remedy)
+        run_git(files, *place, "read-tree", tree, remedy=remedy, **index)
+        run_git(files, *place, "checkout-index", "--all", remedy=remedy, **index)
         yield files
 
 
 @functools.cache
-def current_commit(root: Path) -> str:
+def read_current_commit(root: Path) -> str:
     """Return the commit that a folder is at, with a `+` if files differ from it; empty if none."""
     try:
-        return git(root, "describe", "--always", "--dirty=+", "--exclude=*")
+        return run_git(root, "describe", "--always", "--dirty=+", "--exclude=*")
     except ConfigurationError:
         return ""
 
 
-def git(folder: Path, *arguments: str, remedy: str = NOT_CLONED, **variables: str) -> str:
+def run_git(folder: Path, *arguments: str, remedy: str = NOT_CLONED, **variables: str) -> str:
     """Return what git prints, in the repository of this folder, whatever the shell names.
 
     Raises ConfigurationError, with git's words and the remedy, if it fails.

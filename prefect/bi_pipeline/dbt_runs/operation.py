@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bi_pipeline.bigquery.connection import DbtConnection
-from bi_pipeline.dbt_runs.dbt_log import JSON_LOGS, plain_log
+from bi_pipeline.dbt_runs.dbt_log import JSON_LOGS, show_plain_log
 from bi_pipeline.settings import REHEARSAL_DIR
-from warm_dbt import CLIENT, INTERRUPT_SECONDS, start_server
+from warm_dbt import CLIENT, INTERRUPT_SECONDS, start_dbt_server
 from warm_dbt.tokens import serve_tokens
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndedProcess:
     """A dbt process that has ended.
 
     Attributes:
@@ -35,7 +35,7 @@ class Ended:
     lines: list[str]
 
 
-def run_process(
+def run_dbt_process(
     words: list[str],
     connection: DbtConnection,
     environment: dict[str, str],
@@ -43,7 +43,7 @@ def run_process(
     lock: int,
     *,
     shown: bool,
-) -> Ended:
+) -> EndedProcess:
     """Run `dbt` with these words to its end, in a folder; never raises for what dbt does.
 
     The profile is in a private temporary folder for that time. Whatever else interrupts the wait
@@ -54,17 +54,17 @@ def run_process(
         lock: descriptor of a lock, which dbt holds until it has ended.
         shown: whether its lines go to the log of the Prefect run as they come.
     """
-    # build_connection() has imported it already, its deprecation warning silenced.
+    # make_connection() has imported it already, its deprecation warning silenced.
     from prefect_dbt.cli import DbtCoreOperation
 
     with (
         tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
-        plain_log(),
+        show_plain_log(),
         ExitStack() as sockets,
     ):
-        server = sockets.enter_context(start_server(REHEARSAL_DIR).connect())
+        dbt_server = sockets.enter_context(start_dbt_server(REHEARSAL_DIR).connect())
         tokens = sockets.enter_context(serve_tokens(connection.credentials))
-        descriptors = [server.fileno(), lock, tokens.fileno()]
+        descriptors = [dbt_server.fileno(), lock, tokens.fileno()]
         command = [*CLIENT, *map(str, descriptors), JSON_LOGS, *words]
         with DbtCoreOperation(
             # With `exec`, the process is the client itself: its exit code, its signals.
@@ -83,7 +83,7 @@ def run_process(
             sockets.close()
             _wait_for(process)
         return_code = 1 if process.return_code is None else process.return_code
-        return Ended(return_code, process.fetch_result())
+        return EndedProcess(return_code, process.fetch_result())
 
 
 def _wait_for(process: ShellProcess) -> None:

@@ -19,7 +19,7 @@ ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "
 # In the place of a commit: the last run of prod that DBT_ARTIFACTS_DIR keeps.
 LAST_RUN = "DBT_ARTIFACTS_DIR"
 
-# In dbt's selection syntax: the nodes that differ from the state, and all that depends on them.
+# In dbt's selection syntax: the nodes that differ from prod's state, and all that depends on them.
 CHANGED = "state:modified+"
 
 # `dbt snapshot --empty` reads a source without rows: with `hard_deletes`, dbt-bigquery 1.12.1 then
@@ -74,7 +74,7 @@ class DbtOptions:
                 click.DateTime()(moment or None)
             except click.BadParameter:
                 raise ConfigurationError(
-                    f"{_option(name)} : « {moment} » est refusé, il faut une date "
+                    f"{_to_option(name)} : « {moment} » est refusé, il faut une date "
                     "AAAA-MM-JJ, ou AAAA-MM-JJTHH:MM:SS en UTC."
                 ) from None
         if bool(self.event_time_start) != bool(self.event_time_end):
@@ -88,33 +88,33 @@ class DbtOptions:
         """Raise ConfigurationError for an option that none of the commands takes, or that harms."""
         if self.empty and "snapshot" in commands:
             raise ConfigurationError(f"--empty : {EMPTY_SNAPSHOT} Retirez snapshot de --commands.")
-        for name in self._given():
+        for name in self._list_given():
             if not any(_takes(command, name) for command in commands):
                 raise ConfigurationError(
-                    f"{_option(name)} : aucune commande de cette exécution "
+                    f"{_to_option(name)} : aucune commande de cette exécution "
                     f"({', '.join(commands)}) ne la prend."
                 )
 
-    def words(self, command: str) -> list[str]:
+    def to_words(self, command: str) -> list[str]:
         """Return one word an option that the command takes: `--full-refresh`, `--select=a b`."""
         words = []
-        for name, value in self._given().items():
+        for name, value in self._list_given().items():
             if not _takes(command, name):
                 continue
             if value is True:
-                words.append(_option(name))
+                words.append(_to_option(name))
             else:
                 # With `=`, a value that starts with a dash stays a value.
                 text = yaml.safe_dump(value, **ONE_LINE) if name == "vars" else value
-                words.append(f"{_option(name)}={text}".strip())
+                words.append(f"{_to_option(name)}={text}".strip())
         return words
 
-    def _given(self) -> dict[str, Any]:
+    def _list_given(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: value for name, value in values.items() if value}
 
-    def of_what_changed(self) -> DbtOptions:
-        """Return these options, for the nodes that differ from the state and what hangs on them.
+    def select_what_changed(self) -> DbtOptions:
+        """Return these options, for the nodes that differ from prod's state and what hangs on them.
 
         Raises ConfigurationError with a selector, which dbt joins with no selection.
         """
@@ -128,7 +128,7 @@ class DbtOptions:
         return replace(self, select=changed or CHANGED)
 
 
-def _option(name: str) -> str:
+def _to_option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 

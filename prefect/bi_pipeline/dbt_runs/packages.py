@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from warm_dbt.packages import packages_dir, read_yaml
+from warm_dbt.packages import find_packages_dir, read_yaml
 
 
 def packages_are_missing(project_dir: Path) -> bool:
@@ -15,12 +15,12 @@ def packages_are_missing(project_dir: Path) -> bool:
     than dbt_packages/: a changed version keeps the names.
     """
     declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
-    declared = [package for path in declarations for package in _packages(path)]
+    declared = [package for path in declarations for package in _read_packages(path)]
     if not declared:
         return False
-    lock, installed = project_dir / "package-lock.yml", packages_dir(project_dir)
-    locked = _packages(lock)
-    if not installed.exists() or not _origins(declared) <= _origins(locked):
+    lock, installed = project_dir / "package-lock.yml", find_packages_dir(project_dir)
+    locked = _read_packages(lock)
+    if not installed.exists() or not _list_origins(declared) <= _list_origins(locked):
         return True
     changed = [path.stat().st_mtime for path in (*declarations, lock) if path.exists()]
     return max(changed) > installed.stat().st_mtime or not all(
@@ -28,11 +28,11 @@ def packages_are_missing(project_dir: Path) -> bool:
     )
 
 
-def _packages(path: Path) -> list[dict[str, Any]]:
+def _read_packages(path: Path) -> list[dict[str, Any]]:
     return read_yaml(path).get("packages") or []
 
 
-def _origins(packages: list[dict[str, Any]]) -> set[str]:
+def _list_origins(packages: list[dict[str, Any]]) -> set[str]:
     """Return where the packages come from: a name on the hub, a git address, a folder…"""
     kinds = ("package", "git", "local", "tarball", "private")
     return {str(package[kind]) for package in packages for kind in kinds if kind in package}

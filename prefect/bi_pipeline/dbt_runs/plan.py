@@ -29,7 +29,7 @@ def plan_commands(
             raise ConfigurationError(
                 f"--changed-since : {', '.join(commands)} ne prend aucune sélection."
             )
-        options = options.of_what_changed()
+        options = options.select_what_changed()
     words = [f"{name} {macro}" if name == "run-operation" else name for name in commands]
     if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
         words.insert(0, "deps")

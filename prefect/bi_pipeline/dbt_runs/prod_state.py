@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from prefect.logging import get_run_logger
 
-from bi_pipeline.bigquery.connection import build_profile
-from bi_pipeline.dbt_runs.git_repository import files_of_commit
-from bi_pipeline.dbt_runs.kept import DEFERRED
+from bi_pipeline.bigquery.connection import make_profile
+from bi_pipeline.dbt_runs.dbt_artifacts import DEFERRED
+from bi_pipeline.dbt_runs.git_repository import check_out_commit
 from bi_pipeline.dbt_runs.options import CHANGED, LAST_RUN, DbtOptions
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
 from bi_pipeline.dbt_runs.runner import DbtRunner
 from bi_pipeline.errors import ConfigurationError, DbtError
-from bi_pipeline.reports.message import failure_message
+from bi_pipeline.reports.message import describe_failure
 from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
 
 # The commands that build a kind of node. A run takes up models and tests in any case.
@@ -32,21 +32,21 @@ UNBUILT_WARNING = (
 )
 
 
-def against_prod(dbt: DbtRunner, options: DbtOptions, changed_since: str | None) -> DbtRunner:
+def compare_with_prod(dbt: DbtRunner, options: DbtOptions, changed_since: str | None) -> DbtRunner:
     """Return the runner with what it needs of prod, if one of its commands does.
 
     What has changed since a commit is built, the rest read in prod; `clone` copies prod.
     """
     if changed_since or "clone" in dbt.commands:
-        dbt = with_state_of_prod(dbt, changed_since, options)
+        dbt = add_prod_state(dbt, changed_since, options)
     if changed_since:
-        dbt, left = with_deferral_to_prod(dbt, options)
+        dbt, left = defer_to_prod(dbt, options)
         for name in left:
             get_run_logger().warning(UNBUILT_WARNING, name)
     return dbt
 
 
-def with_state_of_prod(dbt: DbtRunner, reference: str | None, options: DbtOptions) -> DbtRunner:
+def add_prod_state(dbt: DbtRunner, reference: str | None, options: DbtOptions) -> DbtRunner:
     """Return the runner, with the manifest of prod as its state.
 
     Args:
@@ -58,32 +58,33 @@ def with_state_of_prod(dbt: DbtRunner, reference: str | None, options: DbtOption
     Raises ConfigurationError when there is no such commit, or no manifest kept, and DbtError
     when it cannot be parsed.
     """
-    state_dir = dbt.target_dir / "state"
+    prod_state_dir = dbt.target_dir / "state"
     settings = dbt.settings.model_copy(update={"target": "prod"})
     # dbt only reads the project with it: prod is not asked anything.
-    profile = build_profile(dbt.connection.project, settings)
+    profile = make_profile(dbt.connection.project, settings)
     connection = replace(dbt.connection, profile=profile)
-    parser = replace(dbt, connection=connection, settings=settings, target_dir=state_dir)
-    if reference == LAST_RUN or (reference is None and dbt.settings.artifacts_dir):
-        kept = dbt.artifacts.fetch(f"prod/{MANIFEST}", state_dir / MANIFEST)
-        if not kept or "nodes" not in read_json(state_dir / MANIFEST):
+    parser = replace(dbt, connection=connection, settings=settings, target_dir=prod_state_dir)
+    if reference == LAST_RUN or (reference is None and dbt.settings.dbt_artifacts_dir):
+        kept = dbt.kept_artifacts.fetch(f"prod/{MANIFEST}", prod_state_dir / MANIFEST)
+        if not kept or "nodes" not in read_json(prod_state_dir / MANIFEST):
             raise ConfigurationError(
-                f"DBT_ARTIFACTS_DIR ({dbt.artifacts.address}) ne garde aucune exécution lisible de "
-                "prod : lancez-en une avec ce réglage, ou donnez un commit à --changed-since."
+                f"DBT_ARTIFACTS_DIR ({dbt.kept_artifacts.address}) ne garde aucune exécution "
+                "lisible de prod : lancez-en une avec ce réglage, ou donnez un commit à "
+                "--changed-since."
             )
     elif reference is None:
-        _parse(parser, options)
+        _write_manifest(parser, options)
     else:
-        with files_of_commit(PROJECT_ROOT, reference) as files:
+        with check_out_commit(PROJECT_ROOT, reference) as files:
             project_dir = files / DBT_PROJECT_DIR.relative_to(PROJECT_ROOT)
             if not (project_dir / "dbt_project.yml").exists():
                 raise ConfigurationError(f"Le commit {reference} n'a pas de projet dbt dans dbt/.")
             get_run_logger().info("Projet dbt du commit %s :", reference)
-            _parse(replace(parser, project_dir=project_dir), options)
-    return replace(dbt, state_dir=state_dir)
+            _write_manifest(replace(parser, project_dir=project_dir), options)
+    return replace(dbt, prod_state_dir=prod_state_dir)
 
 
-def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
+def defer_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
     """Return the runner that reads in prod what it does not build, and what it leaves unbuilt.
 
     dbt itself prefers prod for all that a command does not select: the tests of a model would
@@ -96,7 +97,7 @@ def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
     """
     found = dbt.list_nodes(options)
     if found.return_code:
-        raise DbtError(f"Ce qui a changé : {failure_message(found)}")
+        raise DbtError(f"Ce qui a changé : {describe_failure(found)}")
     selection = (options.select or "").replace(f",{CHANGED}", "")
     # A name that is mistyped would pass for one that has not changed.
     if (
@@ -113,8 +114,8 @@ def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
         if set(dbt.commands).isdisjoint(BUILDERS.get(unique_id.partition(".")[0], dbt.commands))
     ]
     built = set(found.listed).difference(left)
-    assert dbt.state_dir is not None
-    manifest = read_json(dbt.state_dir / MANIFEST)
+    assert dbt.prod_state_dir is not None
+    manifest = read_json(dbt.prod_state_dir / MANIFEST)
     for section in ("nodes", "functions"):
         for unique_id in built & manifest.get(section, {}).keys():
             del manifest[section][unique_id]
@@ -124,9 +125,9 @@ def with_deferral_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunne
     return replace(dbt, deferred_dir=deferred.parent), sorted(left)
 
 
-def _parse(dbt: DbtRunner, options: DbtOptions) -> None:
+def _write_manifest(dbt: DbtRunner, options: DbtOptions) -> None:
     """Have dbt write the manifest of a project; DbtError when it cannot."""
     for command in ["deps", "parse"] if packages_are_missing(dbt.project_dir) else ["parse"]:
         result = dbt.run(command, DbtOptions(vars=options.vars))
         if not result.succeeded:
-            raise DbtError(f"État de prod : {failure_message(result)}")
+            raise DbtError(f"État de prod : {describe_failure(result)}")

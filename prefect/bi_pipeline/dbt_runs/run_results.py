@@ -40,10 +40,10 @@ def read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResu
         for kind in ("nodes", "unit_tests", "sources", "functions")
         for unique_id, node in manifest.get(kind, {}).items()
     }
-    return [_node_result(result, known.get(result["unique_id"], {})) for result in results]
+    return [_make_node_result(result, known.get(result["unique_id"], {})) for result in results]
 
 
-def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
+def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
     """Return one result of dbt's JSON, with what the manifest knows of its node."""
     moments = [
         datetime.fromisoformat(timing[key]).timestamp()
@@ -67,11 +67,11 @@ def _node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:
         node.get("original_file_path", "?"),
         os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
         (result.get("batch_results") or {}).get("failed", []),
-        _freshness(result),
+        _find_freshness(result),
     )
 
 
-def _freshness(result: dict[str, Any]) -> Freshness | None:
+def _find_freshness(result: dict[str, Any]) -> Freshness | None:
     """Return how a source is older than it may be; None if it is not, or if dbt cannot tell."""
     limit = (result.get("criteria") or {}).get(f"{result['status']}_after")
     if not limit:
@@ -80,7 +80,7 @@ def _freshness(result: dict[str, Any]) -> Freshness | None:
     return Freshness(result["max_loaded_at"], age, (limit["count"], limit["period"]))
 
 
-def tables_of_models(manifest: dict[str, Any]) -> set[str]:
+def list_materialized_models(manifest: dict[str, Any]) -> set[str]:
     """Return the `unique_id` of all that a `run` of the whole project builds."""
     models = {
         unique_id

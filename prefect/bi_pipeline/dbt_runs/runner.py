@@ -1,7 +1,7 @@
 """Runs dbt commands, one at a time: says what to dbt, and returns what it did.
 
 `operation.py` runs the process, `dbt_log.py` and `run_results.py` read what it said and wrote,
-`kept.py` keeps it.
+`dbt_artifacts.py` keeps it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,25 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Running
 
-from bi_pipeline.bigquery.billing import bytes_billed
+from bi_pipeline.bigquery.billing import read_bytes_billed
 from bi_pipeline.bigquery.connection import TOKEN_VARIABLE, DbtConnection
+from bi_pipeline.dbt_runs.dbt_artifacts import (
+    DEFERRED,
+    RETRIABLE,
+    DbtArtifactsDir,
+    list_files_to_keep,
+)
 from bi_pipeline.dbt_runs.dbt_log import read_log
-from bi_pipeline.dbt_runs.kept import DEFERRED, RETRIABLE, ArtifactsDir, files_to_keep
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
-from bi_pipeline.dbt_runs.operation import Ended, run_process
+from bi_pipeline.dbt_runs.operation import EndedProcess, run_dbt_process
 from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, DbtOptions
 from bi_pipeline.dbt_runs.run_results import (
     MANIFEST,
     RUN_RESULTS,
     SOURCES,
+    list_materialized_models,
     read_json,
     read_results,
-    tables_of_models,
 )
 from bi_pipeline.errors import ConfigurationError, InfrastructureError
 from bi_pipeline.result import NOTHING_TO_DO, RETRIED, DbtResult, NodeResult
@@ -55,7 +60,7 @@ class DbtRunner:
         target_dir: where dbt writes, a folder of its own for each target.
         lock: descriptor of the lock on that folder, which every dbt process inherits.
         project_dir: the dbt project.
-        state_dir: what `--state` of dbt reads, the manifest of prod: it says what has changed.
+        prod_state_dir: what `--state` of dbt reads, the manifest of prod: it says what has changed.
         deferred_dir: what `--defer-state` reads, the same manifest without what this run
             builds: it says where all the rest is read.
     """
@@ -66,7 +71,7 @@ class DbtRunner:
     target_dir: Path
     lock: int
     project_dir: Path = DBT_PROJECT_DIR
-    state_dir: Path | None = None
+    prod_state_dir: Path | None = None
     deferred_dir: Path | None = None
 
     def run(self, command: str, options: DbtOptions, earlier: DbtResult | None = None) -> DbtResult:
@@ -87,21 +92,23 @@ class DbtRunner:
             found = self._find_last_run()
             result = DbtResult("retry", 0)
             if found is not None:
-                result = self._run_dbt("retry", [*found, "retry", *options.words("retry")])
+                result = self._run_dbt("retry", [*found, "retry", *options.to_words("retry")])
         else:
             if command == "build" and options.empty:
                 self._refuse_empty_snapshots(options)
             if command in RETRIABLE:
                 self._forget_last_run()
-            result = self._run_dbt(command, [*self._words(command), *options.words(command)])
-        whole = earlier.followed_by(result) if earlier else result
-        self._keep_artifacts(whole)
+            result = self._run_dbt(
+                command, [*self._make_words(command), *options.to_words(command)]
+            )
+        whole = earlier.merge_retry(result) if earlier else result
+        self._keep_dbt_artifacts(whole)
         return whole
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
-        """Have dbt list what the options select; with a state, it judges `state:modified`."""
-        state = [f"--state={self.state_dir}"] if self.state_dir else []
-        return self._run_dbt("list", [*state, *LIST, *options.words("list")])
+        """Have dbt list what the options select; with prod's state, it judges `state:modified`."""
+        flags = [f"--state={self.prod_state_dir}"] if self.prod_state_dir else []
+        return self._run_dbt("list", [*flags, *LIST, *options.to_words("list")])
 
     def _refuse_empty_snapshots(self, options: DbtOptions) -> None:
         """Raise ConfigurationError if the options select snapshots."""
@@ -112,17 +119,17 @@ class DbtRunner:
                 f"resource_type:snapshot ({len(snapshots)} ici)."
             )
 
-    def _words(self, command: str) -> list[str]:
+    def _make_words(self, command: str) -> list[str]:
         """Return the words of the command, with the flags that are not the user's."""
         words = command.split()
         if command == DOCS:
             # --static writes one HTML file. bqemulator has no __TABLES__: skip the catalogue there.
             words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
         if command == "clone":
-            return [f"--state={self.state_dir}", *words]
+            return [f"--state={self.prod_state_dir}", *words]
         if self.deferred_dir:
             deferral = ("--defer", "--favor-state", f"--defer-state={self.deferred_dir}")
-            return [f"--state={self.state_dir}", *deferral, *words]
+            return [f"--state={self.prod_state_dir}", *deferral, *words]
         return words
 
     def _forget_last_run(self) -> None:
@@ -132,9 +139,9 @@ class DbtRunner:
         say that it has succeeded.
         """
         (self.target_dir / RUN_RESULTS).unlink(missing_ok=True)
-        if self.settings.artifacts_dir:
+        if self.settings.dbt_artifacts_dir:
             try:
-                self.artifacts.remove(f"{self.settings.target}/{RUN_RESULTS}")
+                self.kept_artifacts.remove(f"{self.settings.target}/{RUN_RESULTS}")
             except ConfigurationError as error:
                 get_run_logger().warning(error)
 
@@ -148,12 +155,12 @@ class DbtRunner:
             f"{folder}. Là où ce dossier ne dure pas (conteneur, Prefect Cloud), définissez "
             "DBT_ARTIFACTS_DIR"
         )
-        if self.settings.artifacts_dir:
-            folder, where = self.target_dir / "kept", self.settings.artifacts_dir
+        if self.settings.dbt_artifacts_dir:
+            folder, where = self.target_dir / "kept", self.settings.dbt_artifacts_dir
             # An earlier retry may have fetched these from another DBT_ARTIFACTS_DIR.
             shutil.rmtree(folder, ignore_errors=True)
             for name in (RUN_RESULTS, DEFERRED):
-                self.artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
+                self.kept_artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
         document = read_json(folder / RUN_RESULTS)
         arguments = document.get("args", {})
         if not document:
@@ -175,7 +182,7 @@ class DbtRunner:
             )
         if not left:
             get_run_logger().info("dbt retry : rien à reprendre, la dernière commande a réussi.")
-        flags = [f"--state={folder}"] if self.settings.artifacts_dir else []
+        flags = [f"--state={folder}"] if self.settings.dbt_artifacts_dir else []
         if arguments.get("defer"):
             flags.append(f"--defer-state={(folder / DEFERRED).parent}")
         return flags if left else None
@@ -183,20 +190,22 @@ class DbtRunner:
     def _run_dbt(self, command: str, words: list[str]) -> DbtResult:
         """Run `dbt` with these words; return what it did, named as this command."""
         name = SOURCES if command == SOURCE_FRESHNESS else RUN_RESULTS
-        started_at, before = time.time(), _written_at(self.target_dir / name)
-        ended = run_process(
+        started_at, before = time.time(), _read_write_time(self.target_dir / name)
+        ended = run_dbt_process(
             words,
             self.connection,
-            self._environment(),
+            self._make_environment(),
             self.project_dir,
             self.lock,
             shown=command != "list",
         )
         # If dbt did not rewrite the file, it belongs to an earlier command.
-        rewritten = _written_at(self.target_dir / name) != before
-        return self._read(command, ended, name if rewritten else "", started_at)
+        rewritten = _read_write_time(self.target_dir / name) != before
+        return self._read_result(command, ended, name if rewritten else "", started_at)
 
-    def _read(self, command: str, ended: Ended, results: str, started_at: float) -> DbtResult:
+    def _read_result(
+        self, command: str, ended: EndedProcess, results: str, started_at: float
+    ) -> DbtResult:
         """Return what a command did, from what it printed and its file of results, if any."""
         log = read_log(command, ended.lines)
         document = read_json(self.target_dir / results) if results else {}
@@ -209,12 +218,14 @@ class DbtRunner:
             NOTHING_TO_DO & log.events,
             nodes,
             document.get("elapsed_time", 0.0),
-            self._bill(nodes, invocation_id, started_at),
+            self._read_bytes_billed(nodes, invocation_id, started_at),
             log.listed,
             document.get("args", {}),
         )
 
-    def _bill(self, nodes: list[NodeResult], invocation_id: str, started_at: float) -> int | None:
+    def _read_bytes_billed(
+        self, nodes: list[NodeResult], invocation_id: str, started_at: float
+    ) -> int | None:
         """Return the bytes that BigQuery billed for all queries of a command; None if unknown."""
         jobs = {str(node.response["job_id"]) for node in nodes if node.response.get("job_id")}
         # run_results names no job for run-operation and microbatch: bill whenever something
@@ -222,36 +233,38 @@ class DbtRunner:
         if not jobs and not any(node.status == "success" for node in nodes):
             return 0
         endpoint = self.settings.endpoint or GOOGLE_ENDPOINT
-        return bytes_billed(self.connection, endpoint, invocation_id, jobs, started_at)
+        return read_bytes_billed(self.connection, endpoint, invocation_id, jobs, started_at)
 
-    def _keep_artifacts(self, result: DbtResult) -> None:
+    def _keep_dbt_artifacts(self, result: DbtResult) -> None:
         """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
-        if not self.settings.artifacts_dir or not result.nodes:
+        if not self.settings.dbt_artifacts_dir or not result.nodes:
             return
 
         def read_models() -> set[str]:
-            return tables_of_models(read_json(self.target_dir / MANIFEST))
+            return list_materialized_models(read_json(self.target_dir / MANIFEST))
 
-        kept = files_to_keep(result, read_models, deferred=self.deferred_dir is not None)
+        kept = list_files_to_keep(result, read_models, deferred=self.deferred_dir is not None)
         try:
             for name, kept_as in kept.items():
-                self.artifacts.keep(self.target_dir / name, f"{self.settings.target}/{kept_as}")
+                self.kept_artifacts.keep(
+                    self.target_dir / name, f"{self.settings.target}/{kept_as}"
+                )
         except ConfigurationError as error:
-            # Failing to copy artifacts must not hide dbt's result: warn and go on.
+            # Failing to copy dbt's artifacts must not hide dbt's result: warn and go on.
             get_run_logger().warning(error)
 
     @property
-    def artifacts(self) -> ArtifactsDir:
+    def kept_artifacts(self) -> DbtArtifactsDir:
         """What DBT_ARTIFACTS_DIR keeps; ConfigurationError when it is not set."""
-        address = self.settings.artifacts_dir
+        address = self.settings.dbt_artifacts_dir
         if not address:
             raise ConfigurationError(
                 "DBT_ARTIFACTS_DIR n'est pas défini : c'est là que la pipeline garderait les "
                 "résultats de dbt, un dossier ou gs://bucket/préfixe."
             )
-        return ArtifactsDir(address, self.connection.credentials, self.connection.project)
+        return DbtArtifactsDir(address, self.connection.credentials, self.connection.project)
 
-    def _environment(self) -> dict[str, str]:
+    def _make_environment(self) -> dict[str, str]:
         """Return the environment in which dbt finds itself, its project and our settings.
 
         What else the user's shell tells dbt, `warm_dbt.process` forgets.
@@ -314,9 +327,9 @@ def open_dbt(
                 "celle-ci attend sa fin."
             )
             get_run_logger().warning(message)
-            _show_state(Running(name="En attente", message=message))
+            _show_run_state(Running(name="En attente", message=message))
             wait_for_lock(lock)
-            _show_state(Running())
+            _show_run_state(Running())
         lock.truncate(0)
         lock.write(f"processus {os.getpid()}, depuis le {datetime.now():%d/%m à %H:%M}")
         lock.flush()
@@ -328,11 +341,11 @@ def open_dbt(
             lock.truncate(0)
 
 
-def _show_state(state: State[Any]) -> None:
+def _show_run_state(state: State[Any]) -> None:
     """Have Prefect show this state of the run, which goes on."""
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(runtime.flow_run.id, state)
 
 
-def _written_at(path: Path) -> int | None:
+def _read_write_time(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None

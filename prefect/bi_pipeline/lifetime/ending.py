@@ -47,10 +47,10 @@ class Ending:
     Prefect makes a TerminationSignal of SIGTERM; an Ending that has sent it gives the state.
 
     Attributes:
-        state: that of the run, once the context is left without an exception.
+        run_state: that of the run, once the context is left without an exception.
     """
 
-    state: State[Any]
+    run_state: State[Any]
 
     def __init__(self) -> None:
         self._finished = threading.Event()
@@ -70,11 +70,11 @@ class Ending:
         """Give the state for an end that was asked for, or an error that a user can mend."""
         self._finished.set()
         if isinstance(error, TerminationSignal) and self._asked:
-            self.state = self._asked
+            self.run_state = self._asked
             return True
         known = explain(error) if isinstance(error, Exception) else None
         if known:
-            self.state = Failed(message=str(known), data=known)
+            self.run_state = Failed(message=str(known), data=known)
         return known is not None
 
     def _end_in(self, state: State[Any]) -> None:
@@ -94,7 +94,7 @@ class Ending:
                         return
 
     @contextmanager
-    def after(self, seconds: int | None) -> Iterator[None]:
+    def limit_time(self, seconds: int | None) -> Iterator[None]:
         """End the run when what is in the block takes longer; never, without a number."""
         error = OutOfTimeError(
             f"Arrêtée au bout de {seconds} s, sa durée maximale : dbt a annulé ses requêtes. "
@@ -144,7 +144,7 @@ def _leave_closed_terminal() -> None:
 def end_soon_after_a_signal() -> None:
     """Have this process end within ENDING_SECONDS of a SIGINT, SIGTERM or SIGHUP.
 
-    Prefect retries its last state update for minutes when the server is gone.
+    Prefect retries its last state update for minutes when its server is gone.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)

@@ -68,7 +68,7 @@ class LocalServer:
 
     def start(self) -> None:
         """Start the process, in a session of its own: Ctrl-C is for the command first."""
-        with self.listener, signals_held():
+        with self.listener, hold_signals():
             self.process = subprocess.Popen(
                 self.command,
                 # Where Prefect reads prefect.toml.
@@ -91,7 +91,7 @@ class LocalServer:
             if self._answers():
                 return
             time.sleep(0.05)
-        raise self.failure("n'a pas démarré")
+        raise self.make_error("n'a pas démarré")
 
     def _answers(self) -> bool:
         with closing(HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection:
@@ -101,7 +101,7 @@ class LocalServer:
             except (OSError, HTTPException):
                 return False
 
-    def failure(self, what: str) -> InfrastructureError:
+    def make_error(self, what: str) -> InfrastructureError:
         """Return the error that says what happened: the end of the log, and the remedy."""
         self.log.seek(0)
         end = b"".join(self.log.readlines()[-5:])[-2000:].decode(errors="replace").strip()
@@ -121,7 +121,7 @@ class LocalServer:
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def hold_signals() -> Iterator[None]:
     """Postpone the handlers of signals until the end of the block.
 
     subprocess forks holding logging's lock; a handler that raises then leaves it locked for ever.
@@ -158,7 +158,7 @@ class PrefectServer(LocalServer):
         }
 
 
-def prefect_server(
+def make_prefect_server(
     name: str, environment: Mapping[str, str], log: IO[bytes], remedy: str
 ) -> PrefectServer:
     """Return a Prefect server, to be started, with the settings of this environment.
@@ -209,7 +209,7 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
         "PREFECT_HOME": str(PREFECT_HOME.value().absolute()),
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this process
-    server = prefect_server(
+    server = make_prefect_server(
         "Le serveur Prefect temporaire",
         environment,
         log,

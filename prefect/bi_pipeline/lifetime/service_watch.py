@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from prefect.logging import get_run_logger
 from prefect.settings import PREFECT_API_URL
 
-from bi_pipeline.proxies import host_and_port, proxy_for, via_proxy
+from bi_pipeline.proxies import describe_proxy, find_proxy, parse_host_and_port
 from bi_pipeline.settings import GOOGLE_ENDPOINT, PipelineSettings
 from warm_dbt import SILENT_SECONDS
 
@@ -32,20 +32,20 @@ def say_what_stops_answering(settings: PipelineSettings) -> Iterator[None]:
     logger, finished = get_run_logger(), threading.Event()
 
     def watch(name: str, url: str) -> None:
-        if not proxy_for(url) and not _answers(url):
+        if not find_proxy(url) and not _answers(url):
             return
         silent, last_answer = False, time.monotonic()
         while not finished.wait(POLL_SECONDS):
             if _answers(url):
                 if silent:
-                    logger.warning("%s (%s)%s répond de nouveau.", name, url, via_proxy(url))
+                    logger.warning("%s (%s)%s répond de nouveau.", name, url, describe_proxy(url))
                 silent, last_answer = False, time.monotonic()
             elif not silent and time.monotonic() - last_answer >= SILENT_SECONDS:
                 silent = True
                 logger.warning(
                     "%s (%s)%s ne répond plus depuis %d s : l'exécution l'attend. Démarrez-le de "
                     "nouveau, vérifiez le réseau, ou arrêtez avec Ctrl-C.",
-                    *(name, url, via_proxy(url), time.monotonic() - last_answer),
+                    *(name, url, describe_proxy(url), time.monotonic() - last_answer),
                 )
 
     for service in services.items():
@@ -58,14 +58,14 @@ def say_what_stops_answering(settings: PipelineSettings) -> Iterator[None]:
 
 def _answers(url: str) -> bool:
     """Return whether the service takes a connection, or its proxy answers for it."""
-    proxy = proxy_for(url)
+    proxy = find_proxy(url)
     asked = proxy[0] if proxy else url
     try:
-        with socket.create_connection(host_and_port(asked), POLL_SECONDS) as connection:
+        with socket.create_connection(parse_host_and_port(asked), POLL_SECONDS) as connection:
             if not proxy or not asked.startswith("http://"):
                 return True
             # A proxy that hangs takes connections too. Any answer will do, a refusal as well.
-            host, port = host_and_port(url)
+            host, port = parse_host_and_port(url)
             request = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
             connection.sendall(request.encode())
             return bool(connection.recv(1))

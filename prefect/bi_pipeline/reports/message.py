@@ -33,19 +33,19 @@ SHOWN_LINES = 12
 SHOWN_BATCHES = 5
 
 
-def failure_message(result: DbtResult) -> str:
+def describe_failure(result: DbtResult) -> str:
     """Return what failed, the reason in the first line, then models and tests apart."""
     if not result.failed_nodes:
-        return f"dbt {result.command} a échoué : {_reason_without_a_node(result)}"
+        return f"dbt {result.command} a échoué : {_find_reason_without_a_node(result)}"
     first, others = result.failed_nodes[0], len(result.failed_nodes) - 1
     count = f" (et {others} de plus)" if others else ""
-    reason = f"dbt {result.command} a échoué{count} : {first.kind} {describe(first)}"
+    reason = f"dbt {result.command} a échoué{count} : {first.kind} {describe_node(first)}"
     return "\n".join(
-        [reason, *(_list_failures(result.failed_nodes) if others else _details(first))]
+        [reason, *(_list_failures(result.failed_nodes) if others else _list_details(first))]
     )
 
 
-def idle_message(results: list[DbtResult]) -> str:
+def describe_idle_run(results: list[DbtResult]) -> str:
     """Return that none of the commands had anything to do, and why; empty if one had."""
     # `deps` runs no node: if it counted, an empty selection after it would not be said.
     of_nodes = [result for result in results if result.nodes or result.idle_events]
@@ -60,7 +60,7 @@ def idle_message(results: list[DbtResult]) -> str:
     )
 
 
-def success_message(results: list[DbtResult]) -> str:
+def describe_success(results: list[DbtResult]) -> str:
     """Return which commands succeeded, and which had nothing to do."""
     done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
     idle = [
@@ -71,7 +71,7 @@ def success_message(results: list[DbtResult]) -> str:
     return " ".join([*([f"{done} : réussi."] if done else []), *idle])
 
 
-def retry_message(failure: str, attempt: int, attempts: int) -> str:
+def describe_retry(failure: str, attempt: int, attempts: int) -> str:
     """Return the message of a command that met a passing fault, and what comes next."""
     message = f"{failure}\nPanne passagère de BigQuery ou du réseau, essai {attempt} sur {attempts}"
     if attempt < attempts:
@@ -79,21 +79,21 @@ def retry_message(failure: str, attempt: int, attempts: int) -> str:
     return f"{message} : relancez plus tard. Si cela dure, vérifiez le réseau."
 
 
-def warning_message(results: Iterable[DbtResult]) -> str:
+def describe_warnings(results: Iterable[DbtResult]) -> str:
     """Return what dbt warned of, one line a node; empty if it warned of nothing."""
     warned = [node for result in results for node in result.nodes if node.status == "warn"]
-    lines = [f"  - {describe(node)}" for node in warned[:SHOWN_FAILURES]]
+    lines = [f"  - {describe_node(node)}" for node in warned[:SHOWN_FAILURES]]
     if len(warned) > SHOWN_FAILURES:
         lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")
     return "\n".join(["Avertissements :", *lines]) if lines else ""
 
 
-def describe(node: NodeResult) -> str:
+def describe_node(node: NodeResult) -> str:
     """Return the name of a node that failed or warned, its file and the one line that says why."""
-    return f"{node.name} ({node.file}) : {_reason(node)}"
+    return f"{node.name} ({node.file}) : {_find_reason(node)}"
 
 
-def summary(results: Iterable[DbtResult], target: str) -> str:
+def render_summary(results: Iterable[DbtResult], target: str) -> str:
     """Return what the commands built, each relation once, with the rows; empty if nothing was."""
     built = {
         node.relation: node
@@ -107,7 +107,7 @@ def summary(results: Iterable[DbtResult], target: str) -> str:
     shown = list(built.items())[:SHOWN_RELATIONS]
     width = max(len(relation) for relation, _ in shown)
     lines = [
-        f"  {relation:<{width}}  {_object_type(node):<11}  {_rows(node)}".rstrip()
+        f"  {relation:<{width}}  {_describe_object_type(node):<11}  {_describe_rows(node)}".rstrip()
         for relation, node in shown
     ]
     if len(built) > len(shown):
@@ -115,16 +115,18 @@ def summary(results: Iterable[DbtResult], target: str) -> str:
     return "\n".join([f"Construit (cible {target}) :", *lines])
 
 
-def _reason(node: NodeResult) -> str:
+def _find_reason(node: NodeResult) -> str:
     """Return the line that says most of why a node failed or warned."""
     if node.freshness and not node.message:
         count, period = node.freshness.limit
         return (
-            f"dernière donnée du {_moment(node.freshness.loaded_at)}, il y a "
-            f"{_age(node.freshness.age_seconds)} ; limite : {count} {PERIODS[period]}"
+            f"dernière donnée du {_format_moment(node.freshness.loaded_at)}, il y a "
+            f"{_format_age(node.freshness.age_seconds)} ; limite : {count} {PERIODS[period]}"
         )
     if node.failed_batches:
-        batches = [f"{_moment(start)} → {_moment(end)}" for start, end in node.failed_batches]
+        batches = [
+            f"{_format_moment(start)} → {_format_moment(end)}" for start, end in node.failed_batches
+        ]
         more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
         return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
     if node.file.endswith(".py") and "universe domain" in node.message:
@@ -133,27 +135,27 @@ def _reason(node: NodeResult) -> str:
             "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
             f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
         )
-    lines = [line for line in _lines(node.message) if line]
+    lines = [line for line in _split_lines(node.message) if line]
     reasons = (line for line in lines if not TITLE.fullmatch(line))
     return next(reasons, lines[0] if lines else node.status)
 
 
-def _details(node: NodeResult) -> list[str]:
+def _list_details(node: NodeResult) -> list[str]:
     """Return the table in a message: differences of a unit test, columns that break a contract."""
-    lines = dropwhile(lambda x: not x.startswith(("|", "@@")), _lines(node.message))
+    lines = dropwhile(lambda x: not x.startswith(("|", "@@")), _split_lines(node.message))
     return [f"  {line}" for line in islice(takewhile(bool, lines), SHOWN_LINES)]
 
 
-def _lines(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines()]
 
 
-def _moment(text: str) -> str:
+def _format_moment(text: str) -> str:
     """Return the day and hour of an ISO 8601 moment."""
     return text[:16].replace("T", " ")
 
 
-def _age(seconds: float) -> str:
+def _format_age(seconds: float) -> str:
     """Return a duration in days, hours or minutes, whichever says it best."""
     for unit, length in (("j", 86_400), ("h", 3_600)):
         if seconds >= 2 * length:
@@ -161,7 +163,7 @@ def _age(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
-def _reason_without_a_node(result: DbtResult) -> str:
+def _find_reason_without_a_node(result: DbtResult) -> str:
     if result.return_code in (-9, 137):
         return "le processus dbt a été tué (signal 9), peut-être faute de mémoire."
     if not result.errors:
@@ -180,13 +182,13 @@ def _list_failures(failed: list[NodeResult]) -> list[str]:
         group = [node for node in failed if node.is_test is of_tests]
         lines += [f"{title} :"] if group else []
         for node in group[:SHOWN_FAILURES]:
-            lines += [f"  - {describe(node)}", *(f"  {line}" for line in _details(node))]
+            lines += [f"  - {describe_node(node)}", *(f"  {line}" for line in _list_details(node))]
         if len(group) > SHOWN_FAILURES:
             lines.append(f"  … et {len(group) - SHOWN_FAILURES} de plus")
     return lines
 
 
-def _object_type(node: NodeResult) -> str:
+def _describe_object_type(node: NodeResult) -> str:
     if node.kind in ("seed", "snapshot"):
         return node.kind
     # dbt reports no code for a microbatch or a materialized view.
@@ -194,7 +196,7 @@ def _object_type(node: NodeResult) -> str:
     return BUILT_OBJECTS.get(code, code.lower())
 
 
-def _rows(node: NodeResult) -> str:
+def _describe_rows(node: NodeResult) -> str:
     rows = node.response.get("rows_affected")
     if rows is None:
         return ""

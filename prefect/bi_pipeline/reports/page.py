@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bi_pipeline.reports.message import SHOWN_FAILURES, describe, failure_message
+from bi_pipeline.reports.message import SHOWN_FAILURES, describe_failure, describe_node
 from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import DbtResult, NodeResult
 from bi_pipeline.settings import PipelineSettings
@@ -64,17 +64,17 @@ def add_to_history(
 ) -> list[PastRun]:
     """Return the last runs, this one first."""
     failed = len(result.failed_nodes) or int(not result.succeeded)
-    run = PastRun(ended_at, commit, failed, _billed(result), result.seconds)
+    run = PastRun(ended_at, commit, failed, _sum_bytes_billed(result), result.seconds)
     return [run, *history][:SHOWN_RUNS]
 
 
 def dump_history(history: list[PastRun]) -> dict[str, str]:
-    """Return the history as the metadata of an artifact, which Prefect wants as short texts."""
+    """Return the history as the metadata of a Prefect artifact, which takes short texts alone."""
     return {str(number): json.dumps(asdict(run)) for number, run in enumerate(history)}
 
 
 def load_history(metadata: Mapping[str, str] | None) -> list[PastRun]:
-    """Return the history in the metadata of an artifact, without what is none."""
+    """Return the history in the metadata of a Prefect artifact, without what is none."""
     history, run = [], TypeAdapter(PastRun)
     for text in (metadata or {}).values():
         # Another version of this project may have written other fields.
@@ -98,34 +98,34 @@ def render_markdown(
     parts = [
         *(f"> ⚠️ {warning}" for warning in warnings),
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
-        _overview(result, settings),
-        _failures(result),
-        _last_runs(history),
-        _timeline(shown),
-        _table(shown),
+        _render_overview(result, settings),
+        _render_failures(result),
+        _render_last_runs(history),
+        _render_timeline(shown),
+        _render_table(shown),
     ]
     if hidden:
         seconds = sum(node.seconds for node in hidden)
-        parts.append(f"… et {len(hidden)} nœuds plus courts, {_decimal(seconds)} s en tout.")
+        parts.append(f"… et {len(hidden)} nœuds plus courts, {_format_decimal(seconds)} s en tout.")
     return "\n\n".join(part for part in parts if part)
 
 
-def _overview(result: DbtResult, settings: PipelineSettings) -> str:
+def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
     lines = [
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
-        f"{_decimal(result.seconds)} s dans dbt."
+        f"{_format_decimal(result.seconds)} s dans dbt."
     ]
     if result.nodes:
-        counts = Counter(_status(node) for node in result.nodes)
-        states = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        lines += [f"{len(result.nodes)} nœuds : {states}.", _cost(result)]
+        counts = Counter(_translate_status(node) for node in result.nodes)
+        statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
+        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result)]
     return "\n\n".join(lines)
 
 
-def _cost(result: DbtResult) -> str:
+def _render_cost(result: DbtResult) -> str:
     """Return what BigQuery billed, and what that costs on demand where the data is."""
-    billed, how = _billed(result), "toutes requêtes comprises"
+    billed, how = _sum_bytes_billed(result), "toutes requêtes comprises"
     if result.bytes_billed == 0:
         return "Facturé : rien."
     if result.bytes_billed is None:
@@ -145,37 +145,37 @@ def _cost(result: DbtResult) -> str:
         )
     else:
         cost = (
-            f"soit {least}{_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
+            f"soit {least}{_format_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
             f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
         )
-    return f"Facturé : {least}{_size(billed)}, {cost}, {how}."
+    return f"Facturé : {least}{_format_size(billed)}, {cost}, {how}."
 
 
-def _billed(result: DbtResult) -> int:
+def _sum_bytes_billed(result: DbtResult) -> int:
     """Return the bytes billed: of all queries, or at least those that dbt reports."""
     if result.bytes_billed is not None:
         return result.bytes_billed
-    return sum(_number(node, "bytes_billed") for node in result.nodes)
+    return sum(_read_number(node, "bytes_billed") for node in result.nodes)
 
 
-def _failures(result: DbtResult) -> str:
+def _render_failures(result: DbtResult) -> str:
     """Return, for each failed node, its file, its message and its compiled SQL."""
     if result.succeeded:
         return ""
     if not result.failed_nodes:
-        return f"## En échec\n\n{_code(failure_message(result))}"
-    blocks = ["## En échec"]
+        return f"## En échec\n\n{_render_code(describe_failure(result))}"
+    parts = ["## En échec"]
     for node in result.failed_nodes[:SHOWN_FAILURES]:
-        blocks.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
-        blocks.append(_code(node.message or describe(node)))
+        parts.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
+        parts.append(_render_code(node.message or describe_node(node)))
         if node.compiled_path:
-            blocks.append(f"SQL compilé : `{node.compiled_path}`")
+            parts.append(f"SQL compilé : `{node.compiled_path}`")
     if len(result.failed_nodes) > SHOWN_FAILURES:
-        blocks.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
-    return "\n\n".join(blocks)
+        parts.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
+    return "\n\n".join(parts)
 
 
-def _last_runs(history: list[PastRun]) -> str:
+def _render_last_runs(history: list[PastRun]) -> str:
     """Return one row a run, the last first, with a bar as long as it took."""
     longest = max((run.seconds for run in history), default=0.0) or 1.0
     rows = [
@@ -188,15 +188,15 @@ def _last_runs(history: list[PastRun]) -> str:
             datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
             run.commit,
             str(run.failed or ""),
-            _size(run.billed),
-            _decimal(run.seconds),
+            _format_size(run.billed),
+            _format_decimal(run.seconds),
             "█" * round(run.seconds / longest * BAR_WIDTH / 2),
         ]
-        rows.append(_row(cells))
+        rows.append(_render_row(cells))
     return "\n".join(rows)
 
 
-def _timeline(nodes: list[NodeResult]) -> str:
+def _render_timeline(nodes: list[NodeResult]) -> str:
     """Return one bar a node, placed by when it started and as long as it took."""
     spans = [(node.name, *node.span) for node in nodes if node.span]
     if not spans:
@@ -210,11 +210,11 @@ def _timeline(nodes: list[NodeResult]) -> str:
         length = max(1, min(round((end - start) / total * BAR_WIDTH), BAR_WIDTH - offset))
         # ░ and █ have one width in the fonts of browsers; a space has another.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
-        rows.append(f"{label:<{width}} {bar} {_decimal(end - start):>6} s")
-    return "## Durées, les plus longues d'abord\n\n" + _code("\n".join(rows))
+        rows.append(f"{label:<{width}} {bar} {_format_decimal(end - start):>6} s")
+    return "## Durées, les plus longues d'abord\n\n" + _render_code("\n".join(rows))
 
 
-def _table(nodes: list[NodeResult]) -> str:
+def _render_table(nodes: list[NodeResult]) -> str:
     """Return one row a node: status, rows, bytes billed, slot time, seconds, BigQuery job."""
     if not nodes:
         return ""
@@ -226,23 +226,23 @@ def _table(nodes: list[NodeResult]) -> str:
     for node in nodes:
         cells = [
             node.name,
-            _status(node),
+            _translate_status(node),
             str(node.response.get("rows_affected", "")),
-            _size(_number(node, "bytes_billed")),
-            _decimal(_number(node, "slot_ms") / 1000),
-            _decimal(node.seconds),
-            _job_link(node),
+            _format_size(_read_number(node, "bytes_billed")),
+            _format_decimal(_read_number(node, "slot_ms") / 1000),
+            _format_decimal(node.seconds),
+            _render_job_link(node),
         ]
-        rows.append(_row(cells))
+        rows.append(_render_row(cells))
     return "\n".join(rows)
 
 
-def _row(cells: list[str]) -> str:
+def _render_row(cells: list[str]) -> str:
     """Return a row of a table; a bar in the name of a test would be one cell more."""
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 
-def _job_link(node: NodeResult) -> str:
+def _render_job_link(node: NodeResult) -> str:
     """Return a link to the node's job in the console of BigQuery, if it had one."""
     if not node.response.get("job_id"):
         return ""
@@ -251,28 +251,28 @@ def _job_link(node: NodeResult) -> str:
     return f"[job]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
 
 
-def _status(node: NodeResult) -> str:
+def _translate_status(node: NodeResult) -> str:
     return STATUSES.get(node.status, node.status)
 
 
-def _number(node: NodeResult, key: str) -> int:
+def _read_number(node: NodeResult, key: str) -> int:
     return int(node.response.get(key) or 0)
 
 
-def _size(number: int) -> str:
+def _format_size(number: int) -> str:
     """Return a number of bytes in French binary units."""
     value = float(number)
     for unit in ("o", "Kio", "Mio", "Gio"):
         if value < 1024:
-            return f"{_decimal(value)} {unit}" if unit != "o" else f"{number} o"
+            return f"{_format_decimal(value)} {unit}" if unit != "o" else f"{number} o"
         value /= 1024
-    return f"{_decimal(value)} Tio"
+    return f"{_format_decimal(value)} Tio"
 
 
-def _decimal(value: float, digits: int = 1) -> str:
+def _format_decimal(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}f}".replace(".", ",")
 
 
-def _code(text: str) -> str:
+def _render_code(text: str) -> str:
     """Return text as it is, in a block that no text of BigQuery can close."""
     return f"~~~~text\n{text}\n~~~~"

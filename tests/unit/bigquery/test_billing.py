@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from google.auth.credentials import AnonymousCredentials
 
-from bi_pipeline.bigquery.billing import bytes_billed
+from bi_pipeline.bigquery.billing import read_bytes_billed
 from bi_pipeline.bigquery.connection import DbtConnection
 
 
@@ -46,7 +46,7 @@ def bigquery(pages, status=200):
 
 def billed(url, known_jobs=("a", "d")):
     connection = DbtConnection("projet", None, AnonymousCredentials())
-    return bytes_billed(connection, url, "mine", set(known_jobs), since=1000.0)
+    return read_bytes_billed(connection, url, "mine", set(known_jobs), since=1000.0)
 
 
 def test_all_the_jobs_of_the_command_count_on_every_page_and_no_other():

@@ -8,9 +8,9 @@ import pytest
 from prefect.types import SecretDict
 from prefect_gcp import GcpCredentials
 
-from bi_pipeline.bigquery.connection import build_connection
+from bi_pipeline.bigquery.connection import make_connection
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
-from support.local_content import throwaway_key
+from support.local_content import make_throwaway_key
 
 DATASETS = {"DBT_BIGQUERY_DATASET_DEV": "p_dev", "DBT_BIGQUERY_DATASET_PROD": "p_prod"}
 
@@ -18,13 +18,13 @@ DATASETS = {"DBT_BIGQUERY_DATASET_DEV": "p_dev", "DBT_BIGQUERY_DATASET_PROD": "p
 def outputs(values, key):
     credentials = GcpCredentials(service_account_info=SecretDict(key))
     settings = PipelineSettings.from_mapping(DATASETS | values)
-    connection = build_connection(credentials, settings)
+    connection = make_connection(credentials, settings)
     profile = connection.profile.get_profile()[settings.profile_name]
     return profile["outputs"][profile["target"]], connection
 
 
 def test_profile_refers_to_a_token_and_holds_nothing_of_the_key():
-    key = throwaway_key()
+    key = make_throwaway_key()
 
     output, connection = outputs({}, key)
 
@@ -53,13 +53,13 @@ def test_profile_refers_to_a_token_and_holds_nothing_of_the_key():
     ],
 )
 def test_setting_reaches_the_profile(variable, value, profile_key, expected):
-    output, _ = outputs({variable: value}, throwaway_key())
+    output, _ = outputs({variable: value}, make_throwaway_key())
 
     assert output[profile_key] == expected
 
 
 def test_project_of_the_key_is_the_default():
-    key = throwaway_key()
+    key = make_throwaway_key()
 
     output, _ = outputs({}, key)
 
@@ -83,7 +83,7 @@ from prefect_dbt import PrefectDbtRunner
 from prefect_dbt.cli import commands
 print(isinstance(dbtRunner(), commands.dbtRunner), commands.NodeStatus.Fail)
 """
-    key = throwaway_key() | {"universe_domain": "googleapis.com"}
+    key = make_throwaway_key() | {"universe_domain": "googleapis.com"}
 
     run = subprocess.run(
         [sys.executable, "-c", code],

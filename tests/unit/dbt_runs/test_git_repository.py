@@ -2,7 +2,7 @@
 
 import pytest
 
-from bi_pipeline.dbt_runs.git_repository import current_commit, files_of_commit
+from bi_pipeline.dbt_runs.git_repository import check_out_commit, read_current_commit
 from bi_pipeline.errors import ConfigurationError
 from project import git
 
@@ -26,7 +26,7 @@ def repository(tmp_path_factory):
     ("reference", "text"), [("v1", "1"), ("HEAD~1", "1"), ("main", "2"), ("HEAD", "2")]
 )
 def test_files_are_those_of_the_commit(reference, text, repository):
-    with files_of_commit(repository / "project", reference) as files:
+    with check_out_commit(repository / "project", reference) as files:
         assert [path.name for path in files.iterdir()] == ["model.sql"]
         assert (files / "model.sql").read_text() == text
 
@@ -36,7 +36,7 @@ def test_files_are_those_of_the_commit(reference, text, repository):
 def test_repository_is_only_read(repository):
     before = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
 
-    with files_of_commit(repository, "v1"):
+    with check_out_commit(repository, "v1"):
         pass
 
     after = {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
@@ -46,21 +46,21 @@ def test_repository_is_only_read(repository):
 @pytest.mark.parametrize("reference", ["nowhere", "--output=x", "v1:project", ""])
 def test_what_is_no_commit_is_said_with_the_remedy(reference, repository):
     message = f"« {reference} » n'est pas un commit de ce dépôt.*--unshallow"
-    with pytest.raises(ConfigurationError, match=message), files_of_commit(repository, reference):
+    with pytest.raises(ConfigurationError, match=message), check_out_commit(repository, reference):
         pass
 
 
 def test_folder_that_is_no_repository_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
 
-    with pytest.raises(ConfigurationError, match="git clone"), files_of_commit(tmp_path, "HEAD"):
+    with pytest.raises(ConfigurationError, match="git clone"), check_out_commit(tmp_path, "HEAD"):
         pass
 
 
 def test_machine_without_git_is_said(repository, monkeypatch):
     monkeypatch.setenv("PATH", "")
 
-    with pytest.raises(ConfigurationError, match="installez"), files_of_commit(repository, "v1"):
+    with pytest.raises(ConfigurationError, match="installez"), check_out_commit(repository, "v1"):
         pass
 
 
@@ -68,12 +68,12 @@ def test_commit_of_a_folder_says_whether_files_differ_from_it(repository, tmp_pa
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     head = git(repository, "rev-parse", "--short", "HEAD").strip()
 
-    assert current_commit(repository) == f"{head}+"
-    assert current_commit(tmp_path) == ""
+    assert read_current_commit(repository) == f"{head}+"
+    assert read_current_commit(tmp_path) == ""
 
 
 def test_repository_is_that_of_the_folder_whatever_the_shell_names(repository, monkeypatch):
     head = git(repository, "describe", "--always", "--exclude=*").strip()
     monkeypatch.setenv("GIT_DIR", "/nowhere")
 
-    assert current_commit.__wrapped__(repository) == f"{head}+"
+    assert read_current_commit.__wrapped__(repository) == f"{head}+"

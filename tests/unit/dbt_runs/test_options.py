@@ -28,7 +28,7 @@ from pipeline import Command
     ],
 )
 def test_each_option_is_one_word(options, words):
-    assert options.words("build") == words
+    assert options.to_words("build") == words
 
 
 @pytest.mark.parametrize("option", TAKEN_BY)
@@ -65,7 +65,7 @@ def dbt_command(words):
     ],
 )
 def test_command_gets_those_of_the_options_that_it_takes(command, words):
-    assert DbtOptions("a", full_refresh=True, vars={"b": 1}).words(command) == words
+    assert DbtOptions("a", full_refresh=True, vars={"b": 1}).to_words(command) == words
 
 
 def test_option_that_no_command_takes_is_refused():
@@ -99,7 +99,7 @@ def test_snapshot_of_no_data_is_refused_with_the_reason():
     ],
 )
 def test_variable_reaches_dbt_as_it_is(value):
-    (word,) = DbtOptions(vars={"name": value}).words("run")
+    (word,) = DbtOptions(vars={"name": value}).to_words("run")
 
     # As dbt reads it.
     assert yaml.safe_load(word.removeprefix("--vars=")) == {"name": value}
@@ -114,12 +114,12 @@ def test_variable_reaches_dbt_as_it_is(value):
     ],
 )
 def test_what_changed_is_looked_for_in_what_is_selected(select, changed):
-    assert DbtOptions(select, "x").of_what_changed() == DbtOptions(changed, "x")
+    assert DbtOptions(select, "x").select_what_changed() == DbtOptions(changed, "x")
 
 
 def test_selector_leaves_no_room_for_what_changed():
     with pytest.raises(ConfigurationError, match="--selector et --changed-since"):
-        DbtOptions(selector="nightly").of_what_changed()
+        DbtOptions(selector="nightly").select_what_changed()
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 import pytest
 
 from bi_pipeline.reports.message import (
-    failure_message,
-    idle_message,
-    success_message,
-    summary,
-    warning_message,
+    describe_failure,
+    describe_idle_run,
+    describe_success,
+    describe_warnings,
+    render_summary,
 )
 from bi_pipeline.result import DbtResult, Freshness, NodeResult
 
@@ -26,7 +26,7 @@ def test_failure_message_gives_the_reason_in_its_first_line(count):
         failed(f"model.p.n{i}", f"Database Error in model n{i}\n  Reason {i}") for i in range(count)
     ]
 
-    lines = failure_message(result(*nodes)).splitlines()
+    lines = describe_failure(result(*nodes)).splitlines()
 
     assert lines[0].endswith(": modèle n0 (?) : Reason 0")
     assert len(lines) == (1 if count == 1 else 23)
@@ -37,7 +37,7 @@ def test_models_and_tests_are_listed_apart():
     test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="fail")
     model = failed("model.p.a", "Database Error in model a\n  Reason")
 
-    message = failure_message(result(test, model))
+    message = describe_failure(result(test, model))
 
     assert message.splitlines()[1:] == [
         "Modèles en échec :",
@@ -134,7 +134,7 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
     ],
 )
 def test_reason_is_the_one_that_helps(node, lines):
-    message = failure_message(result(node))
+    message = describe_failure(result(node))
 
     assert message.removeprefix("dbt run a échoué : ").splitlines() == lines
 
@@ -156,7 +156,7 @@ def test_reason_is_the_one_that_helps(node, lines):
     ],
 )
 def test_failure_without_a_node_says_why(known, words):
-    assert words in failure_message(result(**known))
+    assert words in describe_failure(result(**known))
 
 
 def done(command, *nodes):
@@ -187,8 +187,8 @@ OK = NodeResult("model.p.a", "success")
     ],
 )
 def test_command_that_had_nothing_to_do_is_told_from_one_that_succeeded(results, said):
-    assert idle_message(results) == ""
-    assert success_message(results) == said
+    assert describe_idle_run(results) == ""
+    assert describe_success(results) == said
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_command_that_had_nothing_to_do_is_told_from_one_that_succeeded(results,
     ],
 )
 def test_run_of_which_no_command_had_anything_to_do_is_said(results):
-    assert "dbt run, dbt test : rien à faire, la sélection" in idle_message(results)
+    assert "dbt run, dbt test : rien à faire, la sélection" in describe_idle_run(results)
 
 
 def built(relation, *, kind="model", **response):
@@ -220,7 +220,7 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
         NodeResult("model.p.c", "skipped", relation="dev.c"),
     )
 
-    assert summary([seeds, models], "dev").splitlines() == [
+    assert render_summary([seeds, models], "dev").splitlines() == [
         "Construit (cible dev) :",
         "  dev.colours    seed                 1 ligne écrite",
         "  dev_staging.a  vue",
@@ -230,19 +230,19 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
 
 
 def test_long_summary_is_cut_and_the_rest_counted():
-    lines = summary([result(*(built(f"dev.t{i}") for i in range(80)))], "dev").splitlines()
+    lines = render_summary([result(*(built(f"dev.t{i}") for i in range(80)))], "dev").splitlines()
 
     assert len(lines) == 52
     assert lines[-1] == "  … et 30 de plus"
 
 
 def test_nothing_built_says_nothing():
-    assert summary([result(NodeResult("test.p.t", "pass"))], "dev") == ""
+    assert render_summary([result(NodeResult("test.p.t", "pass"))], "dev") == ""
 
 
 @pytest.mark.parametrize("command", ["compile", "docs generate"])
 def test_what_was_only_compiled_is_not_built(command):
-    assert summary([result(built("dev.orders"), command=command)], "dev") == ""
+    assert render_summary([result(built("dev.orders"), command=command)], "dev") == ""
 
 
 def test_what_dbt_warned_of_is_listed_and_nothing_else():
@@ -250,7 +250,7 @@ def test_what_dbt_warned_of_is_listed_and_nothing_else():
     test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")
     fine = failed("model.p.a", status="success")
 
-    message = warning_message([result(fine, test), result(old)])
+    message = describe_warnings([result(fine, test), result(old)])
 
     assert message.splitlines()[:2] == [
         "Avertissements :",
@@ -258,4 +258,4 @@ def test_what_dbt_warned_of_is_listed_and_nothing_else():
     ]
     assert message.splitlines()[2].startswith("  - raw.flights (?) : dernière donnée du 2014-01-01")
     assert len(message.splitlines()) == 3
-    assert warning_message([result(fine)]) == ""
+    assert describe_warnings([result(fine)]) == ""

@@ -21,7 +21,7 @@ DEFERRED = f"deferred/{MANIFEST}"
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 
 
-def files_to_keep(
+def list_files_to_keep(
     result: DbtResult, read_models: Callable[[], set[str]], *, deferred: bool
 ) -> dict[str, str]:
     """Return the files of `target/` that are worth keeping after a command, and as what.
@@ -48,7 +48,7 @@ def files_to_keep(
     return kept
 
 
-class ArtifactsDir:
+class DbtArtifactsDir:
     """The files that DBT_ARTIFACTS_DIR keeps, by their name: `prod/manifest.json`.
 
     Args:
@@ -64,7 +64,7 @@ class ArtifactsDir:
         """Keep a copy of the file under this name; ConfigurationError when it cannot be."""
         try:
             if self.address.startswith("gs://"):
-                self._blob(name).upload_from_filename(str(file))
+                self._make_blob(name).upload_from_filename(str(file))
             else:
                 kept = Path(self.address) / name
                 kept.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ class ArtifactsDir:
                 finally:
                     half.unlink(missing_ok=True)
         except Exception as error:
-            raise self._failure("écriture", error) from None
+            raise self._make_error("écriture", error) from None
 
     def fetch(self, name: str, file: Path) -> bool:
         """Copy what is kept under this name to the file; return whether there is any."""
@@ -84,13 +84,13 @@ class ArtifactsDir:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             if self.address.startswith("gs://"):
-                file.write_bytes(self._blob(name).download_as_bytes())
+                file.write_bytes(self._make_blob(name).download_as_bytes())
             else:
                 shutil.copyfile(Path(self.address) / name, file)
         except (FileNotFoundError, NotFound):
             return False
         except Exception as error:
-            raise self._failure("lecture", error) from None
+            raise self._make_error("lecture", error) from None
         return True
 
     def remove(self, name: str) -> None:
@@ -99,15 +99,15 @@ class ArtifactsDir:
 
         try:
             if self.address.startswith("gs://"):
-                self._blob(name).delete()
+                self._make_blob(name).delete()
             else:
                 (Path(self.address) / name).unlink()
         except (FileNotFoundError, NotFound):
             return
         except Exception as error:
-            raise self._failure("écriture", error) from None
+            raise self._make_error("écriture", error) from None
 
-    def _blob(self, name: str) -> Any:
+    def _make_blob(self, name: str) -> Any:
         from google.cloud import storage
 
         bucket, _, prefix = self.address.removeprefix("gs://").partition("/")
@@ -115,7 +115,7 @@ class ArtifactsDir:
         client = storage.Client(self._project, self._credentials, client_options=universe)
         return client.bucket(bucket).blob(str(PurePosixPath(prefix, name)))
 
-    def _failure(self, what: str, error: Exception) -> ConfigurationError:
+    def _make_error(self, what: str, error: Exception) -> ConfigurationError:
         reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         return ConfigurationError(
             f"DBT_ARTIFACTS_DIR ({self.address}) : {what} impossible ({reason}). Vérifiez que ce "
