@@ -168,7 +168,7 @@ def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
     """Return a runner on a new project of this size, once dbt has parsed it for this runner."""
     folder, dataset = work / f"{size}{'-far' * bigquery.far}" / name, f"bench_{size}"
     write_dbt_project(folder / "dbt", size)
-    # dbt's own choice is 4.
+    # The four threads of the profile in dbt's documentation.
     threads = 4 if name == "dbt" else bigquery.threads
     write_profile(folder, dataset, threads, bigquery)
     copy_prefect_database(Path(bigquery.local["PREFECT_HOME"]), folder / ".prefect")

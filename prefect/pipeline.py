@@ -309,7 +309,8 @@ def choose_exit_code(state: State[Any]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the pipeline; return the exit code, after the reason if it failed."""
     parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
-    # An exit, so that the temporary Prefect server is stopped first.
+    # By default SIGTERM ends Python without atexit: Prefect's last logs would not be sent, and the
+    # temporary Prefect server would not be stopped.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     take_hangup_for_termination()
     end_soon_after_a_signal()

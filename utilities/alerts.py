@@ -169,7 +169,8 @@ def make_block(channel: str, address: str, sender: str, to: list[str]) -> Notifi
             raise refused
         fields = {
             "name": "alertes-pipeline-dbt",
-            # The field itself is not a secret for Prefect.
+            # Prefect hides the block's secrets, not its url: the address would be shown to all who
+            # can read blocks.
             "url": "{{ address }}",
             "secrets": {"address": address},
             "json_data": {"text": "{{subject}}\n{{body}}"},

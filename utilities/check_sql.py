@@ -20,7 +20,8 @@ from bi_pipeline.settings import PROJECT_ROOT, load_environment
 from support.dbt_offline import DbtProject, NeedsBigQueryError
 from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
 
-# Types that BigQuery's API names otherwise than its SQL.
+# BigQuery's API, and a YAML written after it, says FLOAT for the FLOAT64 of its SQL: the cast of
+# such a column would be refused.
 API_TYPES = {"FLOAT": "FLOAT64"}
 # What is read, in French. Seeds and sources, which have no SQL, are said in their own word.
 KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}

@@ -144,8 +144,8 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
     line = binding.original.string
     if binding.key not in values or binding.value == values[binding.key]:
         return line
-    # A `#` in a quoted value starts no comment. [^\S\r\n] is a blank: \s would also match the
-    # line breaks that a quoted value may have.
+    # If a `#` in quotes counted as a comment, the end of the old value would follow the new one.
+    # [^\S\r\n], not \s, which would take the line break: the next line would be glued to this one.
     match = re.fullmatch(
         rf"(?P<name>\s*(?:export[^\S\r\n]+)?'?{binding.key}'?)"
         r"""[^\S\r\n]*(?:=[^\S\r\n]*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|[^\r\n]*?))?"""

@@ -96,7 +96,7 @@ def compute_punctuality_by_month(rows: pd.DataFrame) -> pd.DataFrame:
     flights = sums["flight_count"].groupby("airline_name").sum()
     shares = (sums["on_time_count"] / sums["flight_count"]).unstack()
     shares = shares.loc[flights.sort_values(ascending=False).index]
-    # Without the legal form of its name.
+    # « Delta Air Lines », not « Delta Air Lines Inc. », which would widen the table for nothing.
     return shares.rename(index=lambda name: re.sub(r",? (Inc\.|Co\.|Corporation)$", "", name))
 
 
@@ -104,7 +104,8 @@ def render_page(
     source: str, punctuality: pd.DataFrame, routes: pd.DataFrame, weather: pd.DataFrame
 ) -> str:
     """Return the page, from the rows of each query and the name of where they are."""
-    # The local BigQuery gives a time where the mart has a date.
+    # For this DATE the local BigQuery gives a timestamp, Google's a date: months would not group
+    # alike.
     months = pd.to_datetime(punctuality["month_start"], utc=True)
     punctuality = punctuality.assign(month=months).drop(columns="month_start")
     environment = jinja2.Environment(

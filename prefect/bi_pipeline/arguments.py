@@ -14,7 +14,7 @@ import yaml
 from bi_pipeline.command_line import make_french_parser
 from bi_pipeline.dbt_runs.options import LAST_RUN
 
-# The dbt commands that are two words.
+# The first words of dbt's commands of two: `--commands docs generate` is one command.
 TWO_WORDS = ("docs", "source")
 
 ON_A_TERMINAL = "elle n'écrit que sur un terminal : voyez « dbt sans Prefect » dans le README"

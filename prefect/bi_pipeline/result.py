@@ -9,7 +9,8 @@ from typing import Any
 
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
-# `dbt retry` redoes nodes of these statuses, except hooks.
+# dbt's RETRYABLE_STATUSES (1.12). If one were missing, « rien à reprendre » would be said of a run
+# that `dbt retry` would redo. It leaves hooks out, whatever their status.
 RETRIED = FAILED_STATUSES | {"skipped"}
 
 # The events of dbt for a selection that names no node, and for nothing to do.

@@ -289,7 +289,8 @@ def load_environment() -> dict[str, str]:
     check_env_file(ENV_FILE)
     # Never overrides what the environment already says.
     load_dotenv(ENV_FILE)
-    # Prefect's engine, which starts the flow of a deployment, does not.
+    # The tools have done it when they started; Prefect's engine, which runs the flow of a
+    # deployment, has not, and the run would look for 127.0.0.1 behind the proxy.
     reach_this_machine_directly()
     return {name: value for name, value in os.environ.items() if value.strip()}
 

@@ -23,7 +23,8 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from warm_dbt.packages import find_packages_dir
 
-# What libraries read of the system, on Linux and macOS; no secret is in it.
+# System files that Python and its libraries read, on Linux and macOS. If one is missing here, dbt
+# fails with PermissionError; if one held a secret, a macro could read it.
 SYSTEM = (
     *("/usr/lib", "/usr/lib64", "/usr/share", "/System/Library", "/Library/Frameworks"),
     *("/etc/ssl", "/etc/pki", "/etc/localtime", "/etc/timezone", "/etc/os-release"),

@@ -21,7 +21,8 @@ def find_packages_dir(project_dir: Path) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file, or an empty one: what is wrong with it is dbt's to say."""
     with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        # dbt's own loader: the other one refuses a tab that this one takes.
+        # CSafeLoader, as dbt: SafeLoader refuses tabs that it takes, and the project would count as
+        # one without settings.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)  # noqa: S506
         return content if isinstance(content, dict) else {}

@@ -7,7 +7,7 @@ pipeline wants said, a call to BigQuery that keeps failing is said, no file from
 is opened, and dbt ends when the pipeline has gone.
 """
 
-# ruff: noqa: E402
+# ruff: noqa: E402 - gc.disable() comes before the imports
 
 from __future__ import annotations
 
@@ -127,7 +127,8 @@ def say_what_keeps_failing() -> None:
         errors: list[Exception] = []
 
         def note(error: Exception) -> None:
-            # A job that is merely not finished is an error without words.
+            # Google's client waits for a job by trying an error without text again: if it counted,
+            # any query of 15 s would be said to fail.
             if str(error):
                 errors.append(error)
                 if len(errors) == 1:
@@ -161,7 +162,7 @@ def run(tokens: int, arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
-    # `dbt deps` runs git, and installs packages from wherever it is told.
+    # Confined, `dbt deps` could install nothing: it starts git, and links local packages.
     if next(word for word in arguments if word[0] != "-") != "deps":
         open_only_the_project(arguments)
         keep_jinja_in_its_sandbox()

@@ -16,7 +16,7 @@ from bi_pipeline.errors import InfrastructureError
 from bi_pipeline.lifetime.local_servers import SIGNALS, LocalServer, hold_signals
 from warm_dbt.parent_death import end_with_parent
 
-# How often it is looked whether a server has died.
+# Seconds between two looks at the servers: a command may go on so long against a dead one.
 WATCH_SECONDS = 0.2
 # How long a command has to end by itself once a server has died.
 END_SECONDS = 10

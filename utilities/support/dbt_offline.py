@@ -133,7 +133,8 @@ class DbtProject:
         try:
             sql = str(get_rendered(raw_code or node.raw_code, context, node))
         except Exception:
-            # dbt wraps it in its own.
+            # dbt may turn NeedsBigQueryError into an exception of its own: a model that only asks
+            # BigQuery something would be called refused, instead of not judged.
             if self._asked_bigquery:
                 raise NeedsBigQueryError from None
             raise

@@ -15,7 +15,8 @@ from bi_pipeline.settings import PipelineSettings
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
-# Where a deployment writes. The dataset of dev is of no use in production.
+# If one of these differs, the deployment is another team's. The dataset of dev is not compared: a
+# deployment for production does not use it.
 WHERE_IT_WRITES = ("GCP_PROJECT_ID", "DBT_BIGQUERY_DATASET_PROD")
 
 

@@ -71,7 +71,8 @@ def make_local_settings(bigquery_url: str) -> dict[str, str]:
             "DBT_TARGET": os.environ.get("DBT_TARGET", ""),
             "GCP_PROJECT_ID": PROJECT_ID,
             "DBT_BIGQUERY_API_ENDPOINT": bigquery_url,
-            # It works on the cores that dbt has too.
+            # bqemulator shares the cores of this machine with dbt: with more threads, the queries
+            # would only wait for each other.
             "DBT_THREADS": "4",
         }
         | DATASETS

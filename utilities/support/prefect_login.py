@@ -99,7 +99,7 @@ def _read_cloud_workspace(api_url: str) -> str:
             "Prefect Cloud refuse la clé de cette connexion : relancez `uvx prefect-cloud login`, "
             "ou vérifiez PREFECT_API_KEY."
         ) from None
-    # ValueError: an answer that is not Prefect Cloud's.
+    # ValueError: the answer is no JSON, but the sign-in page of a proxy for example.
     except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
         raise InfrastructureError(
             f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "

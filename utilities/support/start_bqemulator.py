@@ -58,7 +58,8 @@ async def refuse(request: Request, error: Exception) -> Response:
 
     Once may be an accident: its threads share one connection to DuckDB.
     """
-    # DuckDB's reason is its first line, the statement follows. The log has it all.
+    # DuckDB's reason is its first line. The whole statement follows, which would bury the reason in
+    # dbt's message; the emulator's log has it.
     reason = str(error).partition("\n")[0] or type(error).__name__
     failure = (request.method, request.url.path, reason)
     kind = ValidationError if failure in failures else InternalError

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # The manifest of prod without what a run builds itself.
 DEFERRED = f"deferred/{MANIFEST}"
-# The commands that `dbt retry` takes up.
+# The commands whose results are kept for `retry`. If those of compile or docs generate were, they
+# would take the place of a failed build's, which could then not be taken up.
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 
 
@@ -36,9 +37,9 @@ def list_files_to_keep(
         kept[RUN_RESULTS] = RUN_RESULTS
         if deferred:
             kept[DEFERRED] = DEFERRED
-    # The manifest describes the whole project. After a selected run, that of a default selector
-    # too, --changed-since would take unbuilt models for built. A retry says of `which` the command
-    # that it took up.
+    # Kept after a run of some models only (--select, a default selector), the manifest would make
+    # --changed-since take the others for built. In the results of a retry, `which` is the command
+    # that was retried.
     built = result.arguments.get("which") in ("run", "build") and not result.arguments.get("empty")
     done = {node.unique_id for node in result.nodes}
     if result.succeeded and built and done >= read_models():

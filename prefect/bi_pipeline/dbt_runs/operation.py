@@ -67,7 +67,8 @@ def run_dbt_process(
         descriptors = [dbt_server.fileno(), lock, tokens.fileno()]
         command = [*CLIENT, *map(str, descriptors), JSON_LOGS, *words]
         with DbtCoreOperation(
-            # With `exec`, the process is the client itself: its exit code, its signals.
+            # Without `exec`, the process would be a shell around the client: SIGINT would end the
+            # shell alone, and dbt would not cancel its BigQuery jobs.
             commands=["exec " + shlex.join(command)],
             dbt_cli_profile=connection.profile,
             overwrite_profiles=True,
@@ -89,7 +90,7 @@ def run_dbt_process(
 def _wait_for(process: ShellProcess) -> None:
     """Wait until the process has ended; whatever else ends the wait interrupts dbt first."""
     try:
-        # Raises RuntimeError for any exit code but 0.
+        # It raises RuntimeError for any exit code but 0, which would hide what dbt printed.
         with suppress(RuntimeError):
             process.wait_for_completion()
     except BaseException:

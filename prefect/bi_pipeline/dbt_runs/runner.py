@@ -85,7 +85,8 @@ class DbtRunner:
         used, or for a build with --empty that would take up snapshots.
         """
         if earlier and earlier.can_be_taken_up and command != SOURCE_FRESHNESS:
-            # dbt remembers the flags of the command, but for where the rest is read.
+            # dbt retry reuses the flags of the command, except --defer-state (dbt 1.12): by --state
+            # alone, it would read in prod the models that this run builds.
             flags = [f"--defer-state={self.deferred_dir}"] if self.deferred_dir else []
             result = self._run_dbt(command, [*flags, "retry"])
         elif command == "retry":

@@ -25,7 +25,8 @@ from warm_dbt.parent_death import end_with_parent
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
 
-# uvicorn's own --fd takes the socket for a Unix one, and leaves Nagle's algorithm on.
+# uvicorn's own --fd opens any socket as a Unix one: asyncio then leaves Nagle's algorithm on, and
+# answers wait for the client's acknowledgement.
 SERVE_PREFECT = """
 import socket, sys, uvicorn
 config = uvicorn.Config(
@@ -205,7 +206,8 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
         **os.environ,
         **flags,
         "PREFECT_SERVER_UI_ENABLED": "false",
-        # Relative to the folder of this process, not to the server's.
+        # The server starts in another folder: with a relative PREFECT_HOME it would open another
+        # database, without the blocks of this one.
         "PREFECT_HOME": str(PREFECT_HOME.value().absolute()),
     }
     log = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as this process

@@ -10,12 +10,13 @@ from bi_pipeline.result import DbtResult, NodeResult
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
-# dbt puts these in lines of their own before BigQuery's message.
+# dbt puts these titles in lines of their own before BigQuery's message: taken for the reason, they
+# would hide it.
 TITLE = re.compile(
     r"\w+ Error( in .*)?|An error occurred during execution of unit test .*|\S+ failed, error:"
 )
 
-# Said of a command that found nothing to do.
+# The end of « dbt run : aucun modèle. »; any other command gets « rien à faire ».
 IDLE = {
     "run": "aucun modèle",
     "test": "aucun test",
@@ -171,7 +172,8 @@ def _find_reason_without_a_node(result: DbtResult) -> str:
     error = re.sub(r"^(\[ERROR\]: )?(Encountered an error:\n)?", "", result.errors[-1])
     if error.startswith("[Errno"):
         return f"{error}\nVérifiez la place libre et les droits du dossier dbt/."
-    # « Compilation Error », then the reason on a line of its own.
+    # dbt puts the reason on the line after « Compilation Error »: the first line of our message,
+    # which many readers show alone, would give the title only.
     return re.sub(r"^(\w+ Error)\n\s*", r"\1 : ", error)
 
 
