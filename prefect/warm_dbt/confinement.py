@@ -17,6 +17,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from dbt.adapters.contracts.relation import FakeAPIObject
+from dbt_common.contracts.config.base import BaseConfig
 from jinja2 import Environment, Template
 from jinja2.environment import TemplateModule
 from jinja2.sandbox import SandboxedEnvironment
@@ -27,7 +29,8 @@ from warm_dbt.packages import find_packages_dir
 # fails with PermissionError; if one held a secret, a macro could read it.
 SYSTEM = (
     *("/usr/lib", "/usr/lib64", "/usr/share", "/System/Library", "/Library/Frameworks"),
-    *("/etc/ssl", "/etc/pki", "/etc/localtime", "/etc/timezone", "/etc/os-release"),
+    *("/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/pki/tls/certs", "/etc/pki/ca-trust"),
+    *("/etc/ssl/openssl.cnf", "/etc/localtime", "/etc/timezone", "/etc/os-release"),
     *("/proc/meminfo", "/proc/stat", "/proc/cpuinfo", os.devnull),
     *mimetypes.knownfiles,
 )
@@ -35,10 +38,12 @@ SYSTEM = (
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # Python's events for a change to a file; the first arguments, as many as said, are its paths.
 CHANGES = {
-    **dict.fromkeys(("os.chmod", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"), 1),
-    "shutil.rmtree": 1,
+    **dict.fromkeys(("os.chmod", "os.chown", "os.mkdir", "os.truncate", "os.utime"), 1),
+    **dict.fromkeys(("os.remove", "os.rmdir", "shutil.rmtree"), 1),
     "os.rename": 2,
 }
+# These move or remove a link itself: moved into target, it may lead elsewhere.
+NOT_THROUGH_LINKS = {"os.remove", "os.rename", "shutil.rmtree"}
 # dbt does none of these, but for `dbt deps`.
 NEVER = {
     *("os.chdir", "os.link", "os.symlink"),
@@ -75,11 +80,14 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
         return (
             any(path.is_relative_to(folder) for folder in folders)
             and ".." not in path.parts
-            and not _is_below(os.path.realpath(path.parent), packages)
+            and not any(_is_below(os.path.realpath(parent), packages) for parent in path.parents)
         )
 
-    def check(name: str, *, writes: bool) -> None:
+    def check(name: str, *, writes: bool, through_links: bool) -> None:
         real = os.path.realpath(name)
+        if not through_links:
+            folder, last = os.path.split(name.rstrip(os.sep))
+            real = str(Path(os.path.realpath(folder), last))
         if writes:
             allowed = _is_below(real, writable) or is_own_link(name, written)
         else:
@@ -103,13 +111,19 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
             for path in arguments[: CHANGES.get(event, 1)]:
                 # A descriptor is of a file that was opened before.
                 if not isinstance(path, int):
-                    check(os.fsdecode(path), writes=bool(writes))
+                    through_links = event not in NOT_THROUGH_LINKS
+                    check(os.fsdecode(path), writes=bool(writes), through_links=through_links)
 
     sys.addaudithook(refuse)
 
 
 def keep_jinja_in_its_sandbox() -> None:
-    """Refuse a template its own compiler, which makes Python of what a macro gives it."""
+    """Refuse a template what would make Python of its text.
+
+    That is Jinja's own compiler, and the private attributes that some objects of dbt give by an
+    index or by `get()`, beside the sandbox.
+    """
+    _hide_private_names()
     is_safe = SandboxedEnvironment.is_safe_attribute
     compilers = (Environment, Template, TemplateModule)
 
@@ -121,10 +135,33 @@ def keep_jinja_in_its_sandbox() -> None:
     setattr(SandboxedEnvironment, "is_safe_attribute", is_safe_attribute)  # noqa: B010 - for mypy
 
 
+def _hide_private_names() -> None:
+    """Have dbt's relations and configurations give no attribute that starts with `_`."""
+    by_index, by_name = FakeAPIObject.__getitem__, BaseConfig.get
+
+    def get_by_index(relation: Any, name: str) -> Any:
+        if str(name).startswith("_"):
+            raise KeyError(name)
+        return by_index(relation, name)
+
+    def get(config: Any, name: str, default: Any = None) -> Any:
+        # A team's own setting may start with it.
+        if str(name).startswith("_"):
+            return config._extra.get(name, default)
+        return by_name(config, name, default)
+
+    setattr(FakeAPIObject, "__getitem__", get_by_index)  # noqa: B010 - for mypy
+    setattr(BaseConfig, "get", get)  # noqa: B010
+
+
 def _make_prefixes(paths: Iterable[str | Path]) -> tuple[str, ...]:
-    return tuple(os.path.realpath(path).casefold() + os.sep for path in paths)
+    return tuple(_as_compared(os.path.realpath(path)) + os.sep for path in paths)
 
 
 def _is_below(real: str, prefixes: tuple[str, ...]) -> bool:
-    # Upper or lower case is the same file on macOS.
-    return (real.casefold() + os.sep).startswith(prefixes)
+    return (_as_compared(real) + os.sep).startswith(prefixes)
+
+
+def _as_compared(path: str) -> str:
+    # On macOS, upper and lower case name the same file.
+    return path.casefold() if sys.platform == "darwin" else path

@@ -24,6 +24,13 @@ ATTACKS = {
     "vendored": "{% do run_query('select 1 as a').from_csv('vendor/spy/key.csv') %}",
     "hard_link": "{% do logs.joinpath('key').hardlink_to('../key.json') %}",
     "move": "{% do logs.joinpath('dbt.log').rename('../prefect/stolen.py') %}",
+    "linked_folder": "{% do run_query('select 1 as a').from_csv('vendor/spy/keys/key.json') %}",
+    "moved_link": "{% do logs.parent.joinpath('vendor/spy/up/x/key').rename('target/dev/key') %}",
+    "touch": "{% do logs.joinpath('../../key.json').touch() %}",
+    "private_of_a_relation": "{% if not this['__class__'] %}{{ exceptions.raise_compiler_error("
+    "'hidden') }}{% endif %}",
+    "private_of_a_config": "{% if not config.model.config.get('__class__') %}"
+    "{{ exceptions.raise_compiler_error('hidden') }}{% endif %}",
     "delete": "{% do logs.joinpath('../../key.json').unlink() %}",
     "python": """
         {% set environment = run_query.get_template().environment %}
@@ -33,6 +40,8 @@ ATTACKS = {
     """,
 }
 REASONS = {
+    "private_of_a_relation": "hidden",
+    "private_of_a_config": "hidden",
     "hard_link": "os.link : la pipeline ne le laisse pas faire",
     "python": "access to attribute 'environment' of 'MacroFuzzTemplate' object is unsafe",
 }
@@ -65,6 +74,11 @@ def run(tmp_path_factory, local_environment):
         folder.mkdir(parents=True)
         (folder / "dbt_project.yml").write_text(f"name: {name}")
         (folder / "key.csv").symlink_to(project.root / "key.json")
+        (folder / "keys").symlink_to(project.root)
+    # It leads below target/ from here, and to the key from there.
+    (dbt / "vendor" / "spy" / "up" / "x").mkdir(parents=True)
+    (dbt / "vendor" / "spy" / "up" / "x" / "key").symlink_to("../../../key.json")
+    (dbt / "vendor" / "key.json").symlink_to("../target/dev/nothing")
     (dbt / "packages.yml").write_text("packages: [{local: ../spy}, {local: vendor/spy}]")
     project.run_pipeline("--commands", "deps")
     before = set(project.root.rglob("*"))
@@ -92,6 +106,7 @@ def test_model_opens_no_file_from_outside(attack, run):
 def test_nothing_is_written_but_in_target_and_logs(run):
     logs = run.project.root / "dbt" / "logs"
 
+    assert not (logs.parent / "target" / "dev" / "key").is_symlink()
     assert {path for path in run.written if not path.is_relative_to(logs)} == set()
 
 
