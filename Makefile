@@ -72,7 +72,7 @@ lint: .venv/installed ## ruff, mypy, sqlfluff, hadolint, make check, forme des f
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@$(BIN)/mypy prefect utilities benchmarks $(wildcard dbt/dashboard/*.py)
+	@$(BIN)/mypy
 	@$(BIN)/sqlfluff lint $(SQL)
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python utilities/check_sql.py

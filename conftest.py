@@ -4,6 +4,10 @@ import os
 import signal
 from tempfile import mkdtemp
 
+# pytest imports dbt/example-tests/test_x.py as `dbt.example-tests.test_x`. If the library is not in
+# sys.modules by then, pytest puts the folder dbt/ there as `dbt`, and `import dbt.cli` fails.
+import dbt  # noqa: F401
+
 # Before anything imports Prefect, which would make a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 

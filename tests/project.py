@@ -66,7 +66,7 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
         shutil.copytree(
             PROJECT_ROOT / folder,
             project / folder,
-            ignore=shutil.ignore_patterns("target", "logs", ".user.yml"),
+            ignore=shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml"),
         )
     for name in (
         "prefect.toml",

@@ -61,10 +61,9 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
         project_dir: absolute, without links; the folder that dbt works in.
         written, read: files or folders.
     """
-    installed = [
-        x for x in find_packages_dir(project_dir).glob("*") if (x / "dbt_project.yml").exists()
-    ]
-    packages = _make_prefixes([find_packages_dir(project_dir), *installed])
+    folder = find_packages_dir(project_dir)
+    installed = [path for path in folder.glob("*") if (path / "dbt_project.yml").exists()]
+    packages = _make_prefixes([folder, *installed])
     # If PYTHONPATH names the folder that the project is in, the key may be there, too.
     libraries = [
         path
@@ -86,8 +85,8 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
     def check(name: str, *, writes: bool, through_links: bool) -> None:
         real = os.path.realpath(name)
         if not through_links:
-            folder, last = os.path.split(name.rstrip(os.sep))
-            real = str(Path(os.path.realpath(folder), last))
+            parent, last = os.path.split(name.rstrip(os.sep))
+            real = str(Path(os.path.realpath(parent), last))
         if writes:
             allowed = _is_below(real, writable) or is_own_link(name, written)
         else:
@@ -155,13 +154,13 @@ def _hide_private_names() -> None:
 
 
 def _make_prefixes(paths: Iterable[str | Path]) -> tuple[str, ...]:
-    return tuple(_as_compared(os.path.realpath(path)) + os.sep for path in paths)
+    return tuple(_normalize_case(os.path.realpath(path)) + os.sep for path in paths)
 
 
 def _is_below(real: str, prefixes: tuple[str, ...]) -> bool:
-    return (_as_compared(real) + os.sep).startswith(prefixes)
+    return (_normalize_case(real) + os.sep).startswith(prefixes)
 
 
-def _as_compared(path: str) -> str:
+def _normalize_case(path: str) -> str:
     # On macOS, upper and lower case name the same file.
     return path.casefold() if sys.platform == "darwin" else path

@@ -56,11 +56,7 @@ def test_nothing_of_the_example_is_left_but_the_profile(project):
     theirs = {path.name for path in (PROJECT_ROOT / "tests" / "team_project").iterdir()}
 
     assert {path.name for path in (project.root / "dbt").iterdir()} - {"target", "logs"} >= theirs
-    for file in (
-        "models/staging/stg_flights.sql",
-        "dashboard/report.mk",
-        "example-tests/test_sql.py",
-    ):
+    for file in ("models/staging/stg_flights.sql", "dashboard", "example-tests"):
         assert not (project.root / "dbt" / file).exists()
     assert "projet_m2_bi" in (project.root / "dbt" / "profiles.yml").read_text()
 
