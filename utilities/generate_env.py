@@ -148,9 +148,10 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
     # [^\S\r\n], not \s, which would take the line break: the next line would be glued to this one.
     match = re.fullmatch(
         rf"(?P<name>\s*(?:export[^\S\r\n]+)?'?{binding.key}'?)"
-        r"""[^\S\r\n]*(?:=[^\S\r\n]*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|[^\r\n]*?))?"""
+        r"""[^\S\r\n]*(?:=[^\S\r\n]*(?:'(?:\\'|[^'])*'|"(?:\\"|[^"])*"|.*?))?"""
         r"(?P<comment>[^\S\r\n]+#[^\r\n]*)?[^\S\r\n]*(?P<end>\r?\n|\r)?",
         line,
+        re.DOTALL,
     )
     assert match
     return f"{match['name']}={values[binding.key]}{match['comment'] or ''}{match['end'] or ''}"

@@ -316,6 +316,12 @@ def test_hash_in_a_quoted_value_is_no_comment_and_the_one_after_it_is_kept(quote
     assert text == "DBT_TARGET=prod  # note\nA=1\n"
 
 
+def test_comment_that_touches_a_value_of_two_lines_goes_with_it():
+    text = render_env("DBT_TARGET='a\nb'#c\nA=1\n", {"DBT_TARGET": "prod"})
+
+    assert text == "DBT_TARGET=prod\nA=1\n"
+
+
 LINES = st.lists(
     st.sampled_from(
         ["# note", "", "A=1", "B='x y' # z", "DBT_TARGET='x #y'", "export C=\"a\\\"b\"",
