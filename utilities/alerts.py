@@ -213,7 +213,6 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
     """Return the automations that watch the deployment and send to this block."""
     from prefect.automations import Automation, ChangeFlowRunState, EventTrigger, SendNotification
     from prefect.client.schemas.objects import StateType
-    from prefect.utilities.urls import url_for
 
     wanted = [
         ("échec", RUN_MESSAGE, EventTrigger(expect=FAILED, **deployment.runs)),
@@ -222,8 +221,8 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
     ]
     # A server often does not know the address of its own interface: this shell does.
     values = {
-        "run_url": url_for("flow-run", obj_id="{{ flow_run.id }}") or "",
-        "deployment_url": url_for("deployment", obj_id="{{ deployment.id }}") or "",
+        "run_url": make_url_template("flow-run", "{{ flow_run.id }}"),
+        "deployment_url": make_url_template("deployment", "{{ deployment.id }}"),
         "hours": f"{hours:g}",
     }
     automations = []
@@ -240,6 +239,16 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
         *automations,
         Automation(name=name, trigger=make_death_trigger(deployment), actions=[crash]),
     ]
+
+
+def make_url_template(kind: str, object_id: str) -> str:
+    """Return the page of a kind of object in the interface, with a template for its id.
+
+    `url_for` of prefect 3.9 percent-encodes braces, and Prefect would send them as they are.
+    """
+    from prefect.utilities.urls import url_for
+
+    return (url_for(kind, obj_id="OBJECT_ID") or "").replace("OBJECT_ID", object_id)
 
 
 def make_silence_trigger(deployment: Deployment, hours: float) -> EventTrigger:

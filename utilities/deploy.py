@@ -8,6 +8,7 @@ repository, or writes elsewhere, is left alone.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
@@ -130,13 +131,13 @@ def check_cron(cron: str) -> None:
 
     Prefect takes a sixth field, of seconds: the pipeline would run 60 times.
     """
-    # Prefect reads a cron with this.
-    from prefect._vendor.croniter import croniter
-    from prefect.client.schemas.schedules import CronSchedule
+    # The server's class, not the client's: a cron without a date is refused when its dates are
+    # computed, as the scheduler does.
+    from prefect.server.schemas.schedules import CronSchedule
 
     has_a_date = False
     with suppress(ValueError):
-        has_a_date = bool(croniter(CronSchedule(cron=cron).cron).get_next())
+        has_a_date = bool(asyncio.run(CronSchedule(cron=cron).get_dates(n=1)))
     if len(cron.split()) != 5 or not has_a_date:
         raise ConfigurationError(
             f"--cron « {cron} » est incorrect : il faut cinq champs (minute, heure, jour, mois, "

@@ -153,7 +153,7 @@ def _hide_private_names() -> None:
     setattr(BaseConfig, "get", get)  # noqa: B010
 
 
-def _make_prefixes(paths: Iterable[str | Path]) -> tuple[str, ...]:
+def _make_prefixes(paths: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     return tuple(_normalize_case(os.path.realpath(path)) + os.sep for path in paths)
 
 

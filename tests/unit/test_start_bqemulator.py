@@ -6,11 +6,14 @@ import hashlib
 import hmac
 import json
 import time
+from types import SimpleNamespace
 
 import duckdb
 import pytest
+from bqemulator.api.routes.tables import delete_table
 from bqemulator.config import PersistenceMode, Settings
 from bqemulator.storage.engine import DuckDBEngine
+from bqemulator.storage.sql_identifiers import quoted_table_ref
 from fastapi import Request
 from google.auth import crypt, jwt
 
@@ -205,3 +208,13 @@ def test_duckdb_still_reads_uploads(engine):
     upload = str(engine._settings.upload_staging_dir / "upload")
 
     assert engine.execute("select content from read_text(?)", [upload]).fetchone() == ("uploaded",)
+
+
+def test_bqemulator_cannot_delete_a_view(engine):
+    """If this fails, bqemulator has learnt it: `delete`, of start_bqemulator.py, can go."""
+    view = quoted_table_ref("p", "d", "v")
+    engine.execute(f"create schema {view.rpartition('.')[0]}")
+    engine.execute(f"create view {view} as select 1 as id")
+
+    with pytest.raises(duckdb.CatalogException, match="View"):
+        asyncio.run(delete_table("p", "d", "v", SimpleNamespace(engine=engine)))
