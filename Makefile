@@ -8,7 +8,8 @@ TERRAFORM := $(firstword $(foreach tool,tofu terraform,$(if $(shell command -v $
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --python-version 3.11 --custom-compile-command "make lock"
 
-SQL := dbt/models $(wildcard dbt/data-tests)
+# The style of the SQL is the dbt project's own: none without its .sqlfluff.
+SQL := $(if $(wildcard dbt/.sqlfluff),$(wildcard dbt/models dbt/data-tests))
 
 # The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
 DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
@@ -73,14 +74,14 @@ lint: .venv/installed ## ruff, mypy, sqlfluff, hadolint, make check, forme des f
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/sqlfluff lint $(SQL)
+	@$(if $(SQL),$(BIN)/sqlfluff lint $(SQL))
 	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/python utilities/check_sql.py
 
 format: .venv/installed ## Remet le code et le SQL en forme
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix-only .
-	@$(BIN)/sqlfluff fix $(SQL)
+	@$(if $(SQL),$(BIN)/sqlfluff fix $(SQL))
 
 lock: .venv/uv ## Recompile requirements.txt et requirements-dev.txt
 	@$(COMPILE) requirements.in --output-file requirements.txt

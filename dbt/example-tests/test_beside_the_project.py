@@ -21,5 +21,8 @@ def test_help_shows_the_dashboard_while_it_is_there():
     assert "\nreport " in make("help")
 
 
-def test_lint_reads_the_types_of_the_dashboard():
-    assert "mypy dbt/dashboard\n" in make("--dry-run", "lint")
+def test_lint_reads_the_types_of_the_dashboard_and_the_style_of_the_sql():
+    commands = make("--dry-run", "lint")
+
+    assert "mypy dbt/dashboard\n" in commands
+    assert "sqlfluff lint dbt/models dbt/data-tests\n" in commands

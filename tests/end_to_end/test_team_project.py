@@ -33,10 +33,15 @@ def project(tmp_path_factory, local_environment):
     root = tmp_path_factory.mktemp("team")
     project = copy_project(root, local_environment, {})
     shutil.copytree(PROJECT_ROOT / "tests" / "team_project", root / "mon-projet-dbt")
+    shutil.copy(PROJECT_ROOT / "Makefile", project.root)
     for folder in (project.root, root / "mon-projet-dbt"):
         git(folder, "init", "--quiet")
         git(folder, "add", "--all")
         git(folder, "commit", "--quiet", "--message", "one")
+    # git leaves these, which the tests have written.
+    for name in ("dashboard", "example-tests"):
+        (project.root / "dbt" / name / "__pycache__").mkdir(parents=True, exist_ok=True)
+        (project.root / "dbt" / name / "__pycache__" / "x.pyc").touch()
     subprocess.run(
         ["bash", "-euc", shell_block("Votre projet dbt")],
         cwd=project.root,
@@ -44,6 +49,17 @@ def project(tmp_path_factory, local_environment):
         env=dict(os.environ),
     )
     return project
+
+
+@pytest.mark.parametrize("words", [["help"], ["--dry-run", "lint"]])
+def test_make_names_nothing_of_the_example(words, project):
+    make = ["make", "--no-print-directory", *words]
+
+    run = subprocess.run(make, cwd=project.root, capture_output=True, text=True, check=True)
+
+    assert run.stdout
+    assert not re.search(r"report|dashboard|sqlfluff lint", run.stdout)
+    assert run.stderr == ""
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +72,7 @@ def test_nothing_of_the_example_is_left_but_the_profile(project):
     theirs = {path.name for path in (PROJECT_ROOT / "tests" / "team_project").iterdir()}
 
     assert {path.name for path in (project.root / "dbt").iterdir()} - {"target", "logs"} >= theirs
-    for file in ("models/staging/stg_flights.sql", "dashboard", "example-tests"):
+    for file in ("models/staging/stg_flights.sql", "dashboard", "example-tests", ".sqlfluff"):
         assert not (project.root / "dbt" / file).exists()
     assert "projet_m2_bi" in (project.root / "dbt" / "profiles.yml").read_text()
 

@@ -11,6 +11,7 @@ NEVER = [
     *(".env", ".env.prod", ".secrets/sa_key_prod.json", ".git/config", ".local/prefect/prefect.db"),
     *(".venv/bin/python", "infrastructure/terraform.tfstate", "infrastructure/terraform.tfvars"),
     *("dbt/target/dev/manifest.json", "dbt/logs/dbt.log", "dbt/.user.yml", "dbt/.env"),
+    *("dbt/dashboard/build_report.py", "dbt/example-tests/test_flights.py"),
     *("prefect/__pycache__/pipeline.cpython-311.pyc", "prefect/.env", "tests/project.py"),
 ]
 ALWAYS = [
