@@ -33,7 +33,8 @@ def project(tmp_path_factory, local_environment):
     root = tmp_path_factory.mktemp("team")
     project = copy_project(root, local_environment, {})
     shutil.copytree(PROJECT_ROOT / "tests" / "team_project", root / "mon-projet-dbt")
-    shutil.copy(PROJECT_ROOT / "Makefile", project.root)
+    for name in ("Makefile", "requirements.in", "requirements-dev.txt"):
+        shutil.copy(PROJECT_ROOT / name, project.root)
     for folder in (project.root, root / "mon-projet-dbt"):
         git(folder, "init", "--quiet")
         git(folder, "add", "--all")
