@@ -1,12 +1,13 @@
 """A copy of the project for a test, and how a test looks at what it did."""
 
+import io
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterStartTime
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import root_settings_context
 
 from bi_pipeline.bigquery.connection import load_credentials
-from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
+from bi_pipeline.settings import PROJECT_ROOT, REHEARSAL_DIR, PipelineSettings
 from support.bigquery_access import make_bigquery_client
 from support.local_content import use_prefect_server
 
@@ -62,11 +64,11 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
     With `dbt_files` (path in dbt/ -> text), its dbt project is these and nothing else.
     """
     project = root / "project"
-    for folder in ("prefect", "utilities", "dbt"):
+    for folder in ("prefect", "utilities"):
+        # With their __pycache__, or each test compiles them again. A file of another name there is
+        # one that Python is writing, and will rename during the copy.
         shutil.copytree(
-            PROJECT_ROOT / folder,
-            project / folder,
-            ignore=shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml"),
+            PROJECT_ROOT / folder, project / folder, ignore=shutil.ignore_patterns("*.pyc.*")
         )
     for name in (
         "prefect.toml",
@@ -78,12 +80,17 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
         shutil.copy(PROJECT_ROOT / name, project)
     if dbt_files:
         # Whatever project a team has put there. The profile is ours.
-        shutil.rmtree(project / "dbt")
         (project / "dbt").mkdir()
         shutil.copy(PROJECT_ROOT / "dbt" / "profiles.yml", project / "dbt")
         for path, text in ({"dbt_project.yml": DBT_PROJECT} | dbt_files).items():
             (project / "dbt" / path).parent.mkdir(parents=True, exist_ok=True)
             (project / "dbt" / path).write_text(text)
+    else:
+        made = shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml")
+        shutil.copytree(PROJECT_ROOT / "dbt", project / "dbt", ignore=made)
+    if (REHEARSAL_DIR / "target").exists():
+        # What the dbt server parses at start, or it parses dbt's own macros once more for each test.
+        shutil.copytree(REHEARSAL_DIR, project / REHEARSAL_DIR.relative_to(PROJECT_ROOT))
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
@@ -162,11 +169,28 @@ def last_run(client: SyncPrefectClient) -> FlowRun:
 @contextmanager
 def in_environment(environment: dict[str, str]) -> Iterator[None]:
     """Have this process run as a command in this environment, with no `.env`."""
-    with pytest.MonkeyPatch.context() as patch, use_prefect_server(environment):
+    with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setenv("PYTHON_DOTENV_DISABLED", "1")
-        yield
+        with root_settings_context():
+            yield
+
+
+def run_main(
+    main: Callable[[list[str]], int], *arguments: str, environment: dict[str, str], stdin: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of utilities/ in this process, whose imports are done, as in an environment."""
+    output, errors = io.StringIO(), io.StringIO()
+    with (
+        in_environment(environment),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(output),
+        redirect_stderr(errors),
+    ):
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        code = main(list(arguments))
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
 def read_blocks(api_url: str, **headers: str) -> httpx.Response:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from google.cloud.bigquery import Client
 
+from bi_pipeline.settings import REHEARSAL_DIR
 from project import Project, connect, copy_prefect_database, copy_project, saved_key
 from support.local_services import run_local_servers
+from warm_dbt import DbtServer
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.
 PREFECT_PROFILE = """
@@ -25,7 +27,10 @@ def local_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict
     folder = tmp_path_factory.mktemp("local")
     (folder / "prefect").mkdir()
     (folder / "prefect" / "profiles.toml").write_text(PREFECT_PROFILE)
+    # The first one of this clone makes the folder that copy_project copies.
+    rehearsing = None if (REHEARSAL_DIR / "target").exists() else DbtServer(REHEARSAL_DIR)
     with run_local_servers(folder) as (environment, _):
+        del rehearsing
         yield environment
 
 

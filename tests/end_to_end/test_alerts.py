@@ -15,9 +15,10 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCre
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Completed, Failed, Running
 
+import alerts
 from bi_pipeline.result import WITH_WARNINGS
 from pipeline import dbt_full_pipeline
-from project import Project, copy_project, in_environment, prefect_client
+from project import Project, copy_project, in_environment, prefect_client, run_main
 from webhook import webhook
 
 pytestmark = pytest.mark.slow
@@ -56,21 +57,22 @@ def project(tmp_path_factory, local_environment) -> Project:
 
 def run_alerts(project, *arguments, address="", **variables):
     """Run the tool with the address on its standard input."""
-    return subprocess.run(
-        [sys.executable, str(project.root / "utilities" / "alerts.py"), *arguments],
-        env=project.environment | variables,
-        cwd="/",
-        input=address,
-        capture_output=True,
-        text=True,
-    )
+    environment = project.environment | variables
+    return run_main(alerts.main, *arguments, environment=environment, stdin=address)
 
 
 @pytest.fixture(scope="module")
 def alerted(project, channel):
     """The project, deployed, whose alerts go to the webhook."""
     make_deployment(project, DEPLOYMENT)
-    made = run_alerts(project, "webhook", "--yes", address=f"{channel.url}\n")
+    made = subprocess.run(
+        [sys.executable, str(project.root / "utilities" / "alerts.py"), "webhook", "--yes"],
+        env=project.environment,
+        cwd="/",
+        input=f"{channel.url}\n",
+        capture_output=True,
+        text=True,
+    )
     assert made.returncode == 0, made.stderr
     assert made.stdout.count("créé") == 5
     return project
@@ -456,7 +458,7 @@ def test_missing_address_is_said_with_the_two_ways_to_give_it(alerted, address):
 
 
 def test_shell_without_a_prefect_that_lasts_is_refused(project):
-    run = run_alerts(project, "slack", "--yes", PREFECT_API_URL="")
+    run = project.run("utilities/alerts.py", "slack", "--yes", PREFECT_API_URL="")
 
     assert run.returncode == 2
     assert "prefect server start" in run.stderr

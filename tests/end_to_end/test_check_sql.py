@@ -220,16 +220,3 @@ def test_packages_that_are_not_installed_are_said_with_the_remedy(tmp_path, comp
     assert "dbt_packages" in run.stderr
     assert "--commands deps" in run.stderr
     assert "Traceback" not in run.stderr
-
-
-def test_damaged_cache_is_made_again(tmp_path, compiled_module):
-    damaged = tmp_path / "damaged"
-    shutil.copytree(compiled_module, damaged)
-    modules = [path for path in (damaged / "modules").rglob("*") if path.is_file()]
-    for path in modules:
-        path.write_bytes(b"damaged")
-
-    run = check(tmp_path, damaged, ONE_MODEL)
-
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert max(path.stat().st_size for path in modules) > 1_000_000

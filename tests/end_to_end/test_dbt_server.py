@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -37,8 +38,9 @@ LAST = [
 HOLDS_PYTHON = [*LAST[:-1], "{% set x = modules.re.match('(a|a)+$', 'a' * 60 ~ 'b') %}"]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server():
+    """A server for the tests that leave it alive."""
     return warm_dbt.DbtServer(REHEARSAL_DIR)
 
 
@@ -78,20 +80,6 @@ def test_second_command_has_nothing_of_the_environment_of_the_first(server, dbt_
             outputs.append(client.communicate()[0].strip())
 
     assert outputs == ["select '1', 'absent'", "select 'absent', '2'"]
-
-
-@pytest.mark.parametrize("reason", ["it has died", "this system cannot fork"])
-def test_without_a_server_a_plain_process_runs_the_command(reason, dbt_project, monkeypatch):
-    monkeypatch.setattr(warm_dbt, "FORKS", reason == "it has died")
-    server = warm_dbt.DbtServer(REHEARSAL_DIR)
-    if server.process:
-        server.process.kill()
-        server.process.wait()
-
-    with start(server, dbt_project, *SHOW, FIRST="1") as client:
-        output, _ = client.communicate()
-
-    assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
 
 
 def test_exit_code_and_errors_are_those_of_dbt(server, dbt_project):
@@ -178,15 +166,22 @@ def test_documentation_neither_copies_nor_empties_a_folder_outside(server, dbt_p
     assert "la pipeline ne laisse dbt lire" in output + errors
 
 
-@pytest.fixture
-def held(server, dbt_project):
-    """A command that has just begun: its client, the server and the dbt of it."""
+@contextmanager
+def held_command(server, dbt_project):
+    """Yield a command that has just begun: its client, the server and the dbt of it."""
     with start(server, dbt_project, "compile") as client:
         assert "Running with dbt" in client.stdout.readline()
         process = psutil.Process(server.process.pid)
         # Beside it, there is Python's own keeper of semaphores.
         (dbt,) = [child for child in process.children() if "server.py" in " ".join(child.cmdline())]
         yield client, process, dbt
+
+
+@pytest.fixture
+def held(server, dbt_project):
+    """A command of the server that has just begun."""
+    with held_command(server, dbt_project) as held:
+        yield held
 
 
 def test_dbt_is_a_fork_of_the_server_and_imports_nothing_again(held):
@@ -203,18 +198,37 @@ def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
     assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("victim", "exit_code"),
-    [(0, -signal.SIGKILL), (1, 137), (2, 137)],
-    ids=["the client", "the server", "dbt"],
-)
-def test_whoever_is_killed_dbt_ends_and_the_client_tells(victim, exit_code, held):
-    client, server, dbt = held
+@pytest.mark.parametrize(("victim", "exit_code"), [("client", -signal.SIGKILL), ("dbt", 137)])
+def test_when_the_client_or_dbt_is_killed_dbt_ends_and_the_client_tells(victim, exit_code, held):
+    client, _, dbt = held
 
-    (client, server, dbt)[victim].kill()
+    (client if victim == "client" else dbt).kill()
 
     assert client.wait(timeout=30) == exit_code
     assert psutil.wait_procs([dbt], timeout=30)[1] == []
+
+
+def test_when_the_server_is_killed_dbt_ends_and_a_plain_process_runs_the_next(dbt_project):
+    server = warm_dbt.DbtServer(REHEARSAL_DIR)
+    with held_command(server, dbt_project) as (client, process, dbt):
+        process.kill()
+
+        assert client.wait(timeout=30) == 137
+        assert psutil.wait_procs([dbt], timeout=30)[1] == []
+    with start(server, dbt_project, *SHOW, FIRST="1") as client:
+        output, _ = client.communicate()
+
+    assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
+
+
+def test_on_a_system_that_cannot_fork_a_plain_process_runs_the_command(dbt_project, monkeypatch):
+    monkeypatch.setattr(warm_dbt, "FORKS", False)
+    server = warm_dbt.DbtServer(REHEARSAL_DIR)
+
+    with start(server, dbt_project, *SHOW, FIRST="1") as client:
+        output, _ = client.communicate()
+
+    assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
 
 
 @pytest.mark.parametrize(

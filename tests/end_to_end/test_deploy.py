@@ -24,7 +24,7 @@ import deploy
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT
 from pipeline import dbt_full_pipeline
-from project import prefect_client
+from project import prefect_client, run_main
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
 from support.prefect_login import find_on_prefect
 
@@ -107,6 +107,13 @@ class Checkout:
         process = self.start(*arguments, **variables)
         output = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, *output)
+
+    def ask(self, *arguments, **variables):
+        """Run deploy.py where it does not come to `prefect deploy`: in this process, at once."""
+        environment = {k: v for k, v in (self.environment | variables).items() if v is not None}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(deploy, "PROJECT_ROOT", self.root)
+            return run_main(deploy.main, *arguments, environment=environment)
 
 
 class PrefectServer:
@@ -298,7 +305,7 @@ def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
     on_own_server.git("switch", "-qc", "next")
     on_own_server.git("push", "-q", "origin", "next")
 
-    run = on_own_server.deploy("--cron", "0 6 * * *", GCP_REGION="EU")
+    run = on_own_server.ask("--cron", "0 6 * * *", GCP_REGION="EU")
 
     url = "https://github.com/equipe/projet.git"
     assert run.returncode == 0, run.stderr
@@ -339,7 +346,7 @@ def test_deployment_of_another_team_is_left_alone(on_own_server, prefect_server,
     prefect_server.make_deployment(**OURS | code, job_variables={"env": env})
     before = prefect_server.find()
 
-    plan, run = on_own_server.deploy(), on_own_server.deploy("--yes")
+    plan, run = on_own_server.ask(), on_own_server.ask("--yes")
 
     assert (plan.returncode, run.returncode) == (0, 2)
     for text in (plan.stdout, run.stderr):
@@ -442,7 +449,7 @@ def test_cron_takes_the_place_of_the_schedule(on_own_server, prefect_server):
 def test_without_yes_all_is_shown_and_nothing_done(on_cloud, prefect_server):
     prefect_server.make_pool("prefect:managed")
 
-    run = on_cloud.deploy()
+    run = on_cloud.ask()
 
     assert run.returncode == 0, run.stderr
     assert "https://github.com/equipe/projet.git, branche main" in run.stdout
@@ -495,7 +502,7 @@ def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(
 def test_missing_work_pool_is_said_with_the_command_and_not_made(
     request, prefect_server, shell, kind
 ):
-    run = request.getfixturevalue(shell).deploy("--yes")
+    run = request.getfixturevalue(shell).ask("--yes")
 
     assert run.returncode == 2
     assert f"prefect work-pool create --type {kind} pipeline-dbt" in run.stderr
@@ -507,7 +514,7 @@ def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, prefect_serve
     prefect_server.make_pool("prefect:managed")
     prefect_server.make_deployment(BY_PREFECT_CLOUD)
 
-    run = on_cloud.deploy("--yes")
+    run = on_cloud.ask("--yes")
 
     assert run.returncode == 2
     assert f"uvx prefect-cloud unschedule {BY_PREFECT_CLOUD}" in run.stderr
@@ -536,7 +543,7 @@ def test_deployment_that_fails_gives_its_exit_code(on_own_server, prefect_server
     ids=["key refused", "no answer"],
 )
 def test_prefect_cloud_that_cannot_be_asked_is_said(on_cloud, variables):
-    run = on_cloud.deploy("--yes", **variables)
+    run = on_cloud.ask("--yes", **variables)
 
     assert run.returncode == 3
     assert run.stderr.startswith("Prefect Cloud")
@@ -563,7 +570,7 @@ def test_what_would_fail_later_is_refused_now(on_cloud, prepare, variables, word
     if prepare:
         prepare(on_cloud)
 
-    run = on_cloud.deploy("--yes", **variables)
+    run = on_cloud.ask("--yes", **variables)
 
     assert run.returncode == 2
     assert all(word in run.stderr for word in words), run.stderr
@@ -575,7 +582,7 @@ def test_files_that_stand_in_the_way_are_named(on_cloud):
         (on_cloud.root / name).write_text("")
     (on_cloud.root / "prefect" / "pipeline.py").write_text("")
 
-    run = on_cloud.deploy()
+    run = on_cloud.ask()
 
     assert run.returncode == 2
     assert "(prefect/pipeline.py, a, b, c, clé.sql et 3 de plus)" in run.stderr

@@ -378,9 +378,8 @@ LOAD = {
 }
 
 
-@pytest.mark.parametrize("victim", ["bqemulator", "local_bigquery.py"])
-def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment):
-    """The second victim is the launcher, whose servers have to end with it."""
+def test_killed_local_bigquery_loses_no_row(tmp_path, local_environment):
+    """Of bqemulator, then of the launcher, whose servers have to end with it."""
     project = copy_project(tmp_path, local_environment, LOAD)
     variables = {name: project.environment[name] for name in ("HOME", "TMPDIR", "PATH")}
     demo = [
@@ -390,14 +389,15 @@ def test_killed_local_bigquery_loses_no_row(victim, tmp_path, local_environment)
     subprocess.run(demo, env=variables, check=True, capture_output=True)
 
     log = tmp_path / "demo.log"
-    with log.open("w") as stderr, subprocess.Popen(demo, env=variables, stderr=stderr) as process:
-        while "START sql incremental" not in log.read_text():
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        time.sleep(0.3)
-        os.kill(next(pid for pid, c in processes_of(project) if victim in c), signal.SIGKILL)
-        # The BigQuery client would wait ten minutes for it to come back.
-        assert process.wait(timeout=15) == (3 if victim == "bqemulator" else -signal.SIGKILL)
+    for victim, exit_code in (("bqemulator", 3), ("local_bigquery.py", -signal.SIGKILL)):
+        with log.open("w") as stderr, subprocess.Popen(demo, env=variables, stderr=stderr) as run:
+            while "START sql incremental" not in log.read_text():
+                assert run.poll() is None, log.read_text()
+                time.sleep(0.05)
+            time.sleep(0.3)
+            os.kill(next(pid for pid, c in processes_of(project) if victim in c), signal.SIGKILL)
+            # The BigQuery client would wait ten minutes for it to come back.
+            assert run.wait(timeout=15) == exit_code
     following = subprocess.run(demo, env=variables, capture_output=True, text=True, timeout=200)
 
     assert following.returncode == 0, following.stderr

@@ -50,6 +50,14 @@ from support.bigquery_access import connect_to_bigquery
 client, _ = connect_to_bigquery()
 """
 
+# Runs a command as beside servers, of which there is none.
+RUN = f"""
+import os, sys
+sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
+from support.child_command import run_command
+sys.exit(run_command(sys.argv[1:], dict(os.environ), []))
+"""
+
 # Takes SIGINT whatever the shell that started the tests does with it.
 GO = "print('go', flush=True); input()"
 SLEEP = (
@@ -107,18 +115,28 @@ class FirstRun:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """A run that filled its folder; its command made the dataset `mine`, and ended with 7."""
+    """A fresh start, whose command made the dataset `mine` and ended with 7.
+
+    A damaged database, the name of the folder and a file in the temporary folder are in its way,
+    and the user has a file of his own there.
+    """
     root = tmp_path_factory.mktemp("first") / "projet d'Alice"
-    (root / ".local").mkdir(parents=True, mode=0o755)
-    temporary = tmp_path_factory.mktemp("temporary")
-    (temporary / "bqemu_uploads").write_text("")
+    data_dir, temporary = root / ".local", tmp_path_factory.mktemp("temporary")
+    for path, text in {
+        data_dir / "bigquery" / "bqemulator.duckdb": "not a database",
+        data_dir / "prefect" / "mine.sql": "select 1",
+        temporary / "bqemu_uploads": "",
+    }.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    data_dir.chmod(0o755)
     create = "client.create_dataset('mine'); exit(7)"
     result = run(
-        *(root / ".local", sys.executable, "-c", CLIENT + create),
+        *(data_dir, "--fresh", sys.executable, "-c", CLIENT + create),
         TMPDIR=str(temporary),
         **PROXIES,
     )
-    return FirstRun(root / ".local", temporary, result)
+    return FirstRun(data_dir, temporary, result)
 
 
 @pytest.fixture(scope="module")
@@ -194,22 +212,16 @@ def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_r
     assert [path.name for path in first_run.temporary.iterdir()] == ["bqemu_uploads"]
 
 
-def test_fresh_starts_from_nothing_and_deletes_nothing_of_the_user(data_dir, tmp_path):
-    shutil.copytree(data_dir, tmp_path / "data")
+def test_fresh_starts_from_nothing_and_deletes_nothing_of_the_user(first_run, running):
+    folder, environment, _ = running
+
+    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert connect(environment).get_table("projet_local_raw.flights").num_rows == 336_776
     # A folder of the user may have such a name.
-    mine = tmp_path / "data" / "prefect" / "mine.sql"
-    mine.write_text("select 1")
-    look = "print([dataset.dataset_id for dataset in client.list_datasets()])"
-
-    fresh = run(tmp_path / "data", "--fresh", sys.executable, "-c", CLIENT + look)
-
-    assert "mine" not in fresh.stdout
-    assert "projet_local_raw" in fresh.stdout
-    assert mine.read_text() == "select 1"
+    assert (folder / "prefect" / "mine.sql").read_text() == "select 1"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
+def test_interruption_reaches_the_command_and_stops_the_servers(data_dir):
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", SLEEP],
         stdin=subprocess.DEVNULL,
@@ -218,10 +230,47 @@ def test_signal_reaches_the_command_and_stops_the_servers(data_dir, number):
     )
     assert process.stdout.readline() == "go\n"
 
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(timeout=30) == 128 + signal.SIGINT
+    assert processes_using(data_dir) == []
+
+
+@pytest.fixture
+def start_beside_no_server():
+    """Return a function that starts a command as beside servers; both end with the test."""
+    started = []
+
+    def start(code, prefix=()):
+        command = [*prefix, sys.executable, "-c", RUN, sys.executable, "-c", code]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        started.append(process)
+        assert process.stdout.readline() == "go\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signal_reaches_the_command(start_beside_no_server, number):
+    process = start_beside_no_server(SLEEP)
+
     process.send_signal(number)
 
     assert process.wait(timeout=30) == 128 + number
-    assert processes_using(data_dir) == []
+
+
+def test_terminal_that_is_closed_is_nothing_to_a_command_under_nohup(start_beside_no_server):
+    process = start_beside_no_server(GO, prefix=["nohup"])
+
+    process.send_signal(signal.SIGHUP)
+    process.communicate("\n", timeout=30)
+
+    assert process.returncode == 0
 
 
 def test_signal_waits_until_python_has_forked():
@@ -240,22 +289,6 @@ def test_signal_waits_until_python_has_forked():
         stop.set()
 
     assert (meanwhile, received) == ([], [signal.SIGHUP])
-
-
-def test_terminal_that_is_closed_is_nothing_to_a_command_under_nohup(data_dir):
-    process = subprocess.Popen(
-        ["nohup", sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", GO],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout.readline() == "go\n"
-
-    process.send_signal(signal.SIGHUP)
-    process.communicate("\n", timeout=30)
-
-    assert process.returncode == 0
 
 
 def test_signal_during_the_start_stops_the_servers(data_dir):
@@ -281,14 +314,9 @@ def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path
     assert processes_using(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("program", "code", "seconds"),
-    [("start_bqemulator.py", DEAF, 15), ("uvicorn", SLEEP, 5)],
-    ids=["bqemulator, deaf", "uvicorn, sleep"],
-)
-def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program, code, seconds):
+def test_server_that_dies_is_said_at_once_and_ends_a_command_that_is_deaf(data_dir):
     process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", code],
+        [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", DEAF],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -297,18 +325,30 @@ def test_server_that_dies_ends_the_command_and_is_said_at_once(data_dir, program
     assert process.stdout.readline() == "go\n"
     start = time.monotonic()
 
-    os.kill(next(pid for pid, c in processes(data_dir) if program in c), signal.SIGKILL)
+    os.kill(next(pid for pid, c in processes(data_dir) if "bqemulator" in c), signal.SIGKILL)
     said = process.stderr.readline()
     said_after = time.monotonic() - start
     rest = process.stderr.read()
 
     assert process.wait() == 3
-    assert time.monotonic() - start < seconds
+    assert time.monotonic() - start < 15
     assert said_after < 2
     assert "s'est arrêté" in said
     assert "--fresh" in rest
     assert "make clean" in rest
     assert processes_using(data_dir) == []
+
+
+def test_server_that_dies_ends_a_command_that_listens_at_once(tmp_path, capsys):
+    with (tmp_path / "log").open("w+b") as log:
+        server = LocalServer("Le serveur", ["true"], {}, listen(), "", log, "Relancez.")
+        server.start()
+        start = time.monotonic()
+
+        assert run_command([sys.executable, "-c", SLEEP], dict(os.environ), [server]) == 3
+
+    assert time.monotonic() - start < 5
+    assert "Le serveur s'est arrêté" in capsys.readouterr().err
 
 
 def test_server_that_dies_ends_the_work_on_it(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bi_pipeline
+import support
 from bi_pipeline.settings import PROJECT_ROOT
 
 PREFECT = PROJECT_ROOT / "prefect"
@@ -78,3 +79,11 @@ def test_warm_dbt_imports_nothing_of_ours():
     names = {name for path in (PREFECT / "warm_dbt").glob("*.py") for name in imported(path)}
 
     assert not [name for name in names if name.split(".")[0] in ("bi_pipeline", "pipeline")]
+
+
+def test_docstring_of_support_says_what_each_of_its_modules_is_for():
+    folder = PROJECT_ROOT / "utilities" / "support"
+
+    described = re.findall(r"^    (\w+)  ", support.__doc__, re.MULTILINE)
+
+    assert sorted(described) == sorted(path.stem for path in folder.glob("[!_]*.py"))

@@ -44,7 +44,8 @@ class SqlAnalyser:
 
     def __init__(self, cache: Path) -> None:
         """Start the analyser: 15 s, under one once `cache` holds the compiled module."""
-        self.service = _start(cache)
+        keep_compiled_modules(cache)
+        self.service = ZetaSqlLocalService.get_instance()
         self.language = types.LanguageOptions.maximum_features()
         self.language.product_mode = types.ProductMode.PRODUCT_EXTERNAL
         self.language.reserved_keywords = ["QUALIFY"]
@@ -103,17 +104,17 @@ class SqlAnalyser:
         return root
 
 
-def _start(cache: Path) -> ZetaSqlLocalService:
-    """Start the analyser, with wasmtime's own cache of compiled modules in a folder.
+def keep_compiled_modules(folder: Path) -> None:
+    """Have wasmtime keep, in this folder, the modules that it compiles for zetasql.
 
     The package gives no way to configure wasmtime. The cache is keyed by the module and by
     wasmtime's version; what is damaged or deleted is compiled again.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    settings = cache / "wasmtime.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "wasmtime.toml"
     # A string of TOML is one of JSON.
-    folder = json.dumps(str(cache.resolve() / "modules"), ensure_ascii=False)
-    settings.write_text(f"[cache]\ndirectory = {folder}\n", encoding="utf-8")
+    directory = json.dumps(str(folder.resolve() / "modules"), ensure_ascii=False)
+    settings.write_text(f"[cache]\ndirectory = {directory}\n", encoding="utf-8")
 
     def make_config() -> wasmtime.Config:
         config = wasmtime.Config()
@@ -121,7 +122,6 @@ def _start(cache: Path) -> ZetaSqlLocalService:
         return config
 
     wasm_client.Config = make_config
-    return ZetaSqlLocalService.get_instance()
 
 
 def _make_table(name: str, columns: Columns) -> types.SimpleTable:
