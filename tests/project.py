@@ -89,7 +89,7 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
         made = shutil.ignore_patterns("target", "logs", "__pycache__", ".user.yml")
         shutil.copytree(PROJECT_ROOT / "dbt", project / "dbt", ignore=made)
     if (REHEARSAL_DIR / "target").exists():
-        # What the dbt server parses at start, or it parses dbt's own macros once more for each test.
+        # The dbt server parses this at start: without it, dbt's own macros once more for each test.
         shutil.copytree(REHEARSAL_DIR, project / REHEARSAL_DIR.relative_to(PROJECT_ROOT))
     home, temporary = root / "home", root / "tmp"
     home.mkdir()

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from prefect.client.schemas.filters import (
     LogFilterFlowRunId,
 )
 from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Scheduled
 from prefect.variables import Variable
 
@@ -123,8 +125,8 @@ def deployment(tmp_path_factory, local_environment):
     with use_prefect_server(environment):
         with get_client(sync_client=True) as client:
             deployment.as_deployed = client.read_deployment_by_name(DEPLOYMENT)
-        # Only the runs that a test asks for.
-        deployment.prefect("deployment", "schedule", "clear", "-y", DEPLOYMENT)
+            # Only the runs that a test asks for.
+            clear_schedules(client, deployment)
         for name, value in variables.items():
             Variable.set(name.lower(), value)
         yield deployment
@@ -132,11 +134,37 @@ def deployment(tmp_path_factory, local_environment):
     worker.wait(timeout=30)
 
 
+def clear_schedules(client, deployment):
+    """Delete the schedules of the deployment, with the runs that have not begun."""
+    for schedule in client.read_deployment_schedules(deployment.as_deployed.id):
+        client.delete_deployment_schedule(deployment.as_deployed.id, schedule.id)
+
+
+def fire_schedule(client, deployment):
+    """Give the deployment a schedule until one of its runs has begun; return that run."""
+    schedule = IntervalSchedule(interval=timedelta(seconds=15))
+    client.create_deployment_schedules(deployment.as_deployed.id, [(schedule, True)])
+    begun = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
+    begun_filter = FlowRunFilter(state=FlowRunFilterState(type=begun))
+    deadline = time.monotonic() + 240
+    try:
+        while time.monotonic() < deadline:
+            for run in client.read_flow_runs(flow_run_filter=begun_filter):
+                if run.auto_scheduled:
+                    return run
+            time.sleep(0.5)
+    finally:
+        clear_schedules(client, deployment)
+    raise AssertionError("the schedule has started no run")
+
+
 @pytest.fixture(scope="module")
 def runs(deployment, local_environment):
-    """Runs that were started together and have ended, by what configured them."""
+    """Runs that were started together and have ended, by what configured them.
+
+    The schedule starts that which the Variables configure.
+    """
     how = {
-        "variables": {},
         "no target": {"DBT_TARGET": "", "DBT_BIGQUERY_DATASET_DEV": NO_TARGET_DEV},
         "environment": {name: local_environment[name] for name in PipelineSettings.list_variables()}
         | {"DBT_TARGET": "dev", "DBT_BIGQUERY_DATASET_DEV": ENVIRONMENT_DEV},
@@ -154,6 +182,7 @@ def runs(deployment, local_environment):
             )
             for name, environment in how.items()
         }
+        runs["variables"] = fire_schedule(client, deployment)
         deadline = time.monotonic() + 480
         while not all(run.state.is_final() for run in runs.values()):
             assert time.monotonic() < deadline
@@ -176,9 +205,12 @@ def test_deployment_has_a_daily_schedule_and_a_form_with_choices(deployment):
     assert read.parameter_openapi_schema.get("required", []) == []
 
 
-def test_run_configured_by_variables_writes_into_prod_and_leaves_dev(runs, bigquery):
+def test_run_of_the_schedule_configured_by_variables_writes_into_prod_and_leaves_dev(
+    runs, bigquery
+):
     run = runs["variables"]
 
+    assert run.auto_scheduled
     assert run.state.is_completed(), run.state
     assert has_table(bigquery, PROD)
     assert not has_table(bigquery, DEV)
@@ -220,24 +252,3 @@ def test_runs_started_together_do_not_overlap(runs):
 
     spans.sort()
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
-
-
-def test_schedule_fires_the_deployment(deployment):
-    deployment.prefect(
-        "deployment", "schedule", "create", DEPLOYMENT, "--interval", "15", "--replace", "-y"
-    )
-    completed = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.COMPLETED]))
-    )
-    try:
-        with get_client(sync_client=True) as client:
-            deadline = time.monotonic() + 120
-            fired = []
-            while not fired and time.monotonic() < deadline:
-                time.sleep(2)
-                runs = client.read_flow_runs(flow_run_filter=completed)
-                fired = [run for run in runs if run.auto_scheduled]
-    finally:
-        deployment.prefect("deployment", "schedule", "clear", "-y", DEPLOYMENT)
-
-    assert fired
