@@ -1,8 +1,8 @@
-"""Has the dbt server run a command, passes signals on to it, and ends as it does.
+"""Has the dbt server run a command, passes signals on to dbt, and ends with dbt's exit code.
 
 Started in the place of dbt, as `python -I -S client.py SERVER LOCK TOKENS ARGUMENT…`, the first
-three being descriptors. It imports next to nothing, and is there in 15 ms. Without a server it
-becomes a plain dbt process.
+three being descriptors. The client imports next to nothing, and is there in 15 ms. Without a server
+it becomes a plain dbt process.
 """
 
 import json
@@ -22,13 +22,15 @@ def main() -> int:
         request = json.dumps([arguments, os.getcwd(), dict(os.environ)])  # noqa: PTH109
         pid = ""
         with suppress(OSError):
-            # The descriptors go with the first byte, whatever room there is for the rest.
+            # sendmsg may send only a part of a long request. So the descriptors go with one byte,
+            # and sendall sends the rest.
             socket.send_fds(connection, [b"\n"], [0, 1, 2, int(lock), int(tokens)])
             connection.sendall(request.encode() + b"\n")
             pid = answers.readline()
         if not pid:
             plain = os.path.join(os.path.dirname(__file__), "process.py")  # noqa: PTH118, PTH120
-            # Code of dbt reads /proc/self/environ: what opens the Prefect API must not be there.
+            # /proc/self/environ shows what a process was started with, whatever it removes later:
+            # code in dbt that reads it must not find PREFECT_API_KEY.
             environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
             command = [sys.executable, "-P", plain, tokens, *arguments]
             os.execve(sys.executable, command, environment)  # noqa: S606

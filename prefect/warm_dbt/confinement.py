@@ -3,8 +3,8 @@
 dbt's Jinja is code, that of packages too, and what dbt hands it (tables, nodes, paths) reads and
 writes any file: a macro could put a key, or the environment of another process, in a table.
 
-The known ways out are refused, by Python itself: nothing here holds Python code that a macro would
-bring to run, nor libraries in C.
+A hook on Python's audit events refuses the known ways out. The hook does not hold Python code that
+a macro gets to run, nor libraries in C.
 """
 
 from __future__ import annotations
@@ -36,15 +36,18 @@ SYSTEM = (
 )
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# Python's events for a change to a file; the first arguments, as many as said, are its paths.
+# Python's audit events for a change to a file, and how many of the first arguments are paths. By an
+# event that is missing here, a macro could change files outside the project.
 CHANGES = {
     **dict.fromkeys(("os.chmod", "os.chown", "os.mkdir", "os.truncate", "os.utime"), 1),
     **dict.fromkeys(("os.remove", "os.rmdir", "shutil.rmtree"), 1),
     "os.rename": 2,
 }
-# These move or remove a link itself: moved into target, it may lead elsewhere.
+# These act on a link itself, so the link's own place is checked. Judged by its target, a relative
+# link could be moved into target/, from where it leads to another file.
 NOT_THROUGH_LINKS = {"os.remove", "os.rename", "shutil.rmtree"}
-# dbt does none of these, but for `dbt deps`.
+# By these a macro could leave the confinement: a new program has no audit hook, a link leads
+# elsewhere. dbt needs them for `dbt deps` alone, which is not confined.
 NEVER = {
     *("os.chdir", "os.link", "os.symlink"),
     *("os.exec", "os.posix_spawn", "os.system", "subprocess.Popen"),
@@ -54,8 +57,8 @@ NEVER = {
 def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) -> None:
     """Have this process, for as long as it lives, open no file from outside a dbt project.
 
-    It may write below `written` alone. It may read that, the project, its packages, `read`, and
-    the libraries. PermissionError where Python code opens or changes anything else.
+    The process may write below `written` alone. It may read there, in the project, its packages,
+    `read`, and the libraries. PermissionError where Python code opens or changes anything else.
 
     Args:
         project_dir: absolute, without links; the folder that dbt works in.
@@ -64,7 +67,8 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
     folder = find_packages_dir(project_dir)
     installed = [path for path in folder.glob("*") if (path / "dbt_project.yml").exists()]
     packages = _make_prefixes([folder, *installed])
-    # If PYTHONPATH names the folder that the project is in, the key may be there, too.
+    # If PYTHONPATH names a folder above the project, a macro could read the `.env` or the key in
+    # it; so such a folder is no library.
     libraries = [
         path
         for path in (*SYSTEM, *sys.path)
@@ -102,13 +106,14 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event in NEVER:
             raise PermissionError(f"{event} : la pipeline ne le laisse pas faire à dbt.")
-        # shutil.rmtree, whose folder is checked, gives what is in it by a name and a descriptor.
+        # shutil.rmtree removes by a name and its folder's descriptor: the name alone would be
+        # looked for in the wrong folder, and refused. The folder was checked before.
         if event in ("os.remove", "os.rmdir") and arguments[1] != -1:
             return
         if event == "open" or event in CHANGES:
             writes = event != "open" or arguments[2] & WRITES
             for path in arguments[: CHANGES.get(event, 1)]:
-                # A descriptor is of a file that was opened before.
+                # open() takes a descriptor too, whose file was checked when it was opened.
                 if not isinstance(path, int):
                     through_links = event not in NOT_THROUGH_LINKS
                     check(os.fsdecode(path), writes=bool(writes), through_links=through_links)
@@ -117,10 +122,10 @@ def confine(project_dir: Path, written: Collection[str], read: Iterable[str]) ->
 
 
 def keep_jinja_in_its_sandbox() -> None:
-    """Refuse a template what would make Python of its text.
+    """Refuse templates Jinja's own compiler, and private attributes of dbt's objects.
 
-    That is Jinja's own compiler, and the private attributes that some objects of dbt give by an
-    index or by `get()`, beside the sandbox.
+    With either, a macro could run Python. Some objects of dbt give private attributes by an index
+    or by `get()`, which Jinja's sandbox does not check.
     """
     _hide_private_names()
     is_safe = SandboxedEnvironment.is_safe_attribute
@@ -144,7 +149,8 @@ def _hide_private_names() -> None:
         return by_index(relation, name)
 
     def get(config: Any, name: str, default: Any = None) -> Any:
-        # A team's own setting may start with it.
+        # A team's own setting may start with `_`: dbt keeps those in _extra. Any other such name
+        # is an attribute of Python's, and a way out of the sandbox.
         if str(name).startswith("_"):
             return config._extra.get(name, default)
         return by_name(config, name, default)
@@ -162,5 +168,6 @@ def _is_below(real: str, prefixes: tuple[str, ...]) -> bool:
 
 
 def _normalize_case(path: str) -> str:
-    # On macOS, upper and lower case name the same file.
+    # macOS ignores case in paths, realpath does not: a file of the project, written in another
+    # case, would be refused.
     return path.casefold() if sys.platform == "darwin" else path

@@ -6,7 +6,7 @@ import ctypes
 import signal
 import sys
 
-# From Linux's <sys/prctl.h>.
+# Python has no prctl(), so the number of its option is that of Linux's <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 
 

@@ -27,7 +27,8 @@ from typing import Any
 # the process lives for one command: to scan them takes a fifth of a short run.
 gc.disable()
 
-# The folder of this package.
+# As a script, this file does not find `warm_dbt`, so prefect/ goes on the path; and last, or a
+# module of ours would hide a library's of the same name.
 sys.path.append(str(Path(__file__).parents[1]))
 
 import dbt.adapters.bigquery  # noqa: F401 - would be imported for each command
@@ -43,18 +44,19 @@ from warm_dbt import INTERRUPT_SECONDS, SILENT_SECONDS
 from warm_dbt.confinement import confine, keep_jinja_in_its_sandbox
 from warm_dbt.tokens import PipelineCredentials
 
-# The names, separated by spaces, of what the pipeline itself tells dbt.
+# The variable that lists, separated by spaces, those that the pipeline sets for dbt: unlisted, they
+# would be removed with the flags of the user's shell.
 OURS = "PIPELINE_VARIABLES"
 
 KILLED = 128 + signal.SIGKILL
 
 
 def forget_what_the_shell_says() -> None:
-    """Take from the environment what dbt must not have of the user's shell.
+    """Remove dbt's flags and what opens the Prefect API from the environment.
 
-    That is dbt's flags, by dbt's own list: left there, DBT_EMPTY=1 would empty the tables
-    and DBT_WRITE_JSON=0 hide what failed. And what opens the Prefect API. Any other variable
-    is the project's, for `env_var()`.
+    If the flags of the user's shell stayed, DBT_EMPTY=1 would empty the tables, and
+    DBT_WRITE_JSON=0 hide what failed. The list of flags is dbt's own; any other variable is the
+    project's, for `env_var()`.
     """
     ours = os.environ.pop(OURS, "").split()
     flags = {name for flag in KNOWN_ENGINE_ENV_VARS for name in (flag.name, flag.old_name)}
@@ -67,7 +69,7 @@ def forget_what_the_shell_says() -> None:
 def use_tokens_of_the_pipeline(tokens: int) -> None:
     """Have the adapter take its credentials from the pipeline, once for the whole process.
 
-    It makes new ones for each node otherwise, which costs a token request each time. The
+    The adapter otherwise makes new ones for each node, with a token request each time. The
     function is private to the adapter: if it moves, dbt falls back to the token of the profile.
 
     Args:
@@ -90,7 +92,8 @@ def end_with_the_pipeline(tokens: int) -> None:
     """
 
     def wait() -> None:
-        # A hang-up is reported without being asked for.
+        # Event mask 0, as poll() always reports a hang-up: with POLLIN, the first token for dbt
+        # would pass for the end of the pipeline.
         poller = select.poll()
         poller.register(tokens, 0)
         poller.poll()
@@ -119,7 +122,7 @@ def open_only_the_project(arguments: list[str]) -> None:
 def say_what_keeps_failing() -> None:
     """Have dbt's log say that a call to BigQuery failed and is still tried again 15 s later.
 
-    Google's client does that in silence, for ten minutes or more.
+    Google's client retries in silence, for ten minutes or more.
     """
     silent = retry_unary.retry_target
 
@@ -127,8 +130,8 @@ def say_what_keeps_failing() -> None:
         errors: list[Exception] = []
 
         def note(error: Exception) -> None:
-            # Google's client waits for a job by trying an error without text again: if it counted,
-            # any query of 15 s would be said to fail.
+            # While a query runs, Google's client polls its job by raising an error without text and
+            # retrying. If that error counted, any query of 15 s would be said to fail.
             if str(error):
                 errors.append(error)
                 if len(errors) == 1:
@@ -158,7 +161,8 @@ def say_failure(errors: list[Exception]) -> None:
 
 def run(tokens: int, arguments: list[str]) -> None:
     """Run a dbt command in this process; raises SystemExit with dbt's exit code."""
-    # The pipeline stops dbt with SIGINT, which `command &` leaves ignored in all that it starts.
+    # The pipeline stops dbt with SIGINT. Where a script runs `pipeline.py &`, dbt inherits from its
+    # shell that SIGINT is ignored, and would go on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     forget_what_the_shell_says()
     use_tokens_of_the_pipeline(tokens)
@@ -172,6 +176,7 @@ def run(tokens: int, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # A fork is watched by the server, which does not need dbt to let another thread run.
+    # A fork is watched by the server. Here nobody else sees the pipeline die, and a thread has to
+    # do, though it runs only when dbt releases the GIL.
     end_with_the_pipeline(int(sys.argv[1]))
     run(int(sys.argv[1]), sys.argv[2:])

@@ -1,7 +1,7 @@
 """A process that has imported dbt, and forks for each command that `client.py` brings.
 
-Started as `python -P server.py FOLDER`, with a socket of the caller as standard input. What goes
-through the sockets, descriptors beside bytes:
+Started as `python -P server.py FOLDER`, with a socket of the caller as standard input. Messages on
+the sockets, descriptors beside bytes:
 
     caller -> server     one byte, with the socket of one client
     client -> server     one byte, with standard input, output and error, the lock and the
@@ -27,7 +27,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-# The folder of this package.
+# As a script, this file does not find `warm_dbt`, so prefect/ goes on the path; and last, or a
+# module of ours would hide a library's of the same name.
 sys.path.append(str(Path(__file__).parents[1]))
 
 from warm_dbt import INTERRUPT_SECONDS, process
@@ -53,7 +54,7 @@ REHEARSAL_FILES = {
 def rehearse(folder: Path) -> None:
     """Parse a small project here: dbt makes much of its code at first use, 0.7 s of a command.
 
-    Nothing depends on it: what goes wrong here goes wrong, and is said, in the command.
+    A failure is ignored: the command then makes that code itself, and says what is wrong.
     """
     from dbt.cli.main import cli
 
@@ -69,7 +70,8 @@ def rehearse(folder: Path) -> None:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
         os.chdir(folder)
-        # The static parser starts threads, which a fork does not take along.
+        # dbt's static parser starts Rust threads, which a fork does not have: the command would
+        # wait for them for ever.
         cli(["--no-static-parser", "--log-level-file=none", "parse"], standalone_mode=False)
 
 
@@ -94,7 +96,8 @@ def serve_command(connection: socket.socket, control: socket.socket) -> None:
             connection.close()
             become_dbt(json.loads(request), descriptors)
         code = wait_for_dbt(pid, connection, control)
-        # A client that has gone takes no answer.
+        # If the client was killed, sendall raises: the server would end, and with it all the
+        # commands to come.
         with suppress(ConnectionError):
             connection.sendall(f"{code}\n".encode())
     for descriptor in descriptors:
@@ -142,7 +145,8 @@ def wait_for_dbt(pid: int, connection: socket.socket, control: socket.socket) ->
         poller = select.poll()
         poller.register(ended, select.POLLIN)
         for watched in (connection, control):
-            # A hang-up is reported without being asked for, and the next client is not.
+            # Event mask 0, as poll() always reports a hang-up: with POLLIN, the next client, which
+            # waits on `control`, would pass for the end of the caller.
             poller.register(watched, 0)
         if ended not in dict(poller.poll()):
             os.kill(pid, signal.SIGINT)
@@ -155,7 +159,8 @@ def wait_for_dbt(pid: int, connection: socket.socket, control: socket.socket) ->
 
 
 if __name__ == "__main__":
-    # No command has started yet: to die with the caller loses nothing.
+    # During the rehearsal nobody reads EOF from the caller: without this signal, the server would
+    # outlive a killed caller by seconds. No command can be lost yet.
     end_with_parent()
     rehearse(Path(sys.argv[1]))
     gc.freeze()
@@ -163,5 +168,5 @@ if __name__ == "__main__":
     end_with_parent(0)
     with socket.socket(fileno=os.dup(0)) as control:
         serve(control)
-    # Nothing to clean up, and modules without number to take down.
+    # A normal exit would first tear down all that dbt imported, half a second, for nothing.
     os._exit(0)

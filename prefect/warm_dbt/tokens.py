@@ -39,7 +39,8 @@ def serve_tokens(credentials: Credentials) -> Iterator[socket.socket]:
 
 def _answer_requests(channel: socket.socket, credentials: Credentials) -> None:
     """Answer each line of the channel with a line of JSON: a token, or why there is none."""
-    # dbt may have been killed meanwhile, and its end of the socket closed.
+    # If dbt is killed, its end of the socket closes: the answer raises, and this thread would end
+    # in a traceback on the user's terminal.
     with suppress(OSError), channel, channel.makefile("rw") as lines:
         for _ in lines:
             try:
