@@ -1,6 +1,6 @@
-"""What the flow of `pipeline.py` stands on.
+"""The modules on which the flow of `pipeline.py` stands.
 
-Each imports, of ours, only what is below it: `tests/unit/test_layout.py` reads this drawing.
+Each module imports, of ours, only those below it: `tests/unit/test_layout.py` reads this drawing.
 
     pipeline.py and utilities/
 

@@ -14,11 +14,13 @@ import yaml
 from bi_pipeline.command_line import make_french_parser
 from bi_pipeline.dbt_runs.options import LAST_RUN
 
-# The first words of dbt's commands of two: `--commands docs generate` is one command.
+# The first words of dbt's two-word commands. If the next word were not joined to them,
+# `--commands docs generate` would be refused as two unknown commands.
 TWO_WORDS = ("docs", "source")
 
 ON_A_TERMINAL = "elle n'écrit que sur un terminal : voyez « dbt sans Prefect » dans le README"
-# Commands that dbt's users type out of habit, and why a run does not do them.
+# dbt commands that users type out of habit, and their remedies: without these, users would only
+# read which commands are possible.
 NOT_IN_A_RUN = {
     "clean": "elle effacerait le dossier où l'exécution écrit : lancez `make clean`",
     "debug": "`make doctor` dit ce qui est prêt et ce qui manque",
@@ -31,7 +33,8 @@ NOT_IN_A_RUN = {
     "show": ON_A_TERMINAL,
 }
 
-# Options of dbt that have another name here.
+# dbt options with another name here: without these, users who type one would only read that it is
+# unknown.
 INSTEAD = {
     "-s": "--select",
     "-m": "--select",
@@ -88,7 +91,7 @@ def _make_parser(form: Mapping[str, Any], possible_commands: str) -> argparse.Ar
         parser.add_argument("--" + name.replace("_", "-"), help=text, **how)
 
     add("target", choices=("dev", "prod"))
-    # Several add up, as in dbt.
+    # dbt adds up several --select. Without `extend`, argparse would keep the last one only.
     add("select", nargs="+", action="extend", type=_parse_text, metavar="NŒUDS")
     add("exclude", nargs="+", action="extend", type=_parse_text, metavar="NŒUDS")
     add("selector", type=_parse_text, metavar="NOM")

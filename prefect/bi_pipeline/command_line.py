@@ -1,4 +1,4 @@
-"""What the command-line tools share: errors said in one line, and argparse in French."""
+"""Shared by the command-line tools: errors said in one line, and argparse in French."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from bi_pipeline.settings import ENV_FILE, check_block_name, check_env_file
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "Interrompu."
 
-# argparse asks gettext for its texts, and Python comes with no French ones.
+# argparse takes its texts from gettext, for which Python has no French catalog: without these,
+# --help and errors would be half in English.
 FRENCH = {
     "usage: ": "usage : ",
     "positional arguments": "arguments",
@@ -59,7 +60,8 @@ def parse_block_name(text: str) -> str:
 def refuse_unreadable_env_file() -> None:
     """End this process, with the reason, if `.env` cannot be read: ours, or this folder's.
 
-    Prefect reads that of its folder while it is imported, and would end in a traceback.
+    Prefect reads the `.env` of the current folder when it is imported: the tool would end in a
+    traceback.
     """
     try:
         for path in (ENV_FILE, Path.cwd() / ".env"):

@@ -43,4 +43,4 @@ class OutOfTimeError(PipelineError):
 
 
 class PassingFaultError(InfrastructureError):
-    """A dbt command failed, of BigQuery or the network only: it may work later."""
+    """A dbt command failed because of BigQuery or the network alone: it may work later."""

@@ -1,4 +1,4 @@
-"""What libraries raise, put in the words of our own errors: what happened, and the remedy."""
+"""Puts errors of libraries in the words of our own: what happened, and the remedy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from bi_pipeline.proxies import (
 )
 from bi_pipeline.settings import read_bigquery_address
 
-# errno values that a user can fix; any other OSError is a bug of ours.
+# errno values that a user can fix; any other OSError is a bug of ours, and keeps its traceback.
 OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-# A write raises these without the name of the file.
+# A write raises these without the name of the file: were a name asked for, as with the others, a
+# full disk would pass for a bug.
 OF_A_WRITE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -28,8 +29,8 @@ def explain(error: BaseException | None) -> PipelineError | None:
 
     Knows, beside our own errors, those that Prefect's client, google-auth and the BigQuery
     client raise. An HTTP client's error counts if it asked Prefect or BigQuery: that of a task
-    which calls another API keeps its own words. Nothing of an answer is quoted but its reason:
-    it may hold a secret.
+    which calls another API keeps its own words. An answer is quoted by its reason alone: the rest
+    may hold a secret.
     """
     if isinstance(error, PipelineError) or error is None:
         return error
@@ -70,13 +71,15 @@ def _explain_proxy(error: BaseException) -> PipelineError | None:
 
 def _explain_prefect(error: BaseException) -> PipelineError | None:
     if "httpx" not in sys.modules:
-        # Nobody has called Prefect, and to import it makes a ~/.prefect.
+        # Without httpx, nobody has called Prefect: the error is another's, and to import Prefect's
+        # settings for it would create a ~/.prefect.
         return None
     import httpx
     from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL
 
     api_url = PREFECT_API_URL.value()
-    # Prefect's own words, in the place of its client's error.
+    # When a flow starts, Prefect asks the API for its version, and raises this in the place of
+    # httpx's error: no request tells that Prefect was asked.
     unreachable = isinstance(error, RuntimeError) and "Failed to reach API at" in str(error)
     if not unreachable:
         addresses = filter(None, (api_url, PREFECT_CLOUD_API_URL.value()))
@@ -116,7 +119,8 @@ def _explain_google(error: BaseException) -> PipelineError | None:
     if isinstance(error, RefreshError):
         return ConfigurationError(_explain_refusal(str(error)))
     asked = _find_address_asked(error) or _find_address_asked(error.__cause__)
-    # BigQuery's client gives the error of a job no answer; google-auth asks for tokens only.
+    # An error is BigQuery's by the address that was asked. Two have none, and would be taken for
+    # bugs: that of a failed job, without a response, and TransportError, of a request for a token.
     of_a_job = isinstance(error, GoogleAPICallError) and error.response is None and error.errors
     if not (of_a_job or isinstance(error, TransportError) or _is_bigquery(asked)):
         return None
@@ -144,7 +148,7 @@ def _find_address_asked(error: BaseException | None) -> str:
     try:
         request = getattr(error, "request", None)
     except RuntimeError:
-        # httpx's answer for an error that was made without its request.
+        # httpx raises this for an error made without a request: the error to explain would be lost.
         return ""
     request = request or getattr(getattr(error, "response", None), "request", None)
     return str(getattr(request, "url", ""))
@@ -158,7 +162,8 @@ def _is_under(asked: str, address: str) -> bool:
             urlsplit(asked).path.startswith(path)
         )
     except ValueError:
-        # A port that is no number: nothing can have been asked there.
+        # With a port that is no number, nothing can have been asked. Raised from here, this error
+        # would take the place of the one to explain.
         return False
 
 
@@ -177,7 +182,8 @@ def _explain_refusal(text: str) -> str:
             "vous à impersonators dans infrastructure/terraform.tfvars et lancez `make infra` "
             "(comptez quelques minutes), ou corrigez ce réglage."
         )
-    # A service account signs a JWT; a person has a refresh token.
+    # The text alone tells whose credentials Google refused, and the remedies differ: a service
+    # account signs a JWT, a person has a refresh token.
     if "JWT" in text or "account not found" in text:
         return (
             "Google refuse la clé du compte de service : elle est révoquée, ou son compte est "

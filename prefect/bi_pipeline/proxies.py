@@ -1,4 +1,4 @@
-"""The proxies of the environment: not for this machine, and named where they may be at fault."""
+"""Keeps the environment's proxies off this machine, and names them where they may be at fault."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 THIS_MACHINE = ("127.0.0.1", "localhost")
-# Libraries read the lower-case name first.
+# Lower case first, as libraries do, which ignore the other name where both are set: in another
+# order, an error would name a proxy that they do not use.
 BYPASSES = ("no_proxy", "NO_PROXY")
 VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
@@ -16,8 +17,8 @@ VARIABLES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_prox
 def reach_this_machine_directly(env_file: Mapping[str, str | None] | None = None) -> None:
     """Have this process, and those that it starts, use no proxy for 127.0.0.1 and localhost.
 
-    Without that in no_proxy, the libraries ask http_proxy for the local servers as well. What
-    no_proxy already says stays.
+    If no_proxy did not name them, libraries would ask http_proxy for the local servers as well. The
+    hosts that no_proxy already names stay.
 
     Args:
         env_file: the variables of a `.env` that is loaded later: it will not override what is
@@ -27,7 +28,8 @@ def reach_this_machine_directly(env_file: Mapping[str, str | None] | None = None
     for name in BYPASSES:
         text = os.environ.get(name) or next(filter(None, given), "")
         hosts = [host.strip() for host in text.split(",") if host.strip()]
-        # `*` is for all hosts only if it stands alone.
+        # urllib and requests take `*` for all hosts only if it stands alone: with our names beside
+        # it, they would ask the proxy for every other host.
         added = [] if "*" in hosts else THIS_MACHINE
         os.environ[name] = ",".join(dict.fromkeys([*hosts, *added]))
 
@@ -62,7 +64,7 @@ def describe_proxy(url: str) -> str:
 def find_unusable_proxies() -> dict[str, str]:
     """Return the proxies that Prefect's client cannot use, by their variable: those of SOCKS.
 
-    It raises when it is made, even if no address is asked for through them.
+    Prefect's client raises when it is made, even if no address is asked for through these.
     """
     given = {name: os.environ.get(name, "") for name in VARIABLES}
     return {name: proxy for name, proxy in given.items() if re.match(r"(?!https?://)\w+://", proxy)}
@@ -70,5 +72,5 @@ def find_unusable_proxies() -> dict[str, str]:
 
 def mask_password(address: str) -> str:
     """Return an address with its user and its password masked."""
-    # A password may hold any character, the last @ ends it.
+    # A password may contain @: masked up to the first one only, the rest of it would be shown.
     return re.sub(r"://.*@", "://***@", address)

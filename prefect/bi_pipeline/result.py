@@ -1,4 +1,4 @@
-"""What a dbt command did, as plain values: nothing here reads a file or runs a process."""
+"""Results of dbt commands, as plain values: nothing here reads a file or runs a process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
 # dbt's RETRYABLE_STATUSES (1.12). If one were missing, « rien à reprendre » would be said of a run
-# that `dbt retry` would redo. It leaves hooks out, whatever their status.
+# that `dbt retry` would redo. `dbt retry` leaves hooks out, whatever their status.
 RETRIED = FAILED_STATUSES | {"skipped"}
 
-# The events of dbt for a selection that names no node, and for nothing to do.
+# dbt exits 0 with these events when a selection names no node, or when there is nothing to do:
+# without them, a mistyped --select would pass for a success.
 NO_NODES = "NoNodesForSelectionCriteria"
 NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 
-# The state of a run that succeeded, in which dbt warned of something: an automation matches it.
+# The name of a run's state when dbt warned of something. Automations on Prefect match it
+# (utilities/alerts.py): under another name, the alerts of a team would no longer come.
 WITH_WARNINGS = "Réussie avec avertissements"
 
 KINDS = {
@@ -31,8 +33,8 @@ KINDS = {
     "operation": "opération",
 }
 
-# The faults that go away by themselves, as the BigQuery client and dbt word them. A job
-# that hits its time limit is not one: it would hit it again.
+# Faults that go away by themselves, in the words of the BigQuery client and of dbt. If the time
+# limit of a job (« reason: timeout ») matched, each retry would run into it again.
 PASSING_FAULT = re.compile(
     r"""
     ^\s*(?:429|500|502|503|504)\ (?:(?:GET|POST|PUT|PATCH|DELETE)\ http|.*;\ reason:\ (?!timeout))
@@ -62,7 +64,7 @@ class Freshness:
 
 @dataclass(frozen=True)
 class NodeResult:
-    """What dbt did with one node: a model, a test, a seed, a source…
+    """The result of one node: a model, a test, a seed, a source…
 
     Attributes:
         unique_id: dbt's name of the node, `model.project.name`.
@@ -94,12 +96,12 @@ class NodeResult:
     def name(self) -> str:
         """The name of the node, as its file or its YAML gives it."""
         parts = self.unique_id.split(".")[2:]
-        # A generic test has a hash after its name.
+        # The unique_id of a generic test ends in a hash: users would read it as part of the name.
         return parts[0] if self.unique_id.startswith("test.") else ".".join(parts)
 
     @property
     def kind(self) -> str:
-        """What the node is, in French."""
+        """The kind of node, in French."""
         return KINDS.get(self.unique_id.split(".")[0], "nœud")
 
     @property
@@ -109,13 +111,13 @@ class NodeResult:
 
     @property
     def hit_a_passing_fault(self) -> bool:
-        """Whether the node failed of BigQuery or the network, and may work later."""
+        """Whether the node failed because of BigQuery or the network, and may work later."""
         return self.status in ERROR_STATUSES and bool(PASSING_FAULT.search(self.message))
 
 
 @dataclass(frozen=True)
 class DbtResult:
-    """What one dbt command did, all its attempts together.
+    """The result of one dbt command, all its attempts together.
 
     Attributes:
         command: words after `dbt`, for example `run`.

@@ -33,8 +33,8 @@ from bi_pipeline.proxies import mask_password, reach_this_machine_directly
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT_ROOT / ".env"
 DBT_PROJECT_DIR = PROJECT_ROOT / "dbt"
-# The dbt server parses a tiny project here while the pipeline starts, so that dbt's lazily built
-# code is there before the first fork.
+# The dbt server parses a tiny project here while the pipeline starts: otherwise each command would
+# build dbt's lazy code again, for 0.7 s.
 REHEARSAL_DIR = DBT_PROJECT_DIR / "target" / "rehearsal"
 
 GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
@@ -74,7 +74,8 @@ _check_service_account = _make_check(
     r"[a-z0-9-]+@[a-z0-9.-]+\.gserviceaccount\.com",
     "ce n'est pas l'adresse d'un compte de service (…@….gserviceaccount.com)",
 )
-# `config` is a section of profiles.yml.
+# dbt takes a `config` in profiles.yml for flags, not for a profile, and refuses it beside the
+# `flags:` of dbt_project.yml (dbt 1.12).
 _check_profile_name = _make_check(
     r"(?!config$)[A-Za-z0-9_-]+",
     "un nom de profil n'a que des lettres, des chiffres, des _ et des -",
@@ -268,7 +269,8 @@ class PipelineSettings(BaseModel):
 def check_env_file(path: Path) -> None:
     """Raise ConfigurationError when this `.env` is there and cannot be read."""
     try:
-        # UTF-16 without its mark decodes as UTF-8, a NUL after each letter.
+        # UTF-16 without a BOM decodes as UTF-8, with a NUL after each letter: no setting would be
+        # found, and nobody told why.
         if "\0" in path.read_text(encoding="utf-8"):
             raise ValueError
     except FileNotFoundError:
@@ -287,10 +289,9 @@ def load_environment() -> dict[str, str]:
     Raises ConfigurationError when `.env` is there and cannot be read.
     """
     check_env_file(ENV_FILE)
-    # Never overrides what the environment already says.
     load_dotenv(ENV_FILE)
-    # The tools have done it when they started; Prefect's engine, which runs the flow of a
-    # deployment, has not, and the run would look for 127.0.0.1 behind the proxy.
+    # Our tools have called this at their start. In a deployment Prefect's engine runs the flow, and
+    # has not: the run would ask the proxy for 127.0.0.1.
     reach_this_machine_directly()
     return {name: value for name, value in os.environ.items() if value.strip()}
 
@@ -348,7 +349,8 @@ def _describe_problem(problem: ErrorDetails) -> str:
     """Return one French line for a problem that pydantic found."""
     name, kind, context = problem["loc"][0], problem["type"], problem.get("ctx", {})
     if field := PipelineSettings.model_fields.get(str(name)):
-        # pydantic calls by its own name a field whose default is at fault.
+        # When a default is at fault, pydantic gives the name of the field, not its alias: users
+        # would look for a variable that does not exist.
         name = field.alias or name
     if kind == "missing":
         return (

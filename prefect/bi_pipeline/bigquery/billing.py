@@ -1,4 +1,4 @@
-"""What BigQuery billed for a dbt command: all its queries, of which dbt reports the main ones.
+"""Reads what BigQuery billed for a dbt command: all its queries, where dbt reports the main ones.
 
 An incremental model reads most in a query that dbt does not report (dbt-adapters#595).
 """
@@ -15,7 +15,8 @@ from requests import RequestException
 if TYPE_CHECKING:
     from bi_pipeline.bigquery.connection import DbtConnection
 
-# The label that dbt puts on all the jobs of a command.
+# dbt puts this label on all the jobs of a command. Found by the job ids in run_results.json, which
+# has the main job of each node only, the other jobs would not be counted.
 LABEL = "dbt_invocation_id"
 FIELDS = (
     "nextPageToken,jobs(jobReference/jobId,configuration/labels,statistics/query/totalBytesBilled)"
@@ -56,9 +57,10 @@ def read_bytes_billed(
 def _list_jobs(connection: DbtConnection, endpoint: str, since: float) -> Iterator[dict[str, Any]]:
     """Yield the jobs of the account since a moment, page by page."""
     parameters = {
-        # With the labels and the statistics.
+        # By default BigQuery leaves out the configuration, labels included: no job would match.
         "projection": "full",
-        # Clocks differ.
+        # If this machine's clock is ahead of BigQuery's, the first jobs seem older than the
+        # command, and would be left out; so take in one minute more.
         "minCreationTime": str(int((since - 60) * 1000)),
         "maxResults": str(PAGE),
         "fields": FIELDS,

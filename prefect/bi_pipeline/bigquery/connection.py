@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from prefect_dbt.cli import DbtCliProfile
     from prefect_gcp import GcpCredentials
 
-# The scopes of dbt-bigquery: without the last two, tables over Google Sheets are refused.
+# dbt-bigquery's own scopes: without `drive`, BigQuery refuses tables over Google Sheets.
 SCOPES = [
     f"https://www.googleapis.com/auth/{scope}"
     for scope in ("bigquery", "cloud-platform", "drive", "userinfo.email")
 ]
 
-# dbt keeps the value of a variable named so out of its logs, and out of its partial parse.
-TOKEN_VARIABLE = "DBT_ENV_SECRET_GCP_TOKEN"  # noqa: S105 - its name
+# dbt scrubs the values of DBT_ENV_SECRET_… from its logs, and keeps them out of its partial parse;
+# under another name, the token could stay on the disk.
+TOKEN_VARIABLE = "DBT_ENV_SECRET_GCP_TOKEN"  # noqa: S105 - a variable's name
 
-# prefect_gcp and prefect_dbt import these, three seconds in all, and a run never uses them:
-# packages, then modules.
+# prefect_gcp and prefect_dbt import these, for three seconds in all, and a run never uses them; so
+# they are imported when they are first used. Packages, then modules.
 UNUSED_BY_PREFECT_GCP = (
     ["prefect_gcp"],
     [
@@ -80,14 +81,15 @@ def load_credentials(block_name: str) -> GcpCredentials:
     try:
         return import_credentials_block_class().load(block_name)
     except (ValueError, RuntimeError) as error:
-        # Prefect has no exception of its own for a block that is missing or does not validate.
+        # Prefect has no exception of its own for a missing block (ValueError), nor for one that
+        # does not validate (RuntimeError): the text alone tells which it is.
         if "Unable to find block document" in str(error):
             raise ConfigurationError(
                 f"Block GcpCredentials « {block_name} » introuvable dans Prefect : créez-le "
                 "avec `.venv/bin/python utilities/create_gcp_block.py`, ou corrigez "
                 "PREFECT_GCP_CREDENTIALS_BLOCK."
             ) from None
-        # The text of any other error may quote what the block holds.
+        # Neither quote nor chain this error: pydantic's, its cause, may show the private key.
         raise ConfigurationError(
             f"Le block GcpCredentials « {block_name} » ne contient pas une clé valable : "
             "recréez-le avec `.venv/bin/python utilities/create_gcp_block.py`."
@@ -97,9 +99,9 @@ def load_credentials(block_name: str) -> GcpCredentials:
 def make_google_credentials(block: GcpCredentials, settings: PipelineSettings) -> Credentials:
     """Return who Google takes us for: the one place that chooses how to authenticate.
 
-    That is the key of the block or, when it has none, the default credentials of this
-    machine (`gcloud auth application-default login`, an attached account, federation); and
-    on top of either, the account that the settings say to act as.
+    The credentials are the key of the block or, when the block has none, the default credentials
+    of this machine (`gcloud auth application-default login`, an attached account, federation);
+    and on top of either, the account that the settings say to act as.
     """
     from google.auth import impersonated_credentials
     from google.auth.credentials import Scoped
@@ -150,7 +152,8 @@ def make_profile(project: str, settings: PipelineSettings) -> DbtCliProfile:
         type="bigquery",
         schema=settings.dataset,
         threads=settings.threads,
-        # dbt applies its own default where a value is None.
+        # A setting that nobody gave is None: TargetConfigs leaves it out of profiles.yml, and dbt
+        # takes its own default.
         extras={
             "method": "oauth-secrets",
             "token": f"{{{{ env_var('{TOKEN_VARIABLE}') }}}}",

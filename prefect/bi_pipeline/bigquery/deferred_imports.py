@@ -93,7 +93,7 @@ class _DeferredClass:
 def _refuse_inspection(attribute: str) -> None:
     """Raise AttributeError for what the import system (`__path__`) or annotations ask for.
 
-    To answer would be to import.
+    An answer would import the module, which is to be deferred.
     """
     if attribute.startswith("__"):
         raise AttributeError(attribute)

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from google.auth.credentials import Credentials
 
 
-# The manifest of prod without what a run builds itself.
+# The manifest of prod without the nodes that this run builds: with them, dbt would read prod's
+# version of a model that the run has just built.
 DEFERRED = f"deferred/{MANIFEST}"
-# The commands whose results are kept for `retry`. If those of compile or docs generate were, they
-# would take the place of a failed build's, which could then not be taken up.
+# The commands whose results are kept for `retry`. If the results of compile or docs generate were
+# kept too, they would replace those of a failed build, which could then not be taken up.
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
 
 
@@ -37,9 +38,9 @@ def list_files_to_keep(
         kept[RUN_RESULTS] = RUN_RESULTS
         if deferred:
             kept[DEFERRED] = DEFERRED
-    # Kept after a run of some models only (--select, a default selector), the manifest would make
-    # --changed-since take the others for built. In the results of a retry, `which` is the command
-    # that was retried.
+    # If the manifest were kept after a run of some models only (--select, a default selector),
+    # --changed-since would take the others for built as they stand. In the results of a retry,
+    # `which` is the command that was retried.
     built = result.arguments.get("which") in ("run", "build") and not result.arguments.get("empty")
     done = {node.unique_id for node in result.nodes}
     if result.succeeded and built and done >= read_models():

@@ -1,6 +1,6 @@
-"""What dbt prints, in JSON: what is read of it, and what the log of the run shows of it.
+"""Reads the JSON that dbt prints, and shows its text in the log of the run.
 
-What is read does not go through the records of a logger: at the level WARNING there would be none.
+The JSON is read from the process, not from the records of a logger, which drops them at WARNING.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ JSON_LOGS = "--log-format=json"
 
 @dataclass(frozen=True)
 class DbtLog:
-    """What is read of the lines that dbt printed.
+    """The errors, events and nodes in the lines that dbt printed.
 
     Attributes:
         errors: the errors it logged.
@@ -32,17 +32,20 @@ class DbtLog:
 
 
 def read_log(command: str, lines: list[str]) -> DbtLog:
-    """Return what the lines say that a dbt command printed, JSON or not."""
+    """Return what is read of the lines that a dbt command printed, JSON or not."""
     log = DbtLog()
     for name, level, message in filter(None, map(_read_event, lines)):
         log.events.add(name)
-        # When a catalog fails, the reason is in a warning; the error holds only a count.
+        # When `docs generate` cannot make the catalog, dbt gives the reason in a warning; its
+        # error, WriteCatalogFailure, holds a count only, and would hide the reason.
         failed = level >= logging.ERROR and name != "WriteCatalogFailure"
-        # dbt's own crash: its message was logged just before.
+        # When dbt crashes, it logs the message, then its traceback: as the last error, the
+        # traceback would be shown instead of the message.
         if (failed or name == "CatalogGenerationError") and not message.startswith("Traceback"):
             log.errors.append(message)
         if command == "list" and name == "PrintEvent":
-            # A macro may print while the project is parsed.
+            # `dbt list` prints each node in a PrintEvent, and so does print() in a macro, any text:
+            # without this, that text would end the run in a traceback.
             with suppress(ValueError, TypeError, KeyError):
                 log.listed.append(str(json.loads(message)["unique_id"]))
     return log
@@ -55,8 +58,8 @@ def _read_event(line: str) -> tuple[str, int, str] | None:
         level = logging.getLevelNamesMapping().get(event["level"].upper(), logging.INFO)
         return event["name"], level, event["msg"].strip()
     except Exception:
-        # If this raised in `_show_plainly`, the thread that reads dbt's output would end, and dbt
-        # would wait for ever for room in the pipe.
+        # If this function raised in `_show_plainly`, the thread that reads dbt's output would end,
+        # and dbt would wait for ever for room in the pipe.
         return None
 
 
@@ -65,7 +68,8 @@ def _show_plainly(record: logging.LogRecord) -> bool:
     line = record.getMessage()
     event = _read_event(line)
     if event is None:
-        # Not dbt's: the operation's own remarks on its process, or a crash.
+        # Show a line that is no JSON, perhaps a crash of dbt's; but not prefect_shell's remarks on
+        # the process (« PID 4242 completed… »), which tell users nothing.
         return not line.startswith(("PID ", "Successfully closed"))
     _, record.levelno, record.msg = event
     record.levelname, record.args = logging.getLevelName(record.levelno), ()

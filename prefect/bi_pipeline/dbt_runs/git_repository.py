@@ -1,4 +1,4 @@
-"""What git knows of a folder: the commit that it is at, the files of another one."""
+"""Reads from git the commit that a folder is at, and the files of another commit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def check_out_commit(root: Path, reference: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="commit-") as temporary:
         files, remedy = Path(temporary, "files"), "Vérifiez la place libre."
         files.mkdir()
-        # With an index of its own, where `git worktree` would write in the user's repository.
+        # `git worktree add` would write in the user's repository: so git is given a work tree and
+        # an index in the temporary folder.
         place = (f"--git-dir={git_dir}", f"--work-tree={files}")
         index = {"GIT_INDEX_FILE": str(Path(temporary, "index"))}
         tree = run_git(root, "rev-parse", f"{commit}:./", remedy=remedy)

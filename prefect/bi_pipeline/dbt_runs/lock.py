@@ -16,7 +16,8 @@ except ImportError:
     ) from None
 
 
-# The answers of flock on network volumes that have no locks.
+# The errors of flock on network volumes without locks, of which the user is told. Any other error
+# goes through: EWOULDBLOCK says that someone has the lock.
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 

@@ -46,15 +46,16 @@ def run_dbt_process(
 ) -> EndedProcess:
     """Run `dbt` with these words to its end, in a folder; never raises for what dbt does.
 
-    The profile is in a private temporary folder for that time. Whatever else interrupts the wait
-    ends dbt first.
+    The profile is in a private temporary folder for that time. If a signal or an exception
+    interrupts the wait, dbt is interrupted first.
 
     Args:
         connection: who dbt is for BigQuery: it is given tokens, and a profile without a secret.
         lock: descriptor of a lock, which dbt holds until it has ended.
         shown: whether its lines go to the log of the Prefect run as they come.
     """
-    # make_connection() has imported it already, its deprecation warning silenced.
+    # Not at the top: prefect_dbt.cli warns, at its first import, that it is deprecated.
+    # make_connection() has done that import, with the warning silenced.
     from prefect_dbt.cli import DbtCoreOperation
 
     with (
@@ -88,9 +89,10 @@ def run_dbt_process(
 
 
 def _wait_for(process: ShellProcess) -> None:
-    """Wait until the process has ended; whatever else ends the wait interrupts dbt first."""
+    """Wait until the process has ended; any other end of the wait interrupts dbt first."""
     try:
-        # It raises RuntimeError for any exit code but 0, which would hide what dbt printed.
+        # For any exit code but 0, wait_for_completion raises RuntimeError (« PID n failed… »): the
+        # run would end there, without a look at what dbt printed.
         with suppress(RuntimeError):
             process.wait_for_completion()
     except BaseException:
@@ -103,6 +105,7 @@ def _interrupt(pid: int) -> None:
     deadline = time.monotonic() + INTERRUPT_SECONDS
     with suppress(ProcessLookupError, ChildProcessError):
         os.kill(pid, signal.SIGINT)
-        # Not waitid, which macOS lacks before Python 3.13.
+        # Not os.waitid: macOS lacks it before Python 3.13, and an exception here would have dbt
+        # killed while it cancels.
         while time.monotonic() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.1)

@@ -12,14 +12,15 @@ import yaml
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import MAXIMUM_THREADS
 
-# YAML as dbt reads it back: JSON has no way to write some numbers.
+# Options of safe_dump for --vars. Not JSON: its 1e+20 is a text for dbt's YAML, and no number.
 ONE_LINE: dict[str, Any] = {"default_flow_style": True, "width": float("inf"), "sort_keys": False}
 
 
-# In the place of a commit: the last run of prod that DBT_ARTIFACTS_DIR keeps.
+# Stands for a commit in --changed-since: the last run of prod that DBT_ARTIFACTS_DIR keeps.
 LAST_RUN = "DBT_ARTIFACTS_DIR"
 
-# In dbt's selection syntax: the nodes that differ from prod's state, and all that depends on them.
+# dbt's selection of the nodes that differ from prod's state. Without the `+`, the nodes that depend
+# on them would not be built again, and keep the old data.
 CHANGED = "state:modified+"
 
 # `dbt snapshot --empty` reads a source without rows: with `hard_deletes`, dbt-bigquery 1.12.1 then
@@ -28,13 +29,12 @@ EMPTY_SNAPSHOT = (
     "un snapshot verrait sa source vide, et fermerait tout son historique, ce qui ne se défait pas."
 )
 
-# The commands that work on a selection of nodes.
 OF_NODES = {
     *("run", "test", "build", "seed", "snapshot", "source freshness", "clone", "compile"),
     *("docs generate", "list"),
 }
-# Which commands of dbt take an option: what its own command line says, but for `retry`, which
-# takes --full-refresh and does nothing with it.
+# dbt refuses an option that a command does not take, so each goes to those whose --help has it
+# (dbt 1.12.6). Not --full-refresh to `retry`, which takes it and does nothing with it.
 TAKEN_BY = {
     "select": OF_NODES,
     "exclude": OF_NODES,
@@ -70,7 +70,8 @@ class DbtOptions:
         for name in ("event_time_start", "event_time_end"):
             moment = getattr(self, name)
             try:
-                # As dbt reads it.
+                # dbt's own parser of these options: another would let through a date that dbt then
+                # refuses, in English.
                 click.DateTime()(moment or None)
             except click.BadParameter:
                 raise ConfigurationError(
@@ -85,7 +86,7 @@ class DbtOptions:
             )
 
     def check(self, commands: Collection[str]) -> None:
-        """Raise ConfigurationError for an option that none of the commands takes, or that harms."""
+        """Raise ConfigurationError for an option that none takes, or for --empty on a snapshot."""
         if self.empty and "snapshot" in commands:
             raise ConfigurationError(f"--empty : {EMPTY_SNAPSHOT} Retirez snapshot de --commands.")
         for name in self._list_given():
@@ -104,7 +105,8 @@ class DbtOptions:
             if value is True:
                 words.append(_to_option(name))
             else:
-                # With `=`, a value that starts with a dash stays a value.
+                # Joined by `=`: as a word of its own, a value that starts with a dash would be
+                # taken for an option.
                 text = yaml.safe_dump(value, **ONE_LINE) if name == "vars" else value
                 words.append(f"{_to_option(name)}={text}".strip())
         return words
@@ -116,7 +118,7 @@ class DbtOptions:
     def select_what_changed(self) -> DbtOptions:
         """Return these options, for the nodes that differ from prod's state and what hangs on them.
 
-        Raises ConfigurationError with a selector, which dbt joins with no selection.
+        Raises ConfigurationError with a selector, which dbt combines with no --select.
         """
         if self.selector:
             raise ConfigurationError(

@@ -11,8 +11,8 @@ from warm_dbt.packages import find_packages_dir, read_yaml
 def packages_are_missing(project_dir: Path) -> bool:
     """Whether a project declares packages that `dbt deps` has not installed, or not since a change.
 
-    False only if every declared package is locked, every locked one installed, and no file newer
-    than dbt_packages/: a changed version keeps the names.
+    False only if every declared package is locked, every locked one installed, and no declaration
+    or lock is newer than dbt_packages/: a package keeps its name when its version changes.
     """
     declarations = [project_dir / name for name in ("packages.yml", "dependencies.yml")]
     declared = [package for path in declarations for package in _read_packages(path)]

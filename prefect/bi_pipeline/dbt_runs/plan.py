@@ -1,4 +1,4 @@
-"""Which dbt commands a run is, from its parameters; what would make no sense is refused here."""
+"""Turns the parameters of a run into dbt commands, and refuses those that make no sense."""
 
 from __future__ import annotations
 

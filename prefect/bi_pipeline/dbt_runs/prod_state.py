@@ -1,4 +1,4 @@
-"""What prod is made of: what a run compares its project with, and where it reads the rest."""
+"""Gives a run prod's manifest, to compare its project with, and to read in prod the rest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from bi_pipeline.errors import ConfigurationError, DbtError
 from bi_pipeline.reports.message import describe_failure
 from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
 
-# The commands that build a kind of node. A run takes up models and tests in any case.
+# The commands that build these kinds of node. If no command of a run does, a seed that has changed
+# is read in prod, as this run's dataset may not have it. Other kinds are taken for built.
 BUILDERS = {
     "seed": ["seed", "build"],
     "snapshot": ["snapshot", "build"],
@@ -35,7 +36,8 @@ UNBUILT_WARNING = (
 def compare_with_prod(dbt: DbtRunner, options: DbtOptions, changed_since: str | None) -> DbtRunner:
     """Return the runner with what it needs of prod, if one of its commands does.
 
-    What has changed since a commit is built, the rest read in prod; `clone` copies prod.
+    The nodes that have changed since a commit are built, the rest read in prod; `clone` copies
+    prod.
     """
     if changed_since or "clone" in dbt.commands:
         dbt = add_prod_state(dbt, changed_since, options)
@@ -60,7 +62,7 @@ def add_prod_state(dbt: DbtRunner, reference: str | None, options: DbtOptions) -
     """
     prod_state_dir = dbt.target_dir / "state"
     settings = dbt.settings.model_copy(update={"target": "prod"})
-    # dbt only reads the project with it: prod is not asked anything.
+    # The profile of prod gives the parsed nodes prod's names; dbt sends no query with it.
     profile = make_profile(dbt.connection.project, settings)
     connection = replace(dbt.connection, profile=profile)
     parser = replace(dbt, connection=connection, settings=settings, target_dir=prod_state_dir)
@@ -87,9 +89,9 @@ def add_prod_state(dbt: DbtRunner, reference: str | None, options: DbtOptions) -
 def defer_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[str]]:
     """Return the runner that reads in prod what it does not build, and what it leaves unbuilt.
 
-    dbt itself prefers prod for all that a command does not select: the tests of a model would
-    judge that of prod, a snapshot or a retry would read it. So what this run builds is taken
-    from the manifest that dbt defers to.
+    dbt itself reads in prod all that a command does not select: `dbt test` would judge prod's
+    model instead of the one just built, and a snapshot or a retry read prod's. So the nodes that
+    this run builds are removed from the manifest that dbt defers to.
 
     Args:
         dbt: a runner with the state of prod.
@@ -99,7 +101,8 @@ def defer_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[
     if found.return_code:
         raise DbtError(f"Ce qui a changé : {describe_failure(found)}")
     selection = (options.select or "").replace(f",{CHANGED}", "")
-    # A name that is mistyped would pass for one that has not changed.
+    # A mistyped --select lists nothing either, and would pass for « rien n'a changé »: see whether
+    # the selection alone, changed or not, names any node.
     if (
         not found.listed
         and selection != CHANGED

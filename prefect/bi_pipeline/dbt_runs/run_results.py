@@ -1,4 +1,4 @@
-"""What dbt writes in `target/`, read as plain values: results of nodes, manifest."""
+"""Reads the files that dbt writes in `target/` as plain values: results of nodes, manifest."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResult]:
     """Return the results in a file of dbt, with what the manifest knows of their nodes."""
     results: list[dict[str, Any]] = document.get("results", [])
-    # The manifest is big: it is read for what failed or warned, and for seeds, whose table it
-    # names.
+    # The manifest is big, and reading it slow: read it only for nodes that failed or warned, for
+    # their file, and for seeds, for their table, which run_results.json does not name.
     needed = any(
         result["status"] in {*FAILED_STATUSES, "warn"} or result["unique_id"].startswith("seed.")
         for result in results
@@ -52,7 +52,8 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         if timing.get(key)
     ]
     compiled_path = node.get("compiled_path")
-    # The manifest gives tests a relation_name too (store_failures): use it for seeds only.
+    # run_results.json names no table for a seed: take the manifest's. Not for a test, to which the
+    # manifest gives one too (store_failures): its result would claim to have built a table.
     relation = result.get("relation_name")
     if result["unique_id"].startswith("seed."):
         relation = node.get("relation_name")

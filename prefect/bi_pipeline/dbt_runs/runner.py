@@ -124,7 +124,8 @@ class DbtRunner:
         """Return the words of the command, with the flags that are not the user's."""
         words = command.split()
         if command == DOCS:
-            # --static writes one HTML file. bqemulator has no __TABLES__: skip the catalogue there.
+            # Without --static, the page reads JSON files beside it: kept alone, it would be empty.
+            # bqemulator 1.4.0 has no __TABLES__: there the query of the catalog would fail.
             words += ["--static", *(["--empty-catalog"] if self.settings.is_local else [])]
         if command == "clone":
             return [f"--state={self.prod_state_dir}", *words]
@@ -158,7 +159,8 @@ class DbtRunner:
         )
         if self.settings.dbt_artifacts_dir:
             folder, where = self.target_dir / "kept", self.settings.dbt_artifacts_dir
-            # An earlier retry may have fetched these from another DBT_ARTIFACTS_DIR.
+            # An earlier retry left its copies here, perhaps from another DBT_ARTIFACTS_DIR: if this
+            # one keeps nothing, dbt would take those up.
             shutil.rmtree(folder, ignore_errors=True)
             for name in (RUN_RESULTS, DEFERRED):
                 self.kept_artifacts.fetch(f"{self.settings.target}/{name}", folder / name)
@@ -200,7 +202,8 @@ class DbtRunner:
             self.lock,
             shown=command != "list",
         )
-        # If dbt did not rewrite the file, it belongs to an earlier command.
+        # If dbt did not rewrite the file, it belongs to an earlier command, whose results would be
+        # reported as this one's.
         rewritten = _read_write_time(self.target_dir / name) != before
         return self._read_result(command, ended, name if rewritten else "", started_at)
 
@@ -229,8 +232,8 @@ class DbtRunner:
     ) -> int | None:
         """Return the bytes that BigQuery billed for all queries of a command; None if unknown."""
         jobs = {str(node.response["job_id"]) for node in nodes if node.response.get("job_id")}
-        # run_results names no job for run-operation and microbatch: bill whenever something
-        # succeeded.
+        # run_results.json names no job for run-operation and microbatch: if only named jobs were
+        # asked for, the queries of these would count as 0 bytes.
         if not jobs and not any(node.status == "success" for node in nodes):
             return 0
         endpoint = self.settings.endpoint or GOOGLE_ENDPOINT
@@ -256,7 +259,7 @@ class DbtRunner:
 
     @property
     def kept_artifacts(self) -> DbtArtifactsDir:
-        """What DBT_ARTIFACTS_DIR keeps; ConfigurationError when it is not set."""
+        """The files that DBT_ARTIFACTS_DIR keeps; ConfigurationError when it is not set."""
         address = self.settings.dbt_artifacts_dir
         if not address:
             raise ConfigurationError(
@@ -268,7 +271,7 @@ class DbtRunner:
     def _make_environment(self) -> dict[str, str]:
         """Return the environment in which dbt finds itself, its project and our settings.
 
-        What else the user's shell tells dbt, `warm_dbt.process` forgets.
+        `warm_dbt.process` removes dbt's other variables, which come from the user's shell.
         """
         ours = {
             "DBT_PROJECT_DIR": str(self.project_dir),
@@ -278,15 +281,18 @@ class DbtRunner:
             "DBT_TARGET": self.settings.target,
             "DBT_BIGQUERY_DATASET_RAW": self.settings.dataset_raw,
             "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
-            # It would write in ~/.dbt when it last gave a hint.
+            # dbt 1.12 notes in ~/.dbt when it gave a hint. Confined to the project, dbt cannot, and
+            # would repeat the hint in every run.
             "DBT_ENGINE_HINTS_ENABLED": "false",
-            # A project's own `flags:` may say otherwise, and what dbt did would not be known.
+            # If `flags:` in dbt_project.yml set these otherwise, dbt would write no results or log
+            # no errors, and the run could not say what dbt did.
             "DBT_WRITE_JSON": "true",
             "DBT_LOG_LEVEL": "info",
             "DBT_QUIET": "false",
             "DBT_PRINT": "true",
             "DBT_USE_COLORS": "false",
-            # dbt 1.12 would load `.env` itself, flags included, after they were forgotten.
+            # dbt 1.12 loads the nearest `.env` when it is imported: a plain dbt process would have
+            # variables from it that a fork of the server has not.
             "PYTHON_DOTENV_DISABLED": "1",
             TOKEN_VARIABLE: self.connection.credentials.token,
         }
@@ -299,17 +305,19 @@ def open_dbt(
 ) -> Iterator[DbtRunner]:
     """Yield a runner that has `dbt/target/<target>` for itself.
 
-    Waits for whoever has it, and has Prefect show so: another pipeline, or a dbt whose
-    pipeline was killed and that still writes. Raises InfrastructureError when the folder
-    cannot be written.
+    Waits, and has Prefect show so, while another pipeline has the folder, or a dbt that still
+    writes although its pipeline was killed. Raises InfrastructureError when the folder cannot be
+    written.
     """
     target_dir = DBT_PROJECT_DIR / "target" / settings.target
     try:
         target_dir.mkdir(parents=True, exist_ok=True)
-        # Fails here, with the reason, rather than in the middle of a run.
+        # Missing rights or a full disk show once bytes are written: find out now, with the reason,
+        # rather than in the middle of a run.
         with tempfile.TemporaryFile(dir=target_dir) as probe:
             probe.write(bytes(4096))
-        # Not "w": it would empty what the pipeline that has the lock wrote there.
+        # Not "w": that would erase the name of the pipeline that has the lock, which the message to
+        # those who wait reads here.
         lock = (target_dir / ".lock").open("a+", encoding="utf-8")
         # Another user who could open the file could hold the lock, and block every run.
         with suppress(PermissionError):

@@ -35,16 +35,18 @@ from bi_pipeline.lifetime.local_servers import SIGNALS
 from warm_dbt import INTERRUPT_SECONDS
 
 CANCELLATION_POLL_SECONDS = 3
-# dbt ends first; Prefect has the rest to be told.
+# dbt has INTERRUPT_SECONDS to cancel its jobs; if there were no seconds left after that, Prefect
+# would not save the last state, and show the run as running for ever.
 ENDING_SECONDS = INTERRUPT_SECONDS + 4
 
 UNTOLD = "Interrompue, sans que Prefect ait pu en prendre note."
 
 
 class Ending:
-    """The context in which a run goes on: whatever ends it becomes its state, or goes through.
+    """The context of a run, which turns its end before the end into a state.
 
-    Prefect makes a TerminationSignal of SIGTERM; an Ending that has sent it gives the state.
+    Such an end is one asked for here, by a SIGTERM that Prefect raises as TerminationSignal, or an
+    error that a user can mend. Any other exception goes through.
 
     Attributes:
         run_state: that of the run, once the context is left without an exception.
@@ -114,11 +116,12 @@ class Ending:
 def take_hangup_for_termination() -> None:
     """Have this process take SIGHUP for a SIGTERM, once, unless it ignores it (`nohup`).
 
-    By default it ends the process at once: Prefect would show the run as running for ever.
+    By default SIGHUP ends the process at once: Prefect would show the run as running for ever.
     """
 
     def terminate(*_: object) -> None:
-        # A closed terminal sends it more than once: the next would cut the ending short.
+        # A closed terminal sends SIGHUP more than once: the second one would interrupt the ending
+        # that the first has begun.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _leave_closed_terminal()
         signal.raise_signal(signal.SIGTERM)
@@ -152,11 +155,12 @@ def end_soon_after_a_signal() -> None:
 
     def wait() -> None:
         with reader, writer:
-            # A team's own task may use others: Prefect's time limit of a task is SIGALRM.
+            # Any signal with a handler in Python comes here: at SIGALRM, by which Prefect limits
+            # the time of a task, the process must go on.
             while (number := reader.recv(1)[0]) not in SIGNALS:
                 pass
             time.sleep(ENDING_SECONDS)
-        # A terminal that is closed refuses what is printed.
+        # On a closed terminal print raises: this thread would end, and the process go on.
         with suppress(OSError):
             print(UNTOLD, file=sys.stderr, flush=True)
         os._exit(128 + number)

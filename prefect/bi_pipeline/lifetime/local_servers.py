@@ -25,8 +25,8 @@ from warm_dbt.parent_death import end_with_parent
 START_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 10
 
-# uvicorn's own --fd opens any socket as a Unix one: asyncio then leaves Nagle's algorithm on, and
-# answers wait for the client's acknowledgement.
+# uvicorn's own --fd takes any socket for a Unix one: asyncio then leaves Nagle's algorithm on, and
+# answers wait for the client's acknowledgement. So the server is given a TCP socket here.
 SERVE_PREFECT = """
 import socket, sys, uvicorn
 config = uvicorn.Config(
@@ -35,7 +35,7 @@ config = uvicorn.Config(
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 """
 
-# The signals that stop the servers and end the process.
+# On these signals our processes stop their servers and end; on any other, they go on.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -44,8 +44,9 @@ class LocalServer:
     """A server process on 127.0.0.1, started by `start` and ready after `wait_until_ready`.
 
     Attributes:
-        listener: the socket that it inherits and answers on. Between the choice of a port and a
-            bind of its own, another user could take the port, and the secrets of our clients.
+        listener: the socket that the server inherits and answers on. If the server itself bound a
+            port chosen before, another user could take that port first, and with it the secrets of
+            our clients.
         remedy: what the user can do about a server that does not run, a French sentence.
     """
 
@@ -72,7 +73,8 @@ class LocalServer:
         with self.listener, hold_signals():
             self.process = subprocess.Popen(
                 self.command,
-                # Where Prefect reads prefect.toml.
+                # Prefect reads prefect.toml in the current folder: without it, a server takes twice
+                # as long to boot.
                 cwd=PROJECT_ROOT,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -125,8 +127,9 @@ class LocalServer:
 def hold_signals() -> Iterator[None]:
     """Postpone the handlers of signals until the end of the block.
 
-    subprocess forks holding logging's lock; a handler that raises then leaves it locked for ever.
-    pthread_sigmask does not help: another thread takes the signal, CPython runs the handler here.
+    While subprocess forks, logging's lock is held: a handler that raises then leaves it locked for
+    ever. pthread_sigmask does not help: another thread takes the signal, CPython runs the handler
+    here.
     """
     held: list[int] = []
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
@@ -164,14 +167,15 @@ def make_prefect_server(
 ) -> PrefectServer:
     """Return a Prefect server, to be started, with the settings of this environment.
 
-    Its blocks hold keys, and whoever is on this machine reaches its port, web pages
-    included: it asks for a secret, new each time, and lets no page but its own in.
+    The server's blocks hold keys, and any user or web page of this machine reaches its port: it
+    asks for a secret, new each time, and lets no page but its own in.
     """
     listener = listen()
     port = listener.getsockname()[1]
     return PrefectServer(
         name,
-        # -P: the folder that it starts in has a `prefect/` of ours.
+        # -P: with -c alone, the current folder is first on sys.path, and a file in the repository
+        # named like a library's module would be imported in its place.
         [sys.executable, "-P", "-c", SERVE_PREFECT, str(listener.fileno())],
         {
             **environment,
@@ -200,7 +204,8 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
     if PREFECT_API_URL.value():
         while_it_boots()
         return
-    # Prefect sets these for its own temporary servers: no interface, no scheduler.
+    # Prefect sets these for its own temporary servers: without them, this one would also start the
+    # scheduler and the other services that one run does not need.
     flags = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
     environment = {
         **os.environ,
@@ -219,8 +224,8 @@ def ensure_prefect_server(while_it_boots: Callable[[], object]) -> None:
         "qui reste (`prefect server start`) et donnez son adresse à PREFECT_API_URL.",
     )
     server.start()
-    # Functions registered with atexit run last first: Prefect, imported later, sends its last
-    # logs and events before the server stops.
+    # atexit calls first the function registered last. Prefect registers its own when a flow starts,
+    # later than here, and so sends its last logs and events before the server stops.
     atexit.register(server.stop)
     while_it_boots()
     server.wait_until_ready()

@@ -22,8 +22,8 @@ POLL_SECONDS = 5
 def say_what_stops_answering(settings: PipelineSettings) -> Iterator[None]:
     """Log a warning when Prefect or BigQuery has not answered for 15 s, and when it is back.
 
-    One that takes no connection at the start is left out; for one that goes through a proxy, that
-    is asked.
+    A service that takes no connection at the start is not watched. Where a service is behind a
+    proxy, the proxy is asked.
     """
     services = {
         "L'API Prefect": PREFECT_API_URL.value() or "",
@@ -64,7 +64,8 @@ def _answers(url: str) -> bool:
         with socket.create_connection(parse_host_and_port(asked), POLL_SECONDS) as connection:
             if not proxy or not asked.startswith("http://"):
                 return True
-            # A proxy that hangs takes connections too. Any answer will do, a refusal as well.
+            # The kernel takes connections for a proxy that hangs, too: so ask it for something. Any
+            # answer of the proxy will do, even a refusal.
             host, port = parse_host_and_port(url)
             request = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n"
             connection.sendall(request.encode())

@@ -10,13 +10,14 @@ from bi_pipeline.result import DbtResult, NodeResult
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
-# dbt puts these titles in lines of their own before BigQuery's message: taken for the reason, they
-# would hide it.
+# dbt puts these titles on lines of their own before BigQuery's message. If a title were taken for
+# the reason, users would read « Database Error in model a » and not why.
 TITLE = re.compile(
     r"\w+ Error( in .*)?|An error occurred during execution of unit test .*|\S+ failed, error:"
 )
 
-# The end of « dbt run : aucun modèle. »; any other command gets « rien à faire ».
+# dbt exits 0 when it has nothing to do, and that would pass for work done: the message says « dbt
+# run : aucun modèle. », or « rien à faire » of a command that is not here.
 IDLE = {
     "run": "aucun modèle",
     "test": "aucun test",
@@ -27,7 +28,7 @@ IDLE = {
 
 PERIODS = {"minute": "min", "hour": "h", "day": "j"}
 
-# Longer messages are cut, and the rest counted.
+# Upper bounds, the rest is counted: a message with hundreds of failures would be unreadable.
 SHOWN_FAILURES = 20
 SHOWN_RELATIONS = 50
 SHOWN_LINES = 12
@@ -131,7 +132,8 @@ def _find_reason(node: NodeResult) -> str:
         more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
         return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
     if node.file.endswith(".py") and "universe domain" in node.message:
-        # Python models call Dataproc, and the universe of the local BigQuery has none.
+        # Python models run on Dataproc, which the local BigQuery does not have: google-auth's words
+        # on its universe domain would not tell users so.
         return (
             "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
             f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
@@ -193,7 +195,8 @@ def _list_failures(failed: list[NodeResult]) -> list[str]:
 def _describe_object_type(node: NodeResult) -> str:
     if node.kind in ("seed", "snapshot"):
         return node.kind
-    # dbt reports no code for a microbatch or a materialized view.
+    # dbt reports no code for a microbatch or a materialized view: lower() would raise on None, and
+    # the run end in a traceback.
     code = node.response.get("code") or ""
     return BUILT_OBJECTS.get(code, code.lower())
 

@@ -33,16 +33,17 @@ STATUSES = {
 PRICING = "https://cloud.google.com/bigquery/pricing"
 
 SHOWN_RUNS = 20
-# The last that datetime knows.
+# The end of year 9999: if the history had a later moment, datetime would raise, and no page could
+# be written any more.
 LAST_MOMENT = 253_402_300_799
-# The longest nodes are shown, the rest is counted.
+# The longest nodes are shown, the rest counted: with thousands of rows, a page is unreadable.
 SHOWN_NODES = 50
 BAR_WIDTH = 40
 
 
 @dataclass(frozen=True)
 class PastRun:
-    """What the history keeps of one run of a command.
+    """One run of a command, as the history keeps it.
 
     Attributes:
         ended_at: seconds since 1970.
@@ -74,10 +75,11 @@ def dump_history(history: list[PastRun]) -> dict[str, str]:
 
 
 def load_history(metadata: Mapping[str, str] | None) -> list[PastRun]:
-    """Return the history in the metadata of a Prefect artifact, without what is none."""
+    """Return the history in the metadata of a Prefect artifact, without unreadable entries."""
     history, run = [], TypeAdapter(PastRun)
     for text in (metadata or {}).values():
-        # Another version of this project may have written other fields.
+        # Another version of this project may have written other fields: if they raised, no page
+        # could be written any more.
         with suppress(ValueError):
             history.append(run.validate_json(text))
     return sorted(history, key=lambda run: -run.ended_at)
@@ -208,7 +210,8 @@ def _render_timeline(nodes: list[NodeResult]) -> str:
     for label, start, end in spans:
         offset = min(round((start - first) / total * BAR_WIDTH), BAR_WIDTH - 1)
         length = max(1, min(round((end - start) / total * BAR_WIDTH), BAR_WIDTH - offset))
-        # ░ and █ have one width in the fonts of browsers; a space has another.
+        # Fill with ░: in the fonts of browsers a space has another width than █, and the bars would
+        # not begin at their moment.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
         rows.append(f"{label:<{width}} {bar} {_format_decimal(end - start):>6} s")
     return "## Durées, les plus longues d'abord\n\n" + _render_code("\n".join(rows))
@@ -238,7 +241,7 @@ def _render_table(nodes: list[NodeResult]) -> str:
 
 
 def _render_row(cells: list[str]) -> str:
-    """Return a row of a table; a bar in the name of a test would be one cell more."""
+    """Return a row of a table, each `|` in a name escaped: it would be one cell more."""
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 
 

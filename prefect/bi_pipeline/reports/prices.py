@@ -1,12 +1,12 @@
-"""What a query costs on demand."""
+"""The price of queries on demand."""
 
 from __future__ import annotations
 
 BYTES_PER_TIB = 2**40
 
 # USD per TiB, by location of the data.
-# Source: cloud.google.com/bigquery/pricing, on-demand compute, as it was on 2026-09-18. A
-# location that is not here has a price of its own there.
+# Source: cloud.google.com/bigquery/pricing, on-demand compute, as it was on 2026-09-18. For a
+# location that is not here, the page links to that address and names no cost.
 ON_DEMAND_USD_PER_TIB = {
     "US": 6.25,
     "EU": 6.25,

@@ -20,10 +20,10 @@ from bi_pipeline.settings import PipelineSettings
 def publish(
     result: DbtResult, settings: PipelineSettings, project: str, warnings: list[str], commit: str
 ) -> None:
-    """Put the page in Prefect, as an artifact of the current run; what prevents it is a warning.
+    """Put the page in Prefect, as an artifact of the current run; an error is only logged.
 
-    Its key has the GCP project and the dataset: another team may be on the same Prefect. Its
-    metadata has the history, in numbers.
+    The key has the GCP project and the dataset: without them, another team on the same Prefect
+    would get this page among its own. The metadata has the history, in numbers.
     """
     key = f"dbt-{result.command}-{project}-{settings.dataset}".lower()
     key = re.sub("[^a-z0-9]+", "-", key)
