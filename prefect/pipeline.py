@@ -17,11 +17,13 @@ from bi_pipeline.settings import REHEARSAL_DIR
 from warm_dbt import start_dbt_server
 
 if __name__ == "__main__":
-    # A shell running `pipeline.py &` ignores SIGINT: leave that alone.
+    # A script starts `pipeline.py &` with SIGINT ignored. With a handler here, a Ctrl-C meant for
+    # the script's next command would end the pipeline.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_at_once)
     refuse_unreadable_env_file()
-    # While the rest is imported.
+    # dbt's server boots while the imports below last: started after them, the first command would
+    # wait for the server.
     start_dbt_server(REHEARSAL_DIR)
 
 from prefect import flow, runtime, task
@@ -74,7 +76,8 @@ from warm_dbt.tokens import read_token
 
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
-# After a passing fault: about 5 s, then 10 s, then 20 s…, each more or less by half.
+# Between attempts about 5 s, then 10 s, then 20 s…, each more or less by half: without the jitter,
+# runs that a fault has stopped together would ask BigQuery again together.
 RETRY_SECONDS = 5
 RETRY_JITTER = 0.5
 
@@ -95,7 +98,8 @@ Command = Literal[
     "run-operation",
 ]
 
-# One or more words of dbt's selection syntax.
+# dbt's selection syntax. dbt takes an empty --select for « nothing » and an empty --selector for
+# « everything », both without a word; so blanks alone are refused.
 Nodes = Annotated[str, Field(pattern=r"\S")]
 
 TARGET_WARNING = (
@@ -127,7 +131,7 @@ def show_banner(settings: PipelineSettings) -> None:
 
 
 def find_warnings(settings: PipelineSettings) -> list[str]:
-    """Log and return what the owner of the settings has to know of them."""
+    """Log and return the warnings on the settings: misspelt variables, a target set nowhere."""
     warnings = find_misspelt_variables()
     if runtime.deployment.id is not None and settings.target_is_a_default:
         warnings.append(TARGET_WARNING.format(dataset=settings.dataset))
@@ -137,11 +141,11 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
 
 
 def connect(settings: PipelineSettings) -> DbtConnection:
-    """Return who dbt is for BigQuery; raises what Google refuses, before dbt and in our words."""
+    """Return how dbt reaches BigQuery; a refusal of Google's is raised here, before dbt starts."""
     block = load_credentials(settings.credentials_block)
     connection = make_connection(block, settings)
     show(f"Projet GCP       : {connection.project}")
-    # Ask for a token now: a revoked key is reported by us, before dbt starts.
+    # Ask for a token now: otherwise a revoked key would fail inside dbt, in words of google-auth.
     read_token(connection.credentials)
     return connection
 
@@ -152,7 +156,7 @@ def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bo
 
 
 def is_not_an_echo(record: logging.LogRecord) -> bool:
-    """Whether a record says more than the failed state that Prefect reports anyway."""
+    """Whether a record is none of Prefect's « Task run failed with… », which repeats the state."""
     return not record.getMessage().startswith("Task run failed with")
 
 
@@ -316,7 +320,8 @@ def main(argv: list[str] | None = None) -> int:
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
     state = dbt_full_pipeline(**parameters, return_state=True)
-    # Flush Prefect's events now: its last messages would otherwise follow the reason.
+    # Send Prefect's events now. At exit it would print « Still processing items » for those that
+    # are left, below the reason, which has to be the last line.
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
     if not state.is_completed():
         print(state.message, file=sys.stderr)
@@ -324,6 +329,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Spares the collection of garbage at exit: half a second, for memory that goes anyway.
+    # At exit Python would collect garbage for half a second, in memory that the system frees
+    # anyway; the collector leaves frozen objects alone.
     atexit.register(gc.freeze)
     raise SystemExit(main())
