@@ -30,7 +30,7 @@ def reach_this_machine_directly(env_file: Mapping[str, str | None] | None = None
         hosts = [host.strip() for host in text.split(",") if host.strip()]
         # urllib and requests take `*` for all hosts only if it stands alone: with our names beside
         # it, they would ask the proxy for every other host.
-        added = [] if "*" in hosts else THIS_MACHINE
+        added = [] if hosts == ["*"] else THIS_MACHINE
         os.environ[name] = ",".join(dict.fromkeys([*hosts, *added]))
 
 

@@ -30,6 +30,7 @@ def proxy(monkeypatch):
         ({"no_proxy": "a", "NO_PROXY": "b"}, (f"a,{OURS}", f"b,{OURS}")),
         ({"no_proxy": "localhost,127.0.0.1"}, ("localhost,127.0.0.1",) * 2),
         ({"no_proxy": "*"}, ("*", "*")),
+        ({"no_proxy": "a,*"}, (f"a,*,{OURS}",) * 2),
         ({"NO_PROXY": "*"}, ("*", "*")),
     ],
 )
