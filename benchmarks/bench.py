@@ -36,7 +36,7 @@ from fault_proxy import fault_proxy
 from project import copy_prefect_database, saved_key
 from report import LABELS, Measure, Results, read_results, write_report
 from support.local_content import PROJECT_ID, use_prefect_server
-from support.local_services import run_local_servers
+from support.local_stack import run_local_servers
 from token_endpoint import token_endpoint
 
 PEERS = PROJECT_ROOT / "benchmarks/peers"

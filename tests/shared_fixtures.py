@@ -10,7 +10,7 @@ from google.cloud.bigquery import Client
 
 from bi_pipeline.settings import REHEARSAL_DIR
 from project import Project, connect, copy_prefect_database, copy_project, saved_key
-from support.local_services import run_local_servers
+from support.local_stack import run_local_servers
 from warm_dbt import DbtServer
 
 # A run of a deployment that waits for another one asks again each second, not each half minute.

@@ -20,7 +20,7 @@ from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.proxies import find_unusable_proxies
 from bi_pipeline.settings import PROJECT_ROOT
 from support.child_command import list_handled_signals, run_command
-from support.local_services import run_local_servers
+from support.local_stack import run_local_servers
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

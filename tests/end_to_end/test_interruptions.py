@@ -21,7 +21,7 @@ from prefect.states import Cancelling
 
 from fault_proxy import fault_proxy
 from project import connect, copy_project, last_run, prefect_client
-from support.local_services import run_local_servers
+from support.local_stack import run_local_servers
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ from bi_pipeline.lifetime.local_servers import (
 from bi_pipeline.settings import PROJECT_ROOT
 from project import connect, read_blocks
 from support.child_command import run_command
-from support.local_services import run_local_servers, work_on
+from support.local_stack import run_local_servers, work_on
 
 pytestmark = pytest.mark.slow
 

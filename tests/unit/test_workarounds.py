@@ -18,7 +18,7 @@ from prefect.utilities.urls import url_for
 from zetasql.core.exceptions import ServerError
 
 from bi_pipeline.bigquery.connection import UNUSED_BY_PREFECT_DBT, UNUSED_BY_PREFECT_GCP
-from support.local_services import REFUSED_BY_BQEMULATOR
+from support.local_stack import REFUSED_BY_BQEMULATOR
 
 
 def read_requirement(package, name):

@@ -1,17 +1,19 @@
 """What several of the commands share, and what is no command.
 
-diagnosis           one line for what is ready or missing, with its remedy
-bigquery_access     the BigQuery client of the commands, with dbt's credentials and settings
-prefect_login       which Prefect this shell is logged in to
-deployment_plan     what deploy.py would change, and whether it is another team's
-prefect_deploy      `prefect deploy`, but for what was set on the deployment since
+The parts, by what they are for:
 
-local_services      a BigQuery and a Prefect server on this machine: for make demo, the tests
-local_content       what these hold: a throwaway key, datasets, a block
-start_bqemulator    the process of this BigQuery: bqemulator, and what it does wrong
-sample_data         the tables of the example
-child_command       the command that runs beside them: signals, exit code
+    diagnosis           one line for what is ready or missing, with its remedy
+    bigquery_access     the BigQuery client of the commands, with dbt's credentials and settings
+    prefect_login       which Prefect this shell is logged in to
+    deployment_plan     what deploy.py would change, and whether it is another team's
+    prefect_deploy      `prefect deploy`, but for what was set on the deployment since
 
-dbt_offline         a dbt project, parsed and rendered without BigQuery
-googlesql           Google's analyser of SQL
+    local_stack         a BigQuery and a Prefect server on this machine: for make demo, the tests
+    local_content       what these hold: a throwaway key, datasets, a block
+    start_bqemulator    the process of this BigQuery: bqemulator, and what it does wrong
+    sample_data         the tables of the example
+    child_command       the command that runs beside them: signals, exit code
+
+    dbt_offline         a dbt project, parsed and rendered without BigQuery
+    googlesql           Google's analyser of SQL
 """
