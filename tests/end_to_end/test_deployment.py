@@ -172,7 +172,8 @@ def runs(deployment, local_environment):
     }
     parameters = {"target": "dev", "select": "nothing_like_this", "commands": ["run"]}
     with get_client(sync_client=True) as client:
-        runs = {
+        scheduled = fire_schedule(client, deployment)
+        runs = {"variables": scheduled} | {
             name: client.create_flow_run_from_deployment(
                 deployment.as_deployed.id,
                 state=Scheduled(),
@@ -182,7 +183,6 @@ def runs(deployment, local_environment):
             )
             for name, environment in how.items()
         }
-        runs["variables"] = fire_schedule(client, deployment)
         deadline = time.monotonic() + 480
         while not all(run.state.is_final() for run in runs.values()):
             assert time.monotonic() < deadline
