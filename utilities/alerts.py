@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from prefect.events.schemas.automations import AutomationCore
 
 ADDRESS_VARIABLE = "ALERT_ADDRESS"
-# Prefect sends a heartbeat every three minutes by default. If fewer than three are waited for, an
-# outage of the network makes a run that works Crashed.
+# Prefect sends a heartbeat every three minutes by default. If one or two missing ones were enough,
+# an outage of the network would set a run that still works to Crashed.
 MINUTES_WITHOUT_HEARTBEAT = 10
 
 
@@ -59,7 +59,8 @@ CHANNELS = {
     "webhook": Channel("l'adresse du webhook", "CustomWebhookNotificationBlock"),
 }
 
-# Events of a run, as Prefect names them: after the name of the state.
+# Prefect names the event of a run after the state's name, not its type: « Completed » alone would
+# miss a run that succeeded with warnings, and the alert of silence would be sent all the same.
 ANY_EVENT = {"prefect.flow-run.*"}
 HEARTBEAT = {"prefect.flow-run.heartbeat"}
 FAILED = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
@@ -67,7 +68,7 @@ WARNED = {f"prefect.flow-run.{WITH_WARNINGS}"}
 SUCCEEDED = {"prefect.flow-run.Completed"} | WARNED
 ENDED = FAILED | SUCCEEDED | {"prefect.flow-run.Cancelled"}
 
-# Prefect fills in what stands in braces when it sends, this tool what follows a dollar.
+# Two templates in one: this tool fills in `$run_url` now, Prefect `{{ … }}` when it sends.
 RUN_MESSAGE = """\
 {{ flow_run.state.message }}
 
@@ -79,8 +80,8 @@ l'horaire est arrêté.
 {% if deployment %}
 Déploiement {{ deployment.name }} : $deployment_url{% endif %}"""
 
-# This automation sends nothing itself: it sets the run to Crashed with this message, and the
-# automation for failures sends that.
+# The automation « plus de signe de vie » sends nothing: it sets the run to Crashed with this
+# message, and the automation « échec » sends the message of that state.
 DEAD_MESSAGE = (
     f"Plus de signe de vie depuis {MINUTES_WITHOUT_HEARTBEAT} minutes : la machine qui exécutait, "
     "ou son processus, s'est arrêtée sans le dire."
@@ -92,7 +93,7 @@ REMEDY = "Donnez le nom de votre déploiement (--name NOM), ou prenez leur place
 
 
 class Deployment(NamedTuple):
-    """What is watched, and by what name its automations and its block go."""
+    """The deployment that is watched, and the names of its automations and its block."""
 
     name: str
     ids: list[UUID]
@@ -110,10 +111,11 @@ class Deployment(NamedTuple):
 
     @property
     def runs(self) -> dict[str, Any]:
-        """Which events are of its runs: those of a laptop have no deployment."""
+        """The part of a trigger that keeps events of its runs; a laptop's have no deployment."""
         return {
             "match": {"prefect.resource.id": "prefect.flow-run.*"},
-            # The names, as the id is another when the deployment is deleted and made again.
+            # By name: a deployment that is deleted and made again has another id, and its runs
+            # would no longer be watched.
             "match_related": [
                 {"prefect.resource.role": "flow", "prefect.resource.name": list(FLOWS)},
                 {"prefect.resource.role": "deployment", "prefect.resource.name": self.name},
@@ -122,7 +124,7 @@ class Deployment(NamedTuple):
 
     @property
     def heartbeats(self) -> dict[str, Any]:
-        """Which heartbeats are of its runs: they have the id of the deployment, not its name."""
+        """The part of a trigger that keeps heartbeats of its runs: they bear no name but its id."""
         ids = [f"prefect.deployment.{deployment_id}" for deployment_id in self.ids]
         return {
             "match": {"prefect.resource.id": "prefect.flow-run.*"},
@@ -133,7 +135,7 @@ class Deployment(NamedTuple):
 def find_deployment(client: SyncPrefectClient, name: str) -> Deployment:
     """Return the deployment of this name, by deploy.py or prefect-cloud, or both.
 
-    Raises ConfigurationError without one: nobody would ever be told.
+    Raises ConfigurationError without one: its automations would never fire.
     """
     there = [find_on_prefect(client.read_deployment_by_name, f"{flow}/{name}") for flow in FLOWS]
     ids = [deployment.id for deployment in there if deployment]
@@ -181,7 +183,8 @@ def make_block(channel: str, address: str, sender: str, to: list[str]) -> Notifi
         block: Any = import_block_class(channel)(**fields)
     except (ValueError, TypeError, RuntimeError):
         raise refused from None
-    # Apprise, below the blocks, leaves out without a word what it does not understand.
+    # Apprise, which the blocks use, drops an address that it cannot parse without an error: the
+    # block would be saved, and no alert would ever arrive.
     if channel != "webhook" and not block._apprise_client:
         raise refused
     return block
@@ -219,7 +222,8 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
         ("avertissements", RUN_MESSAGE, EventTrigger(expect=WARNED, **deployment.runs)),
         ("aucune réussite", SILENCE_MESSAGE, make_silence_trigger(deployment, hours)),
     ]
-    # A server often does not know the address of its own interface: this shell does.
+    # This shell makes the links. A server often does not know the address of its own interface: its
+    # filter `ui_url` would give none, or a wrong one.
     values = {
         "run_url": make_url_template("flow-run", "{{ flow_run.id }}"),
         "deployment_url": make_url_template("deployment", "{{ deployment.id }}"),
@@ -230,7 +234,8 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
         subject, body = f"{deployment.title} : {name}", Template(text).substitute(values)
         send = SendNotification(block_document_id=block_id, subject=subject, body=body)
         automations.append(Automation(name=subject, trigger=trigger, actions=[send]))
-    # Not forced: Prefect refuses it to a run that has ended, whose last heartbeat came late.
+    # If the last heartbeat of a run arrives after its end, the trigger waits for another end and
+    # fires. Without `force`, Prefect refuses Crashed to a run that has ended.
     crash = ChangeFlowRunState(
         name="Crashed", state=StateType.CRASHED, message=DEAD_MESSAGE, force=False
     )
@@ -252,7 +257,7 @@ def make_url_template(kind: str, object_id: str) -> str:
 
 
 def make_silence_trigger(deployment: Deployment, hours: float) -> EventTrigger:
-    """Return what fires when no run has succeeded for so long.
+    """Return the trigger that fires when no run has succeeded for so many hours.
 
     Waits for a success after any event of a run; a success is such an event too, and starts the
     wait again. Without `after`, the periods would follow each other, and a success at the start
@@ -270,7 +275,7 @@ def make_silence_trigger(deployment: Deployment, hours: float) -> EventTrigger:
 
 
 def make_death_trigger(deployment: Deployment) -> EventTrigger:
-    """Return what fires when a run that was alive gives no more sign of it, and has not ended."""
+    """Return the trigger that fires when the heartbeats of a run stop before it has ended."""
     from prefect.automations import EventTrigger, Posture
 
     return EventTrigger(
@@ -295,7 +300,8 @@ def holds_the_same(client: SyncPrefectClient, block: NotificationBlock, name: st
     kind: Any = type(block)
     document = find_on_prefect(client.read_block_document_by_name, name, kind.get_block_type_slug())
     try:
-        # Not Block.load, whose events are still on their way when a short tool ends.
+        # Not Block.load, which emits an event: a short tool whose events are not yet sent exits
+        # late and with a warning.
         stored = kind(**document.data) if document else None
     except (ValueError, TypeError, RuntimeError):
         return False
@@ -304,9 +310,9 @@ def holds_the_same(client: SyncPrefectClient, block: NotificationBlock, name: st
 
 
 def find_other_block(client: SyncPrefectClient, before: SavedAutomation, wanted: Automation) -> str:
-    """Return, in French, where an automation that is there sends, if it is not where it would.
+    """Return, in French, the block to which the automation sends `before` and not as `wanted`.
 
-    Nothing for a block that is no longer there.
+    Empty if there is no such block, or no longer.
     """
     for block_id in list_block_ids(before) - list_block_ids(wanted):
         block = find_on_prefect(client.read_block_document, block_id, include_secrets=False)
@@ -341,9 +347,9 @@ def describe_update(before: SavedAutomation, wanted: Automation) -> str:
 
 
 class Plan(NamedTuple):
-    """What would be done: the block, if an address was given, and the automations.
+    """The changes to make: the block, if an address was given, and the automations.
 
-    `changes_the_block` if it is to be made, or holds something else than what is there.
+    `changes_the_block` tells whether the block is new, or differs from the one on Prefect.
     """
 
     deployment: Deployment

@@ -23,13 +23,14 @@ from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError,
 # BigQuery's API, and a YAML written after it, says FLOAT for the FLOAT64 of its SQL: the cast of
 # such a column would be refused.
 API_TYPES = {"FLOAT": "FLOAT64"}
-# What is read, in French. Seeds and sources, which have no SQL, are said in their own word.
+# The kinds of nodes whose SQL is read, in French. Seeds and sources have none.
 KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}
 OWN_MATERIALIZATIONS = {
     *("table", "view", "incremental", "ephemeral", "materialized_view", "snapshot", "test"),
 }
-# What the analyser does not have and BigQuery may: another team's tables and functions, models.
-# A name without a dot is BigQuery's own function, which has to be one of these.
+# The analyser refuses other teams' tables and functions, ML models, and some functions of BigQuery.
+# If such a node counted as refused, valid SQL would fail the check: it is not judged. A function
+# without a dot that is not listed here is a mistake, as BigQuery has none of that name.
 BEYOND = re.compile(
     r"Table not found: \S*\.|Function not found: \S*\.|Table-valued function not found|"
     r"Model not found|Unrecognized name: @@|"
@@ -46,10 +47,11 @@ class Check:
     analyser: SqlAnalyser
     project: DbtProject
     columns: dict[TablePath, Columns] = field(default_factory=dict)
-    # Why a node's columns are not known: a node that reads it cannot be judged either.
+    # By node, why its columns are unknown. A node that reads them cannot be judged either: it would
+    # be refused for columns that may be there.
     unknown: dict[str, str] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
-    # For a reason, what could not be judged.
+    # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     statements: int = 0
 
@@ -110,7 +112,7 @@ class Check:
     def _judge(self, node: Any, sql: str, *, incremental: bool) -> None:
         """Have a node's SQL read, and keep its columns.
 
-        Its grammar alone is read when the columns of what it reads are not all known.
+        If a parent's columns are unknown, only the grammar is read.
         """
         parents = [*node.depends_on_nodes, *([node.unique_id] if incremental else [])]
         causes = [self.unknown[parent] for parent in parents if parent in self.unknown]
@@ -226,7 +228,7 @@ class Check:
         return {path: self.columns[path] for path in paths if path in self.columns}
 
     def _list_what_stays_apart(self) -> None:
-        """List what stands beside the statements and is not read."""
+        """Note as not judged what is no part of a statement: hooks, UDF, unit tests."""
         manifest = self.project.manifest
         for node in manifest.nodes.values():
             hooks = node.config.get("pre_hook") or node.config.get("post_hook")

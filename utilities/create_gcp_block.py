@@ -25,7 +25,8 @@ from support.bigquery_access import make_bigquery_client
 from support.diagnosis import Diagnosis, check_datasets
 from support.prefect_login import describe_prefect, find_on_prefect
 
-# Said of a block: what it holds is no key that can be read.
+# The holder of a block whose content is no key that this tool can read. It differs from that of any
+# key: the block counts as another account's, and is not overwritten without --replace.
 UNREADABLE = "un contenu illisible"
 REQUIRED_FIELDS = ("project_id", "private_key_id", "private_key", "client_email", "token_uri")
 
@@ -93,7 +94,8 @@ def find_holder(name: str, slug: str) -> str | None:
         block = find_on_prefect(client.read_block_document_by_name, name, slug)
     if block is None:
         return None
-    # A path, as a block made in the interface may have, is of a file on another machine.
+    # A block made in the interface may hold the path of a key on another machine. Without this
+    # line it would count as a block without a key, and --adc would overwrite it.
     if block.data.get("service_account_file"):
         return UNREADABLE
     return describe_holder(block.data.get("service_account_info"))

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
 PREFECT_DEPLOY = Path(__file__).parent / "support" / "prefect_deploy.py"
 FLOW, FLOW_OF_PREFECT_CLOUD = FLOWS
-# The Python of the tests: the pool's own default changes with time.
+# Prefect changes the Python of a managed pool's default image with time: one day the runs would
+# have one that no test has seen.
 MANAGED_IMAGE = "prefecthq/prefect-client:3-python3.11"
 FILES_NAMED = 5
 
@@ -65,7 +66,8 @@ def find_pushed_source() -> dict[str, str]:
         raise ConfigurationError(
             "HEAD est détachée : placez-vous sur une branche (`git switch main`)."
         )
-    # Without the option, accents in file names are printed as numbers.
+    # Without core.quotePath=false, git prints accents in file names as numbers (\303\251): the user
+    # would not recognise the files.
     changes = run_git(
         PROJECT_ROOT, "-c", "core.quotePath=false", "status", "--porcelain"
     ).splitlines()
@@ -91,7 +93,8 @@ def find_pushed_source() -> dict[str, str]:
 
 def make_clone_address(url: str) -> str:
     """Return the address from which Prefect clones: no token, and no SSH key on Prefect Cloud."""
-    # A token may stand before the host.
+    # A token may stand before the host. It would be stored in the deployment, where all who use
+    # this Prefect can read it.
     url = re.sub(r"^(https?)://[^@/]+@", r"\1://", url)
     if is_prefect_cloud():
         url = re.sub(r"^(?:ssh://)?git@([\w.-]+)[:/]", r"https://\1/", url)
@@ -113,7 +116,7 @@ def _name_files(changes: list[str]) -> str:
 def read_deployment_variables() -> dict[str, str]:
     """Return the settings of this shell and of `.env` that have a value, for production.
 
-    But the account that this laptop acts as, which is dev's. Raises ConfigurationError with
+    The account that this laptop acts as is left out: it is dev's. Raises ConfigurationError with
     all that is missing or wrong.
     """
     production = {"DBT_TARGET": "prod", "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": ""}
@@ -131,8 +134,8 @@ def check_cron(cron: str) -> None:
 
     Prefect takes a sixth field, of seconds: the pipeline would run 60 times.
     """
-    # The server's class, not the client's: a cron without a date is refused when its dates are
-    # computed, as the scheduler does.
+    # Prefect accepts « 0 0 30 2 * », whose date never comes: the pipeline would never run. Only
+    # get_dates refuses it, which the client's CronSchedule does not have.
     from prefect.server.schemas.schedules import CronSchedule
 
     has_a_date = False
@@ -179,9 +182,10 @@ def read_pool_type(client: SyncPrefectClient, name: str) -> str:
 def refuse_a_second_schedule(client: SyncPrefectClient, name: str, repository: str) -> None:
     """Raise ConfigurationError if a deployment of prefect-cloud would run the pipeline as well.
 
-    But one that clones another repository: it is another team's.
+    One that clones another repository is another team's, and does not count.
     """
-    # prefect-cloud's default name of a deployment is the function's too.
+    # prefect-cloud names a deployment after the function unless told otherwise: under `name` alone,
+    # it would not be found.
     for name_there in (f"{FLOW_OF_PREFECT_CLOUD}/{name}", "/".join([FLOW_OF_PREFECT_CLOUD] * 2)):
         other = find_on_prefect(client.read_deployment_by_name, name_there)
         if other is None or not any(schedule.active for schedule in other.schedules):
@@ -242,9 +246,9 @@ def run_prefect_deploy(
 ) -> int:
     """Run `prefect deploy` with this content of prefect.yaml; return its exit code.
 
-    An existing deployment gets the fields `kept` as they are. Through the file, the value of a
-    secret block would take the place of its reference; in a second request, whatever kills this
-    tool before it loses them for good.
+    An existing deployment gets the fields `kept` as they are. If they were in the file, Prefect
+    would store the value of a secret block instead of its reference; if they were sent in a second
+    request, they would be lost when this tool is killed before.
     """
     command = [sys.executable, str(PREFECT_DEPLOY)]
     command += make_deploy_command(config["deployments"][0]["name"])[1:]
@@ -320,7 +324,8 @@ def main(argv: list[str] | None = None) -> int:
         kind = read_pool_type(client, pool["name"])
         refuse_a_second_schedule(client, name, source["GIT_REPOSITORY"])
         before = find_on_prefect(client.read_deployment_by_name, f"{FLOW}/{name}")
-    # Computed before set_schedule changes what prefect.yaml says.
+    # `merged` has to be made first. Once the next line has written job variables into `pool`, they
+    # count as those of prefect.yaml, and the image set on the deployment would be lost.
     merged = merge_job_variables(pool, kind, variables, before)
     pool["job_variables"] = merge_job_variables(pool, kind, variables)
     set_schedule(deployment, arguments.cron, first=before is None)

@@ -34,7 +34,8 @@ try:
     from support.bigquery_access import make_bigquery_client
     from support.diagnosis import Diagnosis, check_datasets
 except (ImportError, AttributeError) as error:
-    # A package without some of its files.
+    # An interrupted install leaves packages without some of their files: these imports then fail
+    # before check_python_packages could say so.
     print(f"✗ Dépendances : {error}\n    → {REINSTALL}")
     raise SystemExit(1) from None
 
@@ -45,7 +46,7 @@ LOCK = PROJECT_ROOT / "requirements.txt"
 
 
 def check_python_packages(diagnosis: Diagnosis) -> bool:
-    """The installed packages are those of the lock, whole; return whether they are."""
+    """Return whether the installed packages are those of the lock, with all their files; say so."""
     site_packages = Path(sysconfig.get_path("purelib"))
     wrong = list(find_incomplete_packages(site_packages)) or list(_find_differing_packages())
     if not wrong:
@@ -98,7 +99,7 @@ def prefect_is_new() -> bool:
 
 
 def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
-    """The settings are complete and right; return them, None if they are not."""
+    """Return the settings, None if one is missing or wrong; say which."""
     try:
         if prefect_is_new():
             settings = PipelineSettings.from_mapping(load_environment())
@@ -120,7 +121,7 @@ def check_settings(diagnosis: Diagnosis) -> PipelineSettings | None:
 
 
 def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | None:
-    """The block is there and Google gives a token for it; return a client, None if not."""
+    """Return a client once Google gives a token for the block, None if it does not; say why."""
     from google.auth.exceptions import GoogleAuthError
 
     if prefect_is_new():
@@ -139,10 +140,11 @@ def check_block(diagnosis: Diagnosis, settings: PipelineSettings) -> Client | No
 
 
 def check_dbt_project(diagnosis: Diagnosis, settings: PipelineSettings) -> None:
-    """The dbt project parses, in a temporary folder so that `dbt/` stays as it is."""
+    """Say whether the dbt project parses. dbt writes in a temporary folder, not in `dbt/`."""
     from support.dbt_offline import parse_project
 
-    # For env_var() in the project; nothing after this check reads the environment.
+    # No environment variable holds a setting that comes from a Prefect Variable or a default: in
+    # the project, env_var() of it would fail. Nothing after this check reads the environment.
     os.environ |= settings.to_mapping()
     try:
         with tempfile.TemporaryDirectory(prefix="doctor-") as folder:

@@ -26,7 +26,6 @@ from bi_pipeline.command_line import make_french_parser, parse_block_name, say_e
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
 
-# Output of Terraform -> variable.
 REQUIRED_OUTPUTS = {
     "bq_dev_dataset_id": "DBT_BIGQUERY_DATASET_DEV",
     "bq_prod_dataset_id": "DBT_BIGQUERY_DATASET_PROD",
@@ -72,8 +71,8 @@ def read_outputs(path: Path) -> dict[str, Any]:
             f"Dans {path}, {wrong[0]} n'a pas la forme attendue, du JSON "
             '{"nom": {"value": …}} : relancez `make outputs`.'
         )
-    # `terraform output` leaves out an output that is null; whoever writes the file by hand may not,
-    # and `.env` would get the text None.
+    # `terraform output` leaves out an output that is null, but a file written by hand may have one.
+    # If it did not count as absent, an optional output that is null would be refused.
     return {
         name: output["value"] for name, output in outputs.items() if output["value"] is not None
     }
@@ -111,7 +110,7 @@ def make_own_variables(outputs: dict[str, Any], path: Path, block: str) -> dict[
 
 
 def _check_text(name: str, value: object, path: Path) -> str:
-    """Return the value of an output as it is, once sure that it is text and nothing but."""
+    """Return the value of an output; ConfigurationError unless it is text without blanks around."""
     if not isinstance(value, str) or not value or value != value.strip():
         raise ConfigurationError(
             f"Dans {path}, l'output {name} vaut {json.dumps(value, ensure_ascii=False)} : il faut "
@@ -160,7 +159,8 @@ def _render_binding(binding: Binding, values: dict[str, str]) -> str:
 def read_env(path: Path) -> str:
     """Return the text of `.env`, its line ends untouched; empty when there is none."""
     if path.exists() and not path.is_file():
-        # It would be replaced by a file, or waited for.
+        # Reading a pipe would wait for a writer, perhaps for ever, and write_env would put a file
+        # in the place of a device.
         raise ConfigurationError(f"{path} n'est pas un fichier : donnez-en un à --output.")
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -193,9 +193,9 @@ def write_env(path: Path, text: str) -> None:
 
 
 def mask_env(text: str, values: dict[str, str]) -> str:
-    """Return the text of `.env` with all hidden that is not this tool's, but the names.
+    """Return the text of `.env` with every value hidden that this tool does not write.
 
-    A comment, or a line that dotenv does not understand, may hold a secret too.
+    A comment, or a line that dotenv does not understand, is hidden: it may hold a secret too.
     """
     lines = []
     known = {f"# {field.description}" for field in PipelineSettings.model_fields.values()}

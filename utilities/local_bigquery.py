@@ -48,10 +48,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the command against the local servers; return its exit code, or 3 without them."""
     arguments = parse_arguments(argv)
-    # Before anything imports Prefect, which would make a ~/.prefect.
+    # Importing Prefect creates PREFECT_HOME: if it were set later, the user would get a ~/.prefect.
     os.environ["PREFECT_HOME"] = str(arguments.data_dir.resolve() / "prefect")
     for name in find_unusable_proxies():
-        # Nothing of ours is behind it, and Prefect's client could not even be made.
+        # A SOCKS proxy: Prefect's client raises as soon as it is made, though the local servers are
+        # not asked through any proxy.
         del os.environ[name]
     received: list[int] = []
 
@@ -68,8 +69,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:
         if not received:
             raise
-        # All is stopped. Normal interpreter exit would kill our daemon threads inside native code,
-        # and some of it aborts. Exit directly.
+        # The servers are stopped. A normal exit of Python would end our daemon threads inside
+        # native code, some of which then aborts, with another exit code.
         os._exit(received[0])
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def make_bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> Client:
     """Return a BigQuery client of the project, region and endpoint that dbt uses.
 
-    Asks Google for a token first: what it refuses of the credentials is no fault of a dataset.
+    Asks Google for a token first. Otherwise, credentials that Google refuses would fail in the
+    first request, and would be reported as the fault of a dataset.
     Raises google-auth's RefreshError or TransportError, ConfigurationError without a project.
     """
     from google.api_core.client_options import ClientOptions
@@ -45,7 +46,7 @@ def make_bigquery_client(block: GcpCredentials, settings: PipelineSettings) -> C
 def connect_to_bigquery() -> tuple[Client, PipelineSettings]:
     """Return a client with the credentials block that the settings name, and the settings.
 
-    Without a Prefect server to find them on, starts one that ends with this process.
+    If the settings of Prefect name no server, starts one that ends with this process.
     """
     ensure_prefect_server(while_it_boots=import_credentials_block_class)
     settings = load_settings()

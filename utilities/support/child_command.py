@@ -16,14 +16,18 @@ from bi_pipeline.errors import InfrastructureError
 from bi_pipeline.lifetime.local_servers import SIGNALS, LocalServer, hold_signals
 from warm_dbt.parent_death import end_with_parent
 
-# Seconds between two looks at the servers: a command may go on so long against a dead one.
+# Seconds between two looks at the servers, hence the longest that a command uses a dead one.
 WATCH_SECONDS = 0.2
-# How long a command has to end by itself once a server has died.
+# Seconds from SIGINT to SIGKILL once a server has died. Without a limit, a command whose Prefect
+# client retries the dead server would go on for minutes.
 END_SECONDS = 10
 
 
 def list_handled_signals() -> list[int]:
-    """Return the signals that this process takes: `nohup` has a closed terminal ignored."""
+    """Return the signals to handle: not SIGHUP if it is ignored, as under `nohup`.
+
+    Handled there, it would end the command that `nohup` is to keep when the terminal closes.
+    """
     hangup_is_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [x for x in SIGNALS if not (x == signal.SIGHUP and hangup_is_ignored)]
 
@@ -33,11 +37,12 @@ def run_command(
 ) -> int:
     """Run the command to its end; return its exit code, or 3 when a server dies, which ends it.
 
-    Until the command runs, a signal ends this process; from then on it is the command's.
+    A signal that comes before the command runs ends this process; later, it goes to the command.
     """
 
     def forward(number: int, _frame: FrameType | None) -> None:
-        # The terminal sends Ctrl-C to the command too: a second one would cut its ending short.
+        # On Ctrl-C the terminal sends SIGINT to the command as well. If it were forwarded too, the
+        # second SIGINT would abort the clean-up that the first has begun.
         if number == signal.SIGTERM or not sys.stdin.isatty():
             process.send_signal(number)
 
@@ -71,7 +76,7 @@ def _wait(process: subprocess.Popen[bytes], servers: Sequence[LocalServer]) -> i
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Interrupt the command; after a while, kill what is left of it and of its children."""
+    """Interrupt the command; after END_SECONDS, kill it and the descendants that are left."""
     # Collect descendants while the parent lives: once it exits, its children are re-parented and
     # cannot be found.
     family = {psutil.Process(process.pid)}

@@ -23,19 +23,20 @@ from dbt.context.providers import generate_runtime_model_context
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
 
-# Put in a template, it carries the number of a line into the SQL. It is a comment, so that a macro
-# that works on the SQL still has valid SQL.
+# A mark in a template carries the number of its line into the SQL. If a mark were no SQL comment, a
+# query that a macro makes of marked text would be refused.
 MARK = re.compile(r"/\*line:(\d+)\*/")
 
-# Defaults of the variables that dbt reads.
 DEFAULTS = {
-    # Names that stand in the rendered SQL: BigQuery is asked nothing.
+    # Without a value, env_var() in a project fails the parse. Any name will do: it only stands in
+    # the rendered SQL, which is never sent.
     "GCP_PROJECT_ID": "projet",
     "DBT_BIGQUERY_DATASET_DEV": "dev",
     "DBT_BIGQUERY_DATASET_PROD": "prod",
     # Otherwise dbt 1.12, after a long parse, gives a hint and writes in ~/.dbt that it did.
     "DBT_ENGINE_HINTS_ENABLED": "false",
-    # Otherwise dbt reads the `.env` of the folder that it is called from, flags included.
+    # Otherwise dbt 1.12 loads `.env` from the current folder upwards: a DBT_… line in it would set
+    # a flag of this parse.
     "PYTHON_DOTENV_DISABLED": "1",
 }
 
@@ -51,7 +52,7 @@ class DbtProject:
     """A dbt project, each node of which can be rendered without BigQuery."""
 
     def __init__(self, folder: Path, arguments: list[str], work: Path) -> None:
-        """Parse the project with more `arguments` of dbt, which writes in `work` alone."""
+        """Parse the project with these further `arguments` of dbt, which writes in `work` alone."""
         self.folder = folder.resolve()
         self.config, self.manifest = parse_project(self.folder, arguments, work)
         self._asked_bigquery = False
@@ -95,7 +96,8 @@ class DbtProject:
         adapter.get_columns_in_relation = get_columns
         adapter.get_relation = get_relation
         BigQueryConnectionManager.open = refuse
-        # Never released: that would open it.
+        # Not connection_named(), which releases the connection: BigQuery's close() opens the lazy
+        # handle first (dbt-bigquery 1.12.1), and `open` is `refuse`.
         adapter.acquire_connection("check")
 
     def list_nodes(self) -> Iterator[Any]:
@@ -121,9 +123,9 @@ class DbtProject:
     def render(self, node: Any, *, incremental: bool, raw_code: str | None = None) -> str:
         """Return the SQL of a node, in which an ephemeral model is a table of its name.
 
-        A macro's query is answered by no row in an incremental run only, which has to be right
-        when its table is empty. Raises NeedsBigQueryError, or what dbt raises when the node does
-        not compile.
+        A macro's query is answered, by no row, only if `incremental`: that SQL has to be right on
+        an empty table too. Raises NeedsBigQueryError, or what dbt raises when the node does not
+        compile.
         """
         context = self._make_context(node)
         context["is_incremental"] = lambda: incremental
@@ -139,7 +141,8 @@ class DbtProject:
                 raise NeedsBigQueryError from None
             raise
         if self._asked_bigquery and not incremental:
-            # The columns may depend on what BigQuery would answer.
+            # A macro may make columns of BigQuery's answer (a pivot): rendered on no row, the SQL
+            # has fewer, and the models that read them would be refused.
             raise NeedsBigQueryError
         return sql
 
@@ -153,8 +156,8 @@ class DbtProject:
     def find_line(self, node: Any, sql: str, place: Place, *, incremental: bool) -> int | None:
         """Return the line of the node's file that a place in its SQL comes from, None if unsure.
 
-        What a macro writes comes from the line that calls it; what is written in YAML, a generic
-        test or a snapshot, from the line that names it there.
+        SQL that a macro writes comes from the line that calls the macro. A generic test or a
+        snapshot that is written in YAML comes from the line that names it there.
         """
         text = self.find_file(node).read_text(encoding="utf-8")
         start = text.find(node.raw_code)
@@ -163,7 +166,8 @@ class DbtProject:
         marked = ""
         with suppress(Exception):
             marked = self.render(node, incremental=incremental, raw_code=mark_lines(node.raw_code))
-        # A macro may have taken a mark for text that it compares or cuts.
+        # A macro that compares, counts or cuts its text does so with the marks too: if the SQL then
+        # differs by more than the marks, a line found in it would be wrong.
         if MARK.sub("", marked) != sql:
             return None
         return text.count("\n", 0, start) + find_marked_line(marked, *place)
@@ -188,7 +192,8 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
     """
     for name, value in DEFAULTS.items():
-        # An empty variable counts as not set, as for the settings.
+        # An empty variable counts as unset, as in PipelineSettings: left empty, it would give the
+        # tables an empty project or dataset.
         os.environ[name] = os.environ.get(name) or value
     # Imported here: dbt.cli.main reads `.env` as soon as it is imported, unless
     # PYTHON_DOTENV_DISABLED is set.

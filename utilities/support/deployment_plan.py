@@ -1,4 +1,4 @@
-"""What deploy.py would change of a deployment that is there, and whether it is somebody else's.
+"""Says what deploy.py would change of an existing deployment, and whether it is another team's.
 
 Pure: compares what Prefect has with what would be sent. A deployment `wanted` has the keys of one
 in prefect.yaml, and `pull_steps` and `job_variables` as they would be sent.
@@ -30,7 +30,7 @@ def fill_in(steps: list[dict[str, Any]], source: dict[str, str]) -> list[dict[st
 
 
 def find_clone(pull_steps: list[dict[str, Any]] | None) -> dict[str, str]:
-    """Return what the step that clones is given; nothing without one, as an image has the code."""
+    """Return the inputs of the step git_clone; empty without one, when an image holds the code."""
     for step in pull_steps or []:
         for name, inputs in step.items():
             if name.endswith(".git_clone"):
@@ -41,13 +41,14 @@ def find_clone(pull_steps: list[dict[str, Any]] | None) -> dict[str, str]:
 def is_same_repository(one: str, other: str) -> bool:
     """Whether two addresses are of one repository: SSH or HTTPS, with a token or `.git` or not.
 
-    The services that host repositories do not tell upper from lower case.
+    Case does not count, as for the services that host repositories.
     """
 
     def normalize(url: str) -> str:
         scheme, _, address = url.strip().lower().rpartition("://")
         address = re.sub(r"^[^@/]*@", "", address)
-        # `ssh://git@host:22/a/b` has a port there, `git@host:123/b` a team named 123.
+        # In `ssh://git@host:22/a/b` the number is a port. In `git@host:123/b` it is a team: if it
+        # were removed there too, the repositories `b` of two teams would count as one.
         address = re.sub(r"^([^:/]+):" + (r"\d+/" if scheme else "/*"), r"\1/", address)
         return address.rstrip("/").removesuffix(".git")
 
@@ -57,8 +58,8 @@ def is_same_repository(one: str, other: str) -> bool:
 def find_differences_of_owner(before: DeploymentResponse, wanted: dict[str, Any]) -> list[str]:
     """Return a line, in French, for each thing that says that `before` is somebody else's.
 
-    Another repository, GCP project or dataset of prod. What `before` does not say itself, such as
-    a setting that is a Prefect Variable, tells nothing.
+    It is, if it has another repository, GCP project or dataset of prod. If `before` lacks one of
+    these, such as a setting that is a Prefect Variable, that one is not compared.
     """
     lines = []
     old_clone, new_clone = find_clone(before.pull_steps), find_clone(wanted["pull_steps"])

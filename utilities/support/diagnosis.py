@@ -1,4 +1,4 @@
-"""What is ready and what is missing, one line each, with the remedy."""
+"""Prints what is ready and what is missing, one line each, with the remedy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Diagnosis:
         print(f"✓ {what}")
 
     def say_doubtful(self, what: str) -> None:
-        """Say that something may not be meant so."""
+        """Say that something may be a mistake, such as a variable whose name is misspelt."""
         print(f"! {what}")
 
     def say_missing(self, what: str, remedy: str = "") -> None:
@@ -33,7 +33,7 @@ class Diagnosis:
 
 
 def check_datasets(diagnosis: Diagnosis, settings: PipelineSettings, client: Client) -> None:
-    """The datasets exist, where GCP_REGION says."""
+    """Say of each dataset whether it exists, in the region that GCP_REGION names."""
     for dataset in settings.datasets:
         name = f"Dataset {client.project}.{dataset}"
         try:

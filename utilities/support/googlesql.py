@@ -22,8 +22,8 @@ TablePath = tuple[str, ...]
 STRING = types.Type(type_kind=types.TypeKind.TYPE_STRING)
 TIMESTAMP = types.Type(type_kind=types.TypeKind.TYPE_TIMESTAMP)
 
-# Other names of BigQuery's for its types: the analyser knows one name a type, and would refuse
-# SQL that BigQuery accepts.
+# BigQuery's other names for its types. The analyser knows one name a type: without these, it
+# would refuse `cast(x as integer)`, which BigQuery accepts.
 ALIASES = {
     **dict.fromkeys(("INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT"), "INT64"),
     **{"BOOLEAN": "BOOL", "DECIMAL": "NUMERIC", "BIGDECIMAL": "BIGNUMERIC"},
@@ -32,7 +32,7 @@ POSITION = re.compile(r" \[at (\d+):(\d+)\]$")
 
 
 class SqlError(Exception):
-    """What the analyser refuses, in its words, at a place: line and column, from 1."""
+    """A refusal by the analyser, in its words, at a place: line and column, from 1."""
 
     def __init__(self, message: str, place: tuple[int, int]) -> None:
         super().__init__(message)
@@ -59,7 +59,7 @@ class SqlAnalyser:
         )
 
     def find_columns(self, statement: str, tables: Mapping[TablePath, Columns]) -> Columns:
-        """Return the columns that a statement gives, when the tables are all there is.
+        """Return the columns that a statement gives on a BigQuery that has these tables alone.
 
         Raises SqlError.
         """
@@ -112,7 +112,8 @@ def keep_compiled_modules(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "wasmtime.toml"
-    # A string of TOML is one of JSON.
+    # Quoted as JSON, which TOML reads too: a quote or a backslash in the path would otherwise break
+    # the file.
     directory = json.dumps(str(folder.resolve() / "modules"), ensure_ascii=False)
     settings.write_text(f"[cache]\ndirectory = {directory}\n", encoding="utf-8")
 
@@ -141,7 +142,8 @@ def _make_table(name: str, columns: Columns) -> types.SimpleTable:
 
 
 def _make_sql_error(error: ServerError) -> SqlError:
-    # Not error.message: it stops at the first line, and the place is at the end of the last.
+    # Not error.message, which zetasql 0.1.5 cuts after the first line: the place of the error, at
+    # the end of the last line, would be lost.
     message = error.raw_error.partition("Message: ")[2] or str(error)
     position = POSITION.search(message)
     place = (int(position[1]), int(position[2])) if position else (1, 1)

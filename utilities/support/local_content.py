@@ -1,4 +1,4 @@
-"""What the local servers hold: a throwaway key, the datasets, the sample data, the block."""
+"""The content of the local servers: a throwaway key, the datasets, the sample data, the block."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ DATASETS = {
     "DBT_BIGQUERY_DATASET_DEV": "projet_local_dev",
     "DBT_BIGQUERY_DATASET_PROD": "projet_local_prod",
 }
-# A universe of our own: Google's libraries then sign their own tokens and cannot reach
-# Google, even by mistake.
+# In Google's universe, google-auth would look the account up at Google's hosts, with retries and a
+# warning. In a universe of our own it signs its tokens itself, and cannot reach Google by mistake.
 UNIVERSE_DOMAIN = "bigquery.local"
 
 
@@ -63,7 +63,11 @@ def derive_public_key(credentials_info: dict[str, str]) -> str:
 
 
 def make_local_settings(bigquery_url: str) -> dict[str, str]:
-    """Return every setting of the pipeline: those left empty hide the ones of `.env`."""
+    """Return every setting of the pipeline, many of them empty.
+
+    `.env` does not override a variable that is set, even to nothing; one that is absent here would
+    be taken from the user's `.env`.
+    """
     return (
         dict.fromkeys(PipelineSettings.list_variables(), "")
         | {
@@ -91,7 +95,8 @@ def fill_bigquery(bigquery_url: str, credentials_info: dict[str, str]) -> None:
     for dataset in DATASETS.values():
         client.create_dataset(dataset, exists_ok=True)
     try:
-        # The last table to be loaded.
+        # flights is loaded last (TABLES): if another table were looked at, a load that was
+        # interrupted after it would count as complete.
         loaded = client.get_table(f"{settings.dataset_raw}.flights").num_rows
     except NotFound:
         loaded = 0

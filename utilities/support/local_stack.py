@@ -41,13 +41,15 @@ REMEDY = (
     "--fresh, ou après `make clean`."
 )
 
-# The databases of both servers. Whatever else is there, perhaps the user's, stays.
+# --fresh deletes the databases of both servers and nothing else: --data-dir may name a folder in
+# which the user has files.
 DATABASES = ("bigquery/bqemulator.duckdb*", "prefect/prefect.db*")
 
-# bqemulator refuses an upload whose path has one of these: uploads then go to a temporary folder of
-# the system.
+# bqemulator 1.4.0 refuses an upload whose path has one of these, and the sample data could not be
+# loaded: uploads then go to a temporary folder of the system.
 REFUSED_BY_BQEMULATOR = set("'\";`")
-# More than the sample data takes on a slow machine.
+# More than the sample data takes on a slow machine. If a server hangs, Google's client would retry
+# for ten minutes without this limit.
 FILL_TIMEOUT_SECONDS = 90
 
 
@@ -55,12 +57,11 @@ FILL_TIMEOUT_SECONDS = 90
 def run_local_servers(
     data_dir: Path, *, fresh: bool = False
 ) -> Iterator[tuple[dict[str, str], list[LocalServer]]]:
-    """Yield the environment of a command that runs against servers on this machine, and those.
+    """Yield the environment of a command that runs against two local servers, and the servers.
 
-    Both servers boot side by side; the datasets, the sample data and the credentials
-    block are there when this yields. `fresh` starts from nothing. Raises
-    InfrastructureError when the folder is in use or cannot be written, or when a server does
-    not start.
+    Both servers boot side by side; the datasets, the sample data and the credentials block are
+    there when this yields. `fresh` deletes their databases first. Raises InfrastructureError when
+    the folder is in use or cannot be written, or when a server does not start.
     """
     data_dir = data_dir.resolve()
     remedy = REMEDY.format(folder=data_dir)
@@ -97,12 +98,13 @@ def run_local_servers(
 
 @contextmanager
 def _own_folder(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
-    """Keep the folder for this process; yield the logs of BigQuery and of Prefect.
+    """Lock the folder for this process; yield the logs of BigQuery and of Prefect.
 
     Raises OSError when it cannot be written, InfrastructureError when another process has it.
     """
     data_dir.mkdir(parents=True, exist_ok=True)
-    # Another user would read the data and the throwaway key, or take the lock.
+    # If the group or others could enter the folder, another user could read the data and the
+    # throwaway key, or take the lock.
     data_dir.chmod(data_dir.stat().st_mode & stat.S_IRWXU)
     with ExitStack() as stack:
         if not try_lock(stack.enter_context((data_dir / "lock").open("w"))):
@@ -122,7 +124,7 @@ def _own_folder(data_dir: Path, fresh: bool) -> Iterator[list[IO[bytes]]]:
 def work_on(server: LocalServer, work: Callable[[], None]) -> None:
     """Do the work on the server; InfrastructureError when it dies, or cannot do it.
 
-    The clients try again, for ten minutes, what a server that is gone or full refuses.
+    If nobody watched the server, the clients would retry for minutes against one that has died.
     """
     errors: list[Exception] = []
 
@@ -156,9 +158,9 @@ def _clean_environment() -> dict[str, str]:
 def _make_bigquery_server(
     data_dir: Path, uploads: str, log: IO[bytes], credentials_info: dict[str, str]
 ) -> LocalServer:
-    """Return bqemulator, with what DuckDB keeps in HOME in the folder as well.
+    """Return bqemulator, to be started, with all its files in the folder.
 
-    It answers those who have tokens of this key, whose public half it knows.
+    It answers only requests with a token that this key has signed.
     """
     folder = data_dir / "bigquery"
     folder.mkdir(exist_ok=True)
@@ -169,8 +171,8 @@ def _make_bigquery_server(
             *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
             *("--data-dir", str(folder), "--rest-port", "0", "--grpc-port", "0"),
         ],
-        # DuckDB keeps its extensions in HOME, and would fetch avro from the network. Uploads
-        # would go to a folder that all the users of the machine share.
+        # By default DuckDB writes its extensions in the user's HOME, bqemulator fetches the one for
+        # Avro from the network, and uploads go to a folder that all users of the machine share.
         environment=_clean_environment()
         | {
             "HOME": str(folder),

@@ -1,4 +1,4 @@
-"""Runs `prefect deploy`, but for fields of an existing deployment that stay as they were.
+"""Runs `prefect deploy` without the loss of some fields of an existing deployment.
 
 `prefect deploy` sends the tags, parameters and job variables of its file, whatever the deployment
 has. They are replaced here by those to keep, in the one request that changes the deployment.
@@ -29,6 +29,7 @@ def keep(fields: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    # On standard input, as a variable of the deployment may hold a secret.
+    # Not among the arguments, which every user of the machine can list: a variable of the
+    # deployment may hold a secret.
     keep(json.load(sys.stdin))
     app()

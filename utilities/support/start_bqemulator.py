@@ -1,12 +1,12 @@
 """Runs bqemulator's own command line, closed to strangers and with two of its traps taken out.
 
-It answers anyone on this machine, web pages included, and its DuckDB reads and writes every
-file of the user. Here, it answers the tokens of one key, and opens no file but its database
+bqemulator answers anyone on this machine, web pages included, and its DuckDB reads and writes
+every file of the user. Here, it answers the tokens of one key, and opens no file but its database
 and the uploads.
 
-What it had not foreseen, it answers with an error 500. Google's clients take that for a
-fault that passes, and ask again for ten minutes: here the second answer tells them what is
-wrong. And it cannot delete a view, which BigQuery does by the request that deletes a table.
+A failure that bqemulator does not foresee gets an error 500, which Google's clients take for a
+fault that passes: they ask again for ten minutes. Here, the second answer is an error that ends
+that. And bqemulator cannot delete a view, which BigQuery does by the request that deletes a table.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ from google.auth import jwt
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# The clock of this machine may be put right between a token and its use.
+# If the clock of this machine is set back after a token is signed, the token is of the future: with
+# no tolerance, it would be refused (« Token used too early »).
 CLOCK_SKEW_SECONDS = 10
 
 REMEDY = (
@@ -54,9 +55,10 @@ failures: set[tuple[str, str, str]] = set()
 
 
 async def refuse(request: Request, error: Exception) -> Response:
-    """Answer what the emulator cannot do: when it fails the same way again, a lasting error.
+    """Answer a failure that the emulator did not foresee: 500, which clients retry, then 400.
 
-    Once may be an accident: its threads share one connection to DuckDB.
+    The first may be an accident, as its threads share one connection to DuckDB. When the same
+    request fails the same way again, a retry would not help.
     """
     # DuckDB's reason is its first line. The whole statement follows, which would bury the reason in
     # dbt's message; the emulator's log has it.
@@ -90,8 +92,8 @@ class UnauthenticatedError(DomainError):  # type: ignore[misc]
 def find_refusal(scope: Scope, public_key: str) -> DomainError | None:
     """Return the error that refuses this request, of any ASGI type; None when it is let in.
 
-    A web page sends its Origin or, if its own name leads to 127.0.0.1, that name as Host.
-    `/healthz`, which tells nothing of the data, asks for no token.
+    A web page is known by its Origin or, if its name resolves to 127.0.0.1 (DNS rebinding), by that
+    name in Host. `/healthz`, which tells nothing of the data, asks for no token.
     """
     headers = Headers(scope=scope)
     _, port = scope["server"]
@@ -145,9 +147,9 @@ async def serve_inherited(server: uvicorn.Server, _sockets: object = None) -> No
 async def start_and_lock(engine: DuckDBEngine) -> None:
     """Start DuckDB, then close the disk and the network to all SQL, but for the uploads.
 
-    DuckDB adds its database, and the files that it spills beside it, by itself. No extension can
-    be loaded any more, and the spatial one is not there: GDAL, in it, opens what a file in the
-    uploads names, and DuckDB does not see it.
+    DuckDB itself still opens its database and the files that it spills beside it. No extension can
+    be loaded any more. The spatial one is not loaded before either: its GDAL opens the files that
+    an upload names, without DuckDB's check.
     """
     await start_engine(engine)
     uploads = str(engine._settings.upload_staging_dir).replace("'", "''")
@@ -159,7 +161,7 @@ async def start_and_lock(engine: DuckDBEngine) -> None:
 def resolve_upload(uri: str, context: AppContext) -> str:
     """Return the path of an upload; PermissionDeniedError for any other file.
 
-    bqemulator opens Avro files in Python first, which DuckDB cannot refuse.
+    bqemulator opens Avro files in Python, where DuckDB's settings refuse nothing.
     """
     path: str = resolve_uri(uri, context)
     if not Path(path).resolve().is_relative_to(context.settings.upload_staging_dir):
@@ -171,8 +173,13 @@ def resolve_upload(uri: str, context: AppContext) -> str:
 
 
 def install(app: FastAPI) -> None:
-    """Give the application our answers; it calls this before it has any route of its own."""
-    # The last middleware to be added is the first to see a request.
+    """Give the application our middleware, handler and route.
+
+    bqemulator calls this before it adds its own routes. The first route that matches answers: the
+    one here, which deletes views too.
+    """
+    # The middleware that is added last sees a request first. bqemulator has added its own by now:
+    # none of them sees a request without a token.
     app.add_middleware(AccessMiddleware, public_key=os.environ["LOCAL_BIGQUERY_PUBLIC_KEY"])
     install_exception_handlers(app)
     app.add_exception_handler(Exception, refuse)
@@ -186,6 +193,7 @@ if __name__ == "__main__":
     executor._resolve_uri = resolve_upload
     DuckDBEngine._load_spatial = lambda _engine: None
     uvicorn.Server.serve = serve_inherited  # type: ignore[method-assign, assignment]
-    # The Storage API knows no tokens, and nothing here reads through it: a server without a port.
+    # bqemulator's Storage API (gRPC) checks no token: any user of this machine could read the
+    # tables through it. Nothing here needs it, so its server gets no port.
     server.build_grpc_server = lambda _context: (grpc.aio.server(), 0)
     main()
