@@ -55,7 +55,8 @@ COMMANDS = {
     "dagster": [[str(DAGSTER_VENV / "bin/python"), str(PEERS / "dagster_assets.py")]],
 }
 
-# Nothing leaves this machine, and a slow one has the time to boot a temporary server.
+# Telemetry would add its requests to what is measured. On a slow machine, Prefect's default limit
+# would end the boot of a temporary server, and with it the benchmark.
 EVERY_PROCESS = {
     "DO_NOT_TRACK": "1",
     "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
@@ -123,7 +124,7 @@ class BigQuery:
     Attributes:
         far: whether each answer takes the time that Google's takes.
         local: the environment of the local BigQuery, its Prefect server included.
-        threads: of every runner but those named otherwise.
+        threads: those of every runner but « dbt ».
     """
 
     far: bool
@@ -135,7 +136,7 @@ class BigQuery:
 
 @contextmanager
 def far_bigquery(local: dict[str, str]) -> Iterator[BigQuery]:
-    """Yield the local BigQuery behind servers that answer as late as Google's."""
+    """Yield the local BigQuery behind a proxy and a token server that answer as late as Google."""
     with (
         fault_proxy(local["DBT_BIGQUERY_API_ENDPOINT"]) as proxy,
         token_endpoint(saved_key(local), delay=FAR_TOKEN_SECONDS) as (key, _),
@@ -168,7 +169,8 @@ def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
     """Return a runner on a new project of this size, once dbt has parsed it for this runner."""
     folder, dataset = work / f"{size}{'-far' * bigquery.far}" / name, f"bench_{size}"
     write_dbt_project(folder / "dbt", size)
-    # The four threads of the profile in dbt's documentation.
+    # Four, as in the profile of dbt's documentation. If « dbt » had as many as the others, nobody
+    # would see how much of their gain comes from threads alone.
     threads = 4 if name == "dbt" else bigquery.threads
     write_profile(folder, dataset, threads, bigquery)
     copy_prefect_database(Path(bigquery.local["PREFECT_HOME"]), folder / ".prefect")
@@ -179,7 +181,8 @@ def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
     runner = Runner(name, folder, make_environment(name, folder, dataset, bigquery))
     if name == "dagster":
         (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    # For dbt's partial parse and, with dagster-dbt, for the manifest that it reads.
+    # Without this first parse, the first round would measure a parse of the whole project, the
+    # later ones would not, and dagster-dbt would find no manifest.
     run_process([*PIPELINE, "--select=model_0"] if name in OURS else ["dbt", "parse"], runner)
     return runner
 
@@ -294,7 +297,8 @@ def measure(
     for name in names:
         show(f"{what}, préparation : {LABELS[name]}")
         runners.append(prepare(name, size, work, bigquery))
-    # A first run that is not measured creates the tables: all those measured replace them.
+    # This run is not measured. If it did not create the tables, the first measured run would, while
+    # all others replace them.
     runners[0].run()
     measures = []
     for turn in range(1, repeat + 1):
@@ -353,13 +357,15 @@ def main(argv: list[str] | None = None) -> int:
         show("dagster-dbt n'est pas mesuré : `make bench-peers` l'installe.")
     if not names:
         return 2
-    # So that what has been started is stopped, and the temporary folder removed.
+    # By default SIGTERM ends Python without unwinding: the servers would go on, and the temporary
+    # folder would stay.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: sys.exit(128 + received))
     measures: list[Measure] = []
     with TemporaryDirectory(prefix="bench-") as folder:
         work = Path(folder)
-        # Before anything imports Prefect, which would make a ~/.prefect.
+        # Importing Prefect creates PREFECT_HOME: if it were set later, the user would get a
+        # ~/.prefect.
         os.environ["PREFECT_HOME"] = str(work / "prefect")
         try:
             with run_local_servers(work / "local") as (local, _), far_bigquery(local) as far:
@@ -368,7 +374,8 @@ def main(argv: list[str] | None = None) -> int:
                 )
                 tables = [(near, size) for size in arguments.sizes] + [(far, FAR_SIZE)]
                 for bigquery, size in tables:
-                    # On the local one, more threads only share the same cores.
+                    # On the local BigQuery, which shares its cores with dbt, every runner has four
+                    # threads: « dbt-8 » would repeat « dbt ».
                     here = [name for name in names if bigquery.far or name != "dbt-8"]
                     measures += measure(here, size, arguments.repeat, bigquery, work)
                     write_report(Results(describe_machine(), measures), arguments.results)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 PAGE = PROJECT_ROOT / ".local" / "report.html"
 
-# The marts hold sums, which add up: a rate is made once they are added.
+# An average of the marts' rates would count a month of ten flights as much as one of a thousand.
+# So the queries add the marts' sums, and divide last.
 PUNCTUALITY = """
 select
     airline_name, month_start, flight_count, on_time_count, cancelled_count, arrived_count,
@@ -104,8 +105,7 @@ def render_page(
     source: str, punctuality: pd.DataFrame, routes: pd.DataFrame, weather: pd.DataFrame
 ) -> str:
     """Return the page, from the rows of each query and the name of where they are."""
-    # For this DATE the local BigQuery gives a timestamp, Google's a date: months would not group
-    # alike.
+    # The mart's DATE is a DATETIME in bqemulator 1.4.0: from here on, one type for both.
     months = pd.to_datetime(punctuality["month_start"], utc=True)
     punctuality = punctuality.assign(month=months).drop(columns="month_start")
     environment = jinja2.Environment(
