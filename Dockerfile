@@ -6,10 +6,11 @@ FROM python:3.11-slim AS dependencies
 
 WORKDIR /app
 
-# From here, pyproject.toml says which dependency of dbt-core to leave out.
+# Without pyproject.toml, uv would want dbt-core-experimental-parser, of which the lock has no hash,
+# and fail.
 COPY pyproject.toml requirements.txt ./
 
-# uv first, from its own lines of the lock.
+# uv is installed first, from its own lines of the lock: pip knows no way to leave a dependency out.
 RUN sed -n '/^uv==/,/[^\\]$/p' requirements.txt > uv.txt \
     && pip install --no-cache-dir --require-hashes --no-deps --requirement uv.txt \
     && python -m venv --without-pip /venv \
@@ -30,13 +31,13 @@ WORKDIR /app
 
 COPY prefect.toml ./
 COPY prefect prefect
-# dbt writes beside its models: target/, logs/, dbt_packages/.
+# dbt writes target/, logs/ and dbt_packages/ beside its models: in a folder of root, it would fail.
 COPY --chown=1000:1000 dbt dbt
 
 RUN python -m compileall -q prefect
 
-# A number: Kubernetes has to know that it is not root.
+# A number: of a name, Kubernetes (runAsNonRoot) cannot tell that it is not root, and refuses it.
 USER 1000
 
-# No ENTRYPOINT: a Kubernetes pool gives its command as arguments.
+# No ENTRYPOINT: a Kubernetes pool gives its command as `args`, which would become arguments of it.
 CMD ["python", "prefect/pipeline.py"]

@@ -11,7 +11,8 @@ COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-emit-ind
 # The style of the SQL is the dbt project's own: none without its .sqlfluff.
 SQL := $(if $(wildcard dbt/.sqlfluff),$(wildcard dbt/models dbt/data-tests))
 
-# The documentation needs no BigQuery, only names; its files stay apart from those of the runs.
+# Without these names dbt cannot parse, although `docs` asks BigQuery nothing. Without a target path
+# of its own, http.server would show the files of the runs as well.
 DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
 	DBT_BIGQUERY_DATASET_PROD=prod DBT_PROFILES_DIR=. DBT_PROFILE=projet_m2_bi DBT_TARGET_PATH=target/docs
 
@@ -24,13 +25,15 @@ demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py
 
-# Goes with the example, when another dbt project takes its place.
+# When a team puts its project in dbt/, report.mk goes with the example: without the dash, every
+# target would then fail.
 -include dbt/dashboard/report.mk
 
 doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 	@$(BIN)/python utilities/doctor.py
 
-# The state holds the keys, and Terraform writes it for everyone to read.
+# Terraform writes its state, which holds the keys, with mode 644: every user of the machine could
+# read them.
 infra: .need-terraform ## Crée les datasets et les comptes de service sur GCP
 	@find infrastructure -name '*.tfstate*' -type f -exec chmod go= {} +
 	umask 077; $(TERRAFORM) -chdir=infrastructure init
@@ -95,8 +98,8 @@ clean: ## Efface ce que les commandes ont produit, sauf .env et .secrets/
 .need-terraform:
 	@test -n "$(TERRAFORM)" || { echo "Il faut OpenTofu (tofu) ou Terraform, 1.8 ou plus récent." >&2; exit 1; }
 
-# uv takes a half-linked package for installed. Delete the marker first: an interrupted install then
-# starts from an empty .venv.
+# If an install is interrupted, uv takes a half-linked package for installed. So the install deletes
+# .venv/uv first: the next one then starts from an empty .venv.
 .venv/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Il faut Python 3.11 ou plus récent : make PYTHON=python3.11 …")'
 	@$(PYTHON) -m venv --clear .venv

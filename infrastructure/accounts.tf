@@ -32,7 +32,8 @@ resource "google_bigquery_dataset_iam_member" "raw_viewer" {
   member     = each.value
 }
 
-# Each account writes its own environment; load_sample_data.py fills raw with the one of dev.
+# Each account writes its own environment only: a run of dev cannot break prod. load_sample_data.py
+# runs as the account of dev, and could not fill raw without `raw = "dev"`.
 resource "google_bigquery_dataset_iam_member" "data_editor" {
   for_each = merge(
     { for name, environment in local.datasets : name => environment if environment != "raw" },
@@ -44,7 +45,7 @@ resource "google_bigquery_dataset_iam_member" "data_editor" {
   member     = local.members[each.value]
 }
 
-# What `--changed-since` and `clone` read from dev.
+# Without this right, a run of dev with `--changed-since` or `clone` cannot read the tables of prod.
 resource "google_bigquery_dataset_iam_member" "prod_viewer" {
   for_each = { for name, environment in local.datasets : name => environment if environment == "prod" && var.dev_reads_prod }
 
@@ -61,7 +62,7 @@ resource "google_service_account_iam_member" "impersonator" {
   member             = each.value
 }
 
-# For dev. A rotation that fails half-way leaves the old key alive.
+# The key of dev. Without create_before_destroy, a rotation that fails half-way would leave no key.
 resource "google_service_account_key" "pipeline" {
   count = var.create_key ? 1 : 0
 

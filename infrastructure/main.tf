@@ -13,11 +13,12 @@ locals {
   )
 
   account_ids = {
-    # As when there was one account, so that the states and the keys made then stay valid.
+    # The id from when there was one account. With another id, Terraform would replace that
+    # account, and its keys would be refused.
     dev  = var.service_account_id
     prod = "${var.service_account_id}-prod"
   }
-  # Written out, and not `account.email`, so that a plan says who gets which right.
+  # Not `account.email`, which is unknown until apply: a plan would not say who gets which right.
   emails   = { for environment, account in google_service_account.pipeline : environment => "${account.account_id}@${account.project}.iam.gserviceaccount.com" }
   accounts = { for environment, email in local.emails : environment => "projects/${var.project_id}/serviceAccounts/${email}" }
   members  = { for environment, email in local.emails : environment => "serviceAccount:${email}" }
@@ -71,8 +72,8 @@ resource "google_bigquery_dataset" "guarded" {
     project     = "pipeline-dbt"
   }
 
-  # A plan that would delete one, or replace it (another region, another project), fails. It takes a
-  # literal: hence two resources.
+  # prevent_destroy: a plan that would delete a dataset, or replace it (another region, another
+  # project), fails. Terraform takes no expression there, and dev may go: hence two resources.
   lifecycle {
     prevent_destroy = true
   }

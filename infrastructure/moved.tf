@@ -1,5 +1,5 @@
-# From the states made when one account wrote raw, dev and prod: nothing that holds data is made
-# again, and that account becomes the one of dev.
+# A state may be from when one account wrote raw, dev and prod. Without these blocks, Terraform
+# would destroy its datasets and its account, and make others. The account becomes that of dev.
 
 moved {
   from = google_project_service.bigquery
