@@ -19,7 +19,7 @@ from google.cloud.bigquery import SchemaField
 
 from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
-from support.dbt_offline import DbtProject, NeedsBigQueryError
+from support.dbt_offline import DbtProject, NeedsBigQueryError, show_path
 from support.declared_types import explain_type_error, list_contract_types, list_declared_types
 from support.googlesql import (
     STRING,
@@ -28,6 +28,7 @@ from support.googlesql import (
     SqlAnalyser,
     SqlError,
     TablePath,
+    is_compiled,
     list_types,
     make_schema_field,
 )
@@ -178,8 +179,7 @@ class Check:
 
     def _describe_place(self, node: Any, incremental: bool, line: int | None) -> str:
         """Return where a refusal stands: file, line when it is sure, node."""
-        path = self.project.find_file(node)
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        shown = show_path(self.project.find_file(node))
         place = f"{shown}, ligne {line}" if line else str(shown)
         kind = KINDS.get(node.resource_type, node.resource_type)
         branch = ", en incrémental" if incremental else ""
@@ -328,6 +328,23 @@ def list_snapshot_columns(node: Any, columns: Columns) -> Columns:
     return {getattr(names, name, None) or name: kind for name, kind in added.items()}
 
 
+def count(number: int, one: str, several: str) -> str:
+    """Return a number and what there is of it, in French, where 0 is singular."""
+    return f"{number} {several if number > 1 else one}"
+
+
+def start_analyser(folder: Path) -> SqlAnalyser:
+    """Return the analyser, once the user knows why it takes long when it compiles itself."""
+    if not is_compiled(folder):
+        print(
+            "L'analyseur de GoogleSQL se compile, une seule fois : 15 à 30 s, davantage si la "
+            "machine est occupée.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return SqlAnalyser(folder)
+
+
 def render_report(check: Check) -> str:
     """Return what the user reads: refusals, what was not judged, and the count."""
     lines = list(check.refusals)
@@ -335,8 +352,8 @@ def render_report(check: Check) -> str:
         others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
         lines.append(f"! Pas jugé ({why}) : {', '.join(names[:5] if others else names)}{others}")
     lines.append(
-        f"{check.statements} requêtes lues par l'analyseur de GoogleSQL, "
-        f"{len(check.refusals)} refusée{'s' if len(check.refusals) > 1 else ''}."
+        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL, "
+        f"{count(len(check.refusals), 'refusée', 'refusées')}."
     )
     return "\n".join(lines)
 
@@ -360,7 +377,7 @@ def main(argv: list[str] | None = None) -> int:
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"
     project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
-    check = Check(SqlAnalyser(work / "googlesql"), project)
+    check = Check(start_analyser(work / "googlesql"), project)
     check.read()
     print(render_report(check))
     return int(bool(check.refusals))

@@ -245,6 +245,7 @@ def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_m
 
     assert run.returncode == 2
     assert "nowhere" in run.stderr
+    assert run.stderr.endswith("project/dbt.\n")
     assert "Traceback" not in run.stderr
 
 

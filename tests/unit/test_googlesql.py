@@ -4,7 +4,7 @@ import wasmtime
 from zetasql import types
 from zetasql.core import wasm_client
 
-from support.googlesql import keep_compiled_modules, list_types, name_type
+from support.googlesql import is_compiled, keep_compiled_modules, list_types, name_type
 
 
 def test_damaged_module_is_compiled_again(tmp_path, monkeypatch):
@@ -16,7 +16,9 @@ def test_damaged_module_is_compiled_again(tmp_path, monkeypatch):
         files = [path for path in tmp_path.rglob("wasmtime-*/*") if path.suffix != ".stats"]
         return {path: path.read_bytes() for path in files}
 
+    assert not is_compiled(tmp_path)
     kept = compile_module()
+    assert is_compiled(tmp_path)
     for path in kept:
         path.write_bytes(b"damaged")
 

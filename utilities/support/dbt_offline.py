@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from google.cloud.bigquery import SchemaField
 
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import DBT_PROJECT_DIR
 
 # Put in a template, it carries the number of a line into the SQL. It is a comment, so that a macro
 # that works on the SQL still has valid SQL.
@@ -243,13 +245,7 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     if isinstance(answer.exception, KeyboardInterrupt):
         raise answer.exception
     if answer.exception:
-        remedy = "Corrigez dbt/."
-        if packages_are_missing(folder):
-            remedy = (
-                "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
-                "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
-            )
-        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{remedy}")
+        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{find_remedy(folder)}")
     return get_adapter_by_type("bigquery").config, answer.result
 
 
@@ -265,6 +261,27 @@ def pretend_to_build() -> None:
         return flags
 
     dbt.flags.get_flag_obj = get_flag_obj
+
+
+def find_remedy(folder: Path) -> str:
+    """Return what to do, in French, about a project that dbt cannot parse."""
+    shown = show_path(folder)
+    if not packages_are_missing(folder):
+        return f"Corrigez {shown}."
+    if folder == DBT_PROJECT_DIR:
+        return (
+            "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
+            "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
+        )
+    return (
+        "Les packages qu'il déclare ne sont pas installés : "
+        f"`.venv/bin/dbt deps --project-dir {shlex.quote(str(shown))}`."
+    )
+
+
+def show_path(path: Path) -> Path:
+    """Return a path as the user writes it: from the folder that the command is called from."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def mark_lines(raw_code: str) -> str:

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import wasmtime
@@ -133,7 +134,7 @@ def keep_compiled_modules(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "wasmtime.toml"
     # A string of TOML is one of JSON.
-    directory = json.dumps(str(folder.resolve() / "modules"), ensure_ascii=False)
+    directory = json.dumps(str(find_module_folder(folder).resolve()), ensure_ascii=False)
     settings.write_text(f"[cache]\ndirectory = {directory}\n", encoding="utf-8")
 
     def make_config() -> wasmtime.Config:
@@ -142,6 +143,17 @@ def keep_compiled_modules(folder: Path) -> None:
         return config
 
     wasm_client.Config = make_config
+
+
+def find_module_folder(folder: Path) -> Path:
+    """Return where in `folder` the modules of these versions are kept, once compiled."""
+    return folder / f"zetasql-{version('zetasql')}-wasmtime-{version('wasmtime')}"
+
+
+def is_compiled(folder: Path) -> bool:
+    """Return whether `folder` holds the compiled module."""
+    files = find_module_folder(folder).glob("modules/*/*")
+    return any(path.suffix != ".stats" for path in files)
 
 
 def name_type(kind: types.Type) -> str:
