@@ -15,19 +15,30 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
+from google.cloud.bigquery import SchemaField
+
 from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
-from support.dbt_offline import DbtProject, NeedsBigQueryError
-from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
+from support.dbt_offline import DbtProject, NeedsBigQueryError, show_path
+from support.declared_types import explain_type_error, list_contract_types, list_declared_types
+from support.googlesql import (
+    STRING,
+    TIMESTAMP,
+    Columns,
+    SqlAnalyser,
+    SqlError,
+    TablePath,
+    is_compiled,
+    list_types,
+    make_schema_field,
+)
 
-# BigQuery's API, and a YAML written after it, says FLOAT for the FLOAT64 of its SQL: the cast of
-# such a column would be refused.
-API_TYPES = {"FLOAT": "FLOAT64"}
 # The kinds of nodes whose SQL is read, in French. Seeds and sources have none.
 KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}
 OWN_MATERIALIZATIONS = {
     *("table", "view", "incremental", "ephemeral", "materialized_view", "snapshot", "test"),
 }
+COMMENT = re.compile(r"--[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 # The analyser refuses other teams' tables and functions, ML models, and some functions of BigQuery.
 # If such a node counted as refused, valid SQL would fail the check: it is not judged. A function
 # without a dot that is not listed here is a mistake, as BigQuery has none of that name.
@@ -51,6 +62,8 @@ class Check:
     # be refused for columns that may be there.
     unknown: dict[str, str] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
+    # Node, line and reason: an incremental model is not refused a second time for the same one.
+    errors: set[tuple[str, int | None, str]] = field(default_factory=set)
     # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     statements: int = 0
@@ -70,10 +83,12 @@ class Check:
                 self.not_judged["analyses, que dbt n'exécute pas"].append(node.name)
         self._list_what_stays_apart()
 
-    def find_declared_types(self, relation: str) -> dict[str, str] | None:
-        """Return the columns of a relation and their types, as a macro would ask BigQuery."""
+    def find_declared_types(self, relation: str) -> list[SchemaField] | None:
+        """Return the columns of a relation, as BigQuery would describe them to a macro."""
         columns = self.columns.get(parse_table_path(relation))
-        return None if columns is None else list_type_names(columns)
+        if columns is None:
+            return None
+        return [make_schema_field(name, kind) for name, kind in columns.items()]
 
     def find_query_columns(self, sql: str) -> list[str] | None:
         """Return the names of the columns that a macro's query gives; None if it is refused."""
@@ -90,6 +105,9 @@ class Check:
             return
         full = self._render(node, incremental=False)
         if full is None:
+            return
+        if not COMMENT.sub("", full).strip():
+            self._leave(node, "SQL vide")
             return
         self._judge(node, full, incremental=False)
         if node.config.materialized == "incremental":
@@ -124,7 +142,8 @@ class Check:
                 self.analyser.check_grammar(statement)
                 self._leave(node, f"grammaire seule : {causes[0]}", causes[0])
                 return
-            columns = self.analyser.find_columns(statement, self._find_tables(parents))
+            variables = self._find_variables(node) if incremental else {}
+            columns = self.analyser.find_columns(statement, self._find_tables(parents), variables)
         except SqlError as error:
             self._note_error(node, sql, error, incremental=incremental)
             return
@@ -144,6 +163,9 @@ class Check:
         line = min(line, len(sql_lines))
         found = self.project.find_line(node, sql, (line, column), incremental=incremental)
         message = f"{error}\n{sql_lines[line - 1].strip()}"
+        if incremental and (node.unique_id, found, message) in self.errors:
+            return
+        self.errors.add((node.unique_id, found, message))
         self._refuse(node, message, incremental=incremental, line=found)
         self._declare(node, f"{node.name} est refusé")
 
@@ -159,8 +181,7 @@ class Check:
 
     def _describe_place(self, node: Any, incremental: bool, line: int | None) -> str:
         """Return where a refusal stands: file, line when it is sure, node."""
-        path = self.project.find_file(node)
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        shown = show_path(self.project.find_file(node))
         place = f"{shown}, ligne {line}" if line else str(shown)
         kind = KINDS.get(node.resource_type, node.resource_type)
         branch = ", en incrémental" if incremental else ""
@@ -177,41 +198,50 @@ class Check:
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
-        types = list_types_in_yaml(node)
-        if types and all(types.values()):
-            self._learn(node, types)
+        types = list_declared_types(node)
+        columns, faults = self._find_types(types)
+        if types and len(columns) == len(types):
+            self.columns[make_table_path(node)] = columns
         else:
-            self.unknown[node.unique_id] = cause
+            # Not a refusal: BigQuery never reads these types.
+            self.unknown[node.unique_id] = f"{node.name}.{faults[0]}" if faults else cause
 
     def _learn(self, node: Any, types: dict[str, str]) -> None:
-        """Learn the columns of a node from the names of their types."""
-        columns = self._find_columns_of_types(node, types)
-        if columns is None:
+        """Learn the columns of a node, which BigQuery makes with the names of these types."""
+        columns, faults = self._find_types(types)
+        if faults:
+            self._refuse(node, "\n".join(faults))
             self.unknown[node.unique_id] = f"{node.name} est refusé"
         else:
             self.columns[make_table_path(node)] = columns
 
-    def _find_columns_of_types(self, node: Any, types: dict[str, str]) -> Columns | None:
-        """Return the columns that have these types, None if BigQuery has no such type."""
-        casts = (
-            f"cast(null as {API_TYPES.get(kind.upper(), kind)}) as `{name}`"
-            for name, kind in types.items()
-        )
-        try:
-            return self.analyser.find_columns(f"select {', '.join(casts)}", {})
-        except SqlError as error:
-            self._refuse(node, f"type d'une colonne : {error}")
-            return None
+    def _find_types(self, types: dict[str, str]) -> tuple[Columns, list[str]]:
+        """Return the columns whose type is known, and why BigQuery would refuse the others'."""
+        columns, faults = {}, []
+        for name, kind in types.items():
+            try:
+                if kind:
+                    columns[name] = self.analyser.find_type(kind)
+            except SqlError as error:
+                faults.append(explain_type_error(name, kind, error))
+        return columns, faults
 
     def _check_contract(self, node: Any, columns: Columns) -> None:
         """Refuse a node whose SQL does not give the columns that its contract promises."""
         if node.resource_type != "model" or not node.config.contract.enforced:
             return
-        promised = self._find_columns_of_types(node, list_types_in_yaml(node))
-        if promised is None:
+        given = list_types(columns)
+        untyped = [
+            f"{column.name} n'a pas de data_type ({given.get(column.name, 'absente')} dans le SQL)"
+            for column in node.columns.values()
+            if not column.data_type
+        ]
+        if untyped:
+            self._refuse(node, f"contrat incomplet : {', '.join(untyped)}")
             return
-        given, wanted = list_type_names(columns), list_type_names(promised)
-        differences = [
+        promised, faults = self._find_types(list_contract_types(node))
+        wanted = list_types(promised)
+        differences = faults or [
             f"{name} : {given.get(name, 'absente')} dans le SQL, {wanted.get(name, 'absente')} "
             "dans le YAML"
             for name in given | wanted
@@ -219,6 +249,14 @@ class Check:
         ]
         if differences:
             self._refuse(node, "\n".join(["contrat non tenu", *differences]))
+
+    def _find_variables(self, node: Any) -> Columns:
+        """Return the variables that the script of an incremental run declares."""
+        kind = self.project.find_partition_type(node)
+        try:
+            return {"_dbt_max_partition": self.analyser.find_type(kind)} if kind else {}
+        except SqlError:
+            return {}
 
     def _find_tables(self, names: list[str]) -> dict[TablePath, Columns]:
         """Return the columns, as far as they are known, of what a node reads."""
@@ -261,16 +299,6 @@ def parse_table_path(relation: str) -> TablePath:
     return tuple(relation.replace("`", "").split("."))
 
 
-def list_type_names(columns: Columns) -> dict[str, str]:
-    """Return the name of each column's type."""
-    return {name: str(kind) for name, kind in columns.items()}
-
-
-def list_types_in_yaml(node: Any) -> dict[str, str]:
-    """Return the name of the type that the YAML gives to each column of a node."""
-    return {column.name: column.data_type for column in node.columns.values()}
-
-
 def make_table_path(node: Any) -> TablePath:
     """Return the path under which the SQL of other nodes names this one."""
     if node.relation_name and node.config.get("materialized") != "ephemeral":
@@ -282,6 +310,9 @@ def render_wrapping(node: Any) -> tuple[str, str]:
     """Return what dbt writes around a node's SQL, on its first and after its last line."""
     if node.resource_type == "test":
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
+    if node.config.materialized == "ephemeral":
+        # A column without a name is refused in a table, not in a common table expression.
+        return "select * from (", "\n)"
     return "create table `relation` as (", "\n)"
 
 
@@ -299,6 +330,23 @@ def list_snapshot_columns(node: Any, columns: Columns) -> Columns:
     return {getattr(names, name, None) or name: kind for name, kind in added.items()}
 
 
+def count(number: int, one: str, several: str) -> str:
+    """Return a number and what there is of it, in French, where 0 is singular."""
+    return f"{number} {several if number > 1 else one}"
+
+
+def start_analyser(folder: Path) -> SqlAnalyser:
+    """Return the analyser, once the user knows why it takes long when it compiles itself."""
+    if not is_compiled(folder):
+        print(
+            "L'analyseur de GoogleSQL se compile, une seule fois : 15 à 30 s, davantage si la "
+            "machine est occupée.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return SqlAnalyser(folder)
+
+
 def render_report(check: Check) -> str:
     """Return what the user reads: refusals, what was not judged, and the count."""
     lines = list(check.refusals)
@@ -306,8 +354,8 @@ def render_report(check: Check) -> str:
         others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
         lines.append(f"! Pas jugé ({why}) : {', '.join(names[:5] if others else names)}{others}")
     lines.append(
-        f"{check.statements} requêtes lues par l'analyseur de GoogleSQL, "
-        f"{len(check.refusals)} refusée{'s' if len(check.refusals) > 1 else ''}."
+        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL, "
+        f"{count(len(check.refusals), 'refusée', 'refusées')}."
     )
     return "\n".join(lines)
 
@@ -331,7 +379,7 @@ def main(argv: list[str] | None = None) -> int:
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"
     project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
-    check = Check(SqlAnalyser(work / "googlesql"), project)
+    check = Check(start_analyser(work / "googlesql"), project)
     check.read()
     print(render_report(check))
     return int(bool(check.refusals))

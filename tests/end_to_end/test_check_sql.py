@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from bi_pipeline.settings import PROJECT_ROOT
+from check_sql_corpus import ACCEPTED, REFUSED, list_files, locate
 from project import ONE_MODEL, copy_project
 
 pytestmark = pytest.mark.slow
@@ -148,17 +149,29 @@ def test_what_the_local_bigquery_accepts_and_google_does_not_is_refused(
         assert place in run.stdout
 
 
-@pytest.fixture(scope="module")
-def cafe_report(tmp_path_factory, compiled_module):
-    """What is said of another team's project, whose files stay as they are."""
-    root = tmp_path_factory.mktemp("cafe-check")
-    for path, text in CAFE.items():
+def check_elsewhere(root, cache, dbt_files):
+    """Check a dbt project outside the project: its files stay as they are."""
+    for path, text in dbt_files.items():
         (root / "cafe" / path).parent.mkdir(parents=True, exist_ok=True)
         (root / "cafe" / path).write_text(text)
     before = sorted((root / "cafe").rglob("*"))
-    run = check(root, compiled_module, ONE_MODEL, "--project-dir", str(root / "cafe"))
+    run = check(root, cache, ONE_MODEL, "--project-dir", str(root / "cafe"))
     assert sorted((root / "cafe").rglob("*")) == before
     return run
+
+
+@pytest.fixture(scope="module")
+def cafe_report(tmp_path_factory, compiled_module):
+    """What is said of another team's project."""
+    return check_elsewhere(tmp_path_factory.mktemp("cafe-check"), compiled_module, CAFE)
+
+
+@pytest.fixture(scope="module")
+def corpus_report(tmp_path_factory, compiled_module):
+    """What is said of the corpus."""
+    run = check_elsewhere(tmp_path_factory.mktemp("corpus-check"), compiled_module, list_files())
+    assert run.returncode == 1, run.stdout + run.stderr
+    return run.stdout
 
 
 def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
@@ -201,6 +214,30 @@ def test_what_cannot_be_judged_is_listed(cafe_report, line):
     assert f"! Pas jugé {line}\n" in cafe_report.stdout
 
 
+@pytest.mark.parametrize("situation", ACCEPTED)
+def test_what_bigquery_takes_is_not_refused(corpus_report, situation):
+    files = [locate(situation, path) for path in ACCEPTED[situation]]
+
+    assert not [path for path in files if path in corpus_report], corpus_report
+
+
+@pytest.mark.parametrize("situation", REFUSED)
+def test_what_bigquery_refuses_is_refused_once(corpus_report, situation):
+    _, said = REFUSED[situation]
+
+    assert f"/{situation}/{said}" in corpus_report
+    assert corpus_report.count(f"/{situation}/") == 1, corpus_report
+
+
+def test_type_that_the_yaml_half_says_leaves_its_table_unknown(corpus_report):
+    for name in ("visits", "boxes", "labels", "tags"):
+        why = f"source half.{name} sans `data_type` à chaque colonne"
+        assert f"! Pas jugé (grammaire seule : {why}) : half_{name}\n" in corpus_report
+    why = "others.id : BigQuery n'a pas de type varchar ; le plus proche est STRING"
+    assert f"! Pas jugé (grammaire seule : {why}) : half_others\n" in corpus_report
+    assert "! Pas jugé (SQL vide) : never\n" in corpus_report
+
+
 def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_module):
     run = check(
         tmp_path, compiled_module, {"models/lost.sql": "select * from {{ ref('nowhere') }}"}
@@ -208,6 +245,7 @@ def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_m
 
     assert run.returncode == 2
     assert "nowhere" in run.stderr
+    assert run.stderr.endswith("project/dbt.\n")
     assert "Traceback" not in run.stderr
 
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from support.dbt_offline import MARK, find_line_in_yaml, find_marked_line, mark_lines
+from support.dbt_offline import (
+    MARK,
+    find_line_in_yaml,
+    find_marked_line,
+    find_remedy,
+    mark_lines,
+)
 from support.googlesql import POSITION
 
 TEMPLATE = """\
@@ -61,3 +67,11 @@ models:
 
 def test_place_of_an_error_is_read_from_its_end():
     assert POSITION.search("Type not found: [at 1:1] x [at 3:14]").groups() == ("3", "14")
+
+
+def test_remedy_for_a_project_elsewhere_names_its_folder(tmp_path):
+    assert find_remedy(tmp_path) == f"Corrigez {tmp_path}."
+
+    (tmp_path / "packages.yml").write_text("packages: [{package: dbt-labs/dbt_utils}]")
+
+    assert f"`.venv/bin/dbt deps --project-dir {tmp_path}`" in find_remedy(tmp_path)

@@ -15,5 +15,6 @@ The parts, by what they are for:
     child_command       the command that runs beside them: signals, exit code
 
     dbt_offline         a dbt project, parsed and rendered without BigQuery
+    declared_types      the types that its YAML gives to columns
     googlesql           Google's analyser of SQL
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,15 +14,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import agate
+import dbt.flags
 import jinja2
 from dbt.adapters.bigquery.connections import BigQueryConnectionManager
 from dbt.adapters.contracts.connection import AdapterResponse
 from dbt.adapters.factory import get_adapter_by_type
 from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
 from dbt.context.providers import generate_runtime_model_context
+from google.cloud.bigquery import SchemaField
 
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
+from bi_pipeline.settings import DBT_PROJECT_DIR
 
 # A mark in a template carries the number of its line into the SQL. If a mark were no SQL comment, a
 # query that a macro makes of marked text would be refused.
@@ -39,6 +43,9 @@ DEFAULTS = {
     # a flag of this parse.
     "PYTHON_DOTENV_DISABLED": "1",
 }
+
+# dbt's own, before `pretend_to_build`.
+GET_FLAGS = dbt.flags.get_flag_obj
 
 # A line and a column, from 1.
 Place = tuple[int, int]
@@ -59,14 +66,14 @@ class DbtProject:
 
     def answer_for_bigquery(
         self,
-        find_columns: Callable[[str], dict[str, str] | None],
+        find_columns: Callable[[str], list[SchemaField] | None],
         find_query_columns: Callable[[str], list[str] | None],
     ) -> None:
         """Have the macros that ask BigQuery answered by these functions, or refused.
 
-        `find_columns` returns the columns of a relation (project, dataset and name, quoted) as
-        names and types, or None. `find_query_columns` returns those of a query, which is answered
-        by no row; None if it has no such answer.
+        `find_columns` returns the columns of a relation (project, dataset and name, quoted), or
+        None. `find_query_columns` returns the names of those of a query, which is answered by no
+        row; None if it has no such answer.
         """
         adapter: Any = get_adapter_by_type("bigquery")
         adapter.set_macro_resolver(self.manifest)
@@ -79,7 +86,7 @@ class DbtProject:
             columns = find_columns(str(relation))
             if columns is None:
                 refuse()
-            return [adapter.Column(name, kind) for name, kind in columns.items()]
+            return [adapter.Column.create_from_field(column) for column in columns]
 
         def get_relation(database: str, schema: str, identifier: str) -> Any:
             relation = adapter.Relation.create(database, schema, identifier, type="table")
@@ -101,22 +108,27 @@ class DbtProject:
         adapter.acquire_connection("check")
 
     def list_nodes(self) -> Iterator[Any]:
-        """Yield the nodes of the project, each after those it reads."""
+        """Yield the nodes that dbt runs, each after those it reads."""
         nodes = self.manifest.nodes
         graph = {
             name: [parent for parent in node.depends_on_nodes if parent in nodes]
             for name, node in nodes.items()
         }
         for name in TopologicalSorter(graph).static_order():
-            yield nodes[name]
+            # dbt leaves in the manifest, disabled, the test of a model that is disabled or missing.
+            if nodes[name].config.enabled:
+                yield nodes[name]
 
     def list_seed_columns(self, seed: Any) -> dict[str, str]:
         """Return the columns of a seed and their types, as `dbt seed` would make them."""
         table = self._make_context(seed)["load_agate_table"]()
-        adapter = get_adapter_by_type("bigquery")
+        adapter: Any = get_adapter_by_type("bigquery")
         types = seed.config.column_types
         return {
-            name: types.get(name) or adapter.convert_type(table, index)
+            # BigQuery's API, which makes the table, says FLOAT for the FLOAT64 of its SQL.
+            name: adapter.Column.translate_type(
+                types.get(name) or adapter.convert_type(table, index)
+            )
             for index, name in enumerate(table.column_names)
         }
 
@@ -145,6 +157,21 @@ class DbtProject:
             # has fewer, and the models that read them would be refused.
             raise NeedsBigQueryError
         return sql
+
+    def find_partition_type(self, node: Any) -> str | None:
+        """Return the type of `_dbt_max_partition` in the incremental SQL of a model, if any.
+
+        dbt-bigquery declares it where it makes a temporary table of that SQL.
+        """
+        config = node.config
+        partition = config.get("partition_by")
+        is_merged = (config.incremental_strategy or "merge") == "merge"
+        if not isinstance(partition, dict) or (is_merged and config.on_schema_change == "ignore"):
+            return None
+        kind = str(partition.get("data_type", "date"))
+        if partition.get("time_ingestion_partitioning") and kind.lower() != "date":
+            return "timestamp"
+        return kind
 
     def find_file(self, node: Any) -> Path:
         """Return the file that a node is written in."""
@@ -199,6 +226,7 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     # PYTHON_DOTENV_DISABLED is set.
     from dbt.cli.main import dbtRunner
 
+    pretend_to_build()
     target = os.environ.get("DBT_TARGET") or "dev"
     output = {
         **{"type": "bigquery", "method": "oauth", "threads": 1},
@@ -222,14 +250,43 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     if isinstance(answer.exception, KeyboardInterrupt):
         raise answer.exception
     if answer.exception:
-        remedy = "Corrigez dbt/."
-        if packages_are_missing(folder):
-            remedy = (
-                "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
-                "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
-            )
-        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{remedy}")
+        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{find_remedy(folder)}")
     return get_adapter_by_type("bigquery").config, answer.result
+
+
+def pretend_to_build() -> None:
+    """Have `flags.WHICH`, in the project's Jinja, say `build`, the command that runs every node.
+
+    The parse has to see it as well: a `ref()` that it does not meet is refused when rendered.
+    """
+
+    def get_flag_obj() -> Any:
+        flags = GET_FLAGS()
+        flags.WHICH = "build"
+        return flags
+
+    dbt.flags.get_flag_obj = get_flag_obj
+
+
+def find_remedy(folder: Path) -> str:
+    """Return what to do, in French, about a project that dbt cannot parse."""
+    shown = show_path(folder)
+    if not packages_are_missing(folder):
+        return f"Corrigez {shown}."
+    if folder == DBT_PROJECT_DIR:
+        return (
+            "Les packages qu'il déclare ne sont pas installés : la pipeline les installe, et "
+            "sans rien d'autre avec `.venv/bin/python prefect/pipeline.py --commands deps`."
+        )
+    return (
+        "Les packages qu'il déclare ne sont pas installés : "
+        f"`.venv/bin/dbt deps --project-dir {shlex.quote(str(shown))}`."
+    )
+
+
+def show_path(path: Path) -> Path:
+    """Return a path as the user writes it: from the folder that the command is called from."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def mark_lines(raw_code: str) -> str:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import wasmtime
+from google.cloud.bigquery import SchemaField
 from zetasql import types
 from zetasql.core import wasm_client
 from zetasql.core.exceptions import ServerError
@@ -28,6 +31,9 @@ ALIASES = {
     **dict.fromkeys(("INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT"), "INT64"),
     **{"BOOLEAN": "BOOL", "DECIMAL": "NUMERIC", "BIGDECIMAL": "BIGNUMERIC"},
 }
+# BigQuery's SQL and its API each name some types otherwise than the analyser does.
+SQL_NAMES = {"DOUBLE": "FLOAT64"}
+API_NAMES = {"DOUBLE": "FLOAT", "INT64": "INTEGER", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
 POSITION = re.compile(r" \[at (\d+):(\d+)\]$")
 
 
@@ -42,13 +48,13 @@ class SqlError(Exception):
 class SqlAnalyser:
     """The analyser, with BigQuery's product mode and every released feature of the language."""
 
-    def __init__(self, cache: Path) -> None:
-        """Start the analyser: 15 s, under one once `cache` holds the compiled module."""
-        keep_compiled_modules(cache)
+    def __init__(self, folder: Path) -> None:
+        """Start the analyser: 15 s, under one once `folder` holds the compiled module."""
+        keep_compiled_modules(folder)
         self.service = ZetaSqlLocalService.get_instance()
         self.language = types.LanguageOptions.maximum_features()
         self.language.product_mode = types.ProductMode.PRODUCT_EXTERNAL
-        self.language.reserved_keywords = ["QUALIFY"]
+        self.language.reserved_keywords = ["QUALIFY", "MATCH_RECOGNIZE"]
         self.language.supported_statement_kinds = [
             kind for kind in types.ResolvedNodeKind if kind.name.endswith("_STMT")
         ]
@@ -57,17 +63,28 @@ class SqlAnalyser:
             default_timezone="UTC",
             error_message_mode=types.ErrorMessageMode.ERROR_MESSAGE_ONE_LINE,
         )
+        # A project has thousands of columns, of some ten types.
+        self.find_type = cache(self._find_type)
 
-    def find_columns(self, statement: str, tables: Mapping[TablePath, Columns]) -> Columns:
+    def find_columns(
+        self,
+        statement: str,
+        tables: Mapping[TablePath, Columns],
+        variables: Mapping[str, types.Type] | None = None,
+    ) -> Columns:
         """Return the columns that a statement gives on a BigQuery that has these tables alone.
 
-        Raises SqlError.
+        `variables` are those that its script has declared before it. Raises SqlError.
         """
+        catalog = self._make_catalog(tables)
+        # A variable of a script is a constant to the statement that reads it.
+        catalog.constant = [
+            types.SimpleConstant(name_path=[name], type=kind, value=types.Value())
+            for name, kind in (variables or {}).items()
+        ]
         try:
             answer = self.service.analyze(
-                sql_statement=statement,
-                options=self.options,
-                simple_catalog=self._make_catalog(tables),
+                sql_statement=statement, options=self.options, simple_catalog=catalog
             )
         except ServerError as error:
             raise _make_sql_error(error) from None
@@ -80,6 +97,10 @@ class SqlAnalyser:
             self.service.parse(sql_statement=statement, options=self.language)
         except ServerError as error:
             raise _make_sql_error(error) from None
+
+    def _find_type(self, name: str) -> types.Type:
+        """Return the type that has this name in BigQuery's SQL. Raises SqlError."""
+        return self.find_columns(f"select cast(null as {name}) as x", {})["x"]
 
     def _make_catalog(self, tables: Mapping[TablePath, Columns]) -> types.SimpleCatalog:
         root = types.SimpleCatalog(
@@ -114,7 +135,7 @@ def keep_compiled_modules(folder: Path) -> None:
     settings = folder / "wasmtime.toml"
     # Quoted as JSON, which TOML reads too: a quote or a backslash in the path would otherwise break
     # the file.
-    directory = json.dumps(str(folder.resolve() / "modules"), ensure_ascii=False)
+    directory = json.dumps(str(find_module_folder(folder).resolve()), ensure_ascii=False)
     settings.write_text(f"[cache]\ndirectory = {directory}\n", encoding="utf-8")
 
     def make_config() -> wasmtime.Config:
@@ -123,6 +144,58 @@ def keep_compiled_modules(folder: Path) -> None:
         return config
 
     wasm_client.Config = make_config
+
+
+def find_module_folder(folder: Path) -> Path:
+    """Return where in `folder` the modules of these versions are kept, once compiled."""
+    return folder / f"zetasql-{version('zetasql')}-wasmtime-{version('wasmtime')}"
+
+
+def is_compiled(folder: Path) -> bool:
+    """Return whether `folder` holds the compiled module."""
+    files = find_module_folder(folder).glob("modules/*/*")
+    return any(path.suffix != ".stats" for path in files)
+
+
+def name_type(kind: types.Type) -> str:
+    """Return the name of a type in BigQuery's SQL: `FLOAT64`, `STRUCT<x INT64>`."""
+    if kind.array_type:
+        return f"ARRAY<{name_type(kind.array_type.element_type)}>"
+    if kind.struct_type:
+        fields = (f"{x.field_name} {name_type(x.field_type)}" for x in kind.struct_type.field)
+        return f"STRUCT<{', '.join(field.strip() for field in fields)}>"
+    name = str(kind)
+    return SQL_NAMES.get(name, name)
+
+
+def list_types(columns: Columns) -> dict[str, str]:
+    """Return the name of each column's type, fields apart: `{"a": "STRUCT", "a.b": "INT64"}`."""
+    return {
+        name: kind for column, type_ in columns.items() for name, kind in _flatten(column, type_)
+    }
+
+
+def _flatten(name: str, kind: types.Type) -> Iterator[tuple[str, str]]:
+    element = kind.array_type.element_type if kind.array_type else kind
+    if not element.struct_type:
+        yield name, name_type(kind)
+        return
+    yield name, "ARRAY<STRUCT>" if kind.array_type else "STRUCT"
+    for field in element.struct_type.field:
+        yield from _flatten(f"{name}.{field.field_name}", field.field_type)
+
+
+def make_schema_field(name: str, kind: types.Type) -> SchemaField:
+    """Return a column as BigQuery's API describes it, which is what dbt-bigquery reads."""
+    element = kind.array_type.element_type if kind.array_type else kind
+    type_name = element.type_kind.name.removeprefix("TYPE_")
+    fields = element.struct_type.field if element.struct_type else ()
+    return SchemaField(
+        name,
+        API_NAMES.get(type_name, type_name),
+        mode="REPEATED" if kind.array_type else "NULLABLE",
+        fields=[make_schema_field(field.field_name, field.field_type) for field in fields],
+    )
 
 
 def _make_table(name: str, columns: Columns) -> types.SimpleTable:

@@ -1,0 +1,314 @@
+"""The SQL that the tests of `make check` have read: what BigQuery takes, and what it refuses.
+
+Each situation has a folder of its own in one dbt project, which is read once for all of them.
+"""
+
+PROJECT = {"dbt_project.yml": "name: corpus\nversion: '1.0'\nprofile: their_own\n"}
+
+# A situation that BigQuery, or dbt, takes -> its files, in the folder of its name.
+ACCEPTED = {
+    "test_left_aside": {
+        "left_aside.yml": """\
+models:
+  - name: switched_off
+    config: {enabled: false}
+    columns:
+      - {name: id, data_tests: [not_null]}
+  - name: left_aside
+    columns:
+      - name: id
+        data_tests:
+          - relationships: {arguments: {to: ref('switched_off'), field: id}}
+          - relationships: {arguments: {to: ref('nowhere'), field: id}}
+""",
+        "switched_off.sql": "select 1 as id\n",
+        "left_aside.sql": "select 1 as id\n",
+    },
+    "fields_instead_of_the_struct": {
+        "fields_instead.yml": """\
+sources:
+  - name: instead
+    tables:
+      - name: customers
+        columns:
+          - {name: id, data_type: int64}
+          - {name: place.city, data_type: string}
+          - {name: place.point.x, data_type: FLOAT}
+""",
+        "fields_instead.sql": "select id, upper(place.city) as city, place.point.x + 0.5 as x\n"
+        "from {{ source('instead', 'customers') }}\n",
+    },
+    "fields_beside_the_struct": {
+        "fields_beside.yml": """\
+sources:
+  - name: beside
+    tables:
+      - name: orders
+        columns:
+          - {name: place, data_type: "STRUCT<city STRING, zip STRING>"}
+          - {name: place.city, data_type: string}
+          - {name: lines, data_type: ARRAY}
+          - {name: lines.menu_id, data_type: INTEGER}
+""",
+        "fields_beside.sql": "select place.zip, line.menu_id + 1 as next_id\n"
+        "from {{ source('beside', 'orders') }}\ncross join unnest(lines) as line\n",
+    },
+    "types_half_said": {
+        "types_half_said.yml": """\
+sources:
+  - name: half
+    tables:
+      - name: visits
+        columns:
+          - {name: lines, data_type: RECORD}
+          - {name: lines.menu_id, data_type: INTEGER}
+      - name: boxes
+        columns:
+          - {name: box, data_type: STRUCT}
+      - name: labels
+        columns:
+          - {name: labels, data_type: ARRAY}
+      - name: tags
+        columns:
+          - {name: tags, data_type: "ARRAY<STRUCT>"}
+      - name: others
+        columns:
+          - {name: id, data_type: varchar}
+""",
+        "half_visits.sql": "select line.menu_id from {{ source('half', 'visits') }}\n"
+        "cross join unnest(lines) as line\n",
+        "half_boxes.sql": "select box.width from {{ source('half', 'boxes') }}\n",
+        "half_labels.sql": "select labels[0] as label from {{ source('half', 'labels') }}\n",
+        "half_tags.sql": "select tag.word from {{ source('half', 'tags') }}, unnest(tags) as tag\n",
+        "half_others.sql": "select id from {{ source('half', 'others') }}\n",
+    },
+    # A macro asks for the columns of a relation: it casts with their types and picks those that are
+    # floats, as dbt_utils does.
+    "types_told_to_macros": {
+        "types_told.yml": """\
+sources:
+  - name: told
+    tables:
+      - name: measures
+        columns:
+          - {name: ratio, data_type: float64}
+          - {name: is_sure, data_type: boolean}
+          - {name: place, data_type: "STRUCT<city STRING, point STRUCT<x FLOAT64>>"}
+          - {name: lines, data_type: "ARRAY<STRUCT<menu_id INT64>>"}
+          - {name: tags, data_type: "ARRAY<STRING>"}
+""",
+        "types_told.sql": """\
+{% set columns = adapter.get_columns_in_relation(source('told', 'measures')) %}
+select
+{%- for column in columns %}
+    cast({{ column.quoted }} as {{ column.data_type }}) as {{ column.name }},
+{%- endfor %}
+    {{ (columns | selectattr('name', 'equalto', 'ratio') | first).is_float() }} as told
+from {{ source('told', 'measures') }}
+where {% for column in columns if column.is_float() %}{{ column.name }} > 0{% endfor %}
+""",
+    },
+    "contract_of_fields": {
+        "contract_of_fields.yml": """\
+models:
+  - name: contract_of_fields
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: id, data_type: integer}
+      - {name: place.city, data_type: text}
+      - {name: place.x, data_type: float}
+      - {name: lines, data_type: array}
+      - {name: lines.menu_id, data_type: int64}
+""",
+        # dbt puts the fields of a struct in the order of the contract.
+        "contract_of_fields.sql": "select 1 as id, struct(0.5 as x, 'Lyon' as city) as place,\n"
+        "    [struct(1 as menu_id)] as lines\n",
+    },
+    "seed_of_floats": {
+        "seed_of_floats.yml": "seeds:\n  - name: floats\n    config: {column_types: {x: float}}\n",
+        "seeds/floats.csv": "x\n1\n",
+        "read_floats.sql": "select x + 0.5 as y from {{ ref('floats') }}\n",
+    },
+    "last_partition": {
+        "last_partition.sql": """\
+{{ config(
+    materialized='incremental', incremental_strategy='insert_overwrite',
+    partition_by={'field': 'day', 'data_type': 'date'}
+) }}
+select current_date() as day, 1 as id
+{% if is_incremental() %}
+from (select 1) where _dbt_max_partition < current_date()
+{% endif %}
+""",
+        "last_partition_of_a_merge.sql": """\
+{{ config(
+    materialized='incremental', unique_key='id', on_schema_change='append_new_columns',
+    partition_by={'field': 'at_', 'data_type': 'timestamp', 'granularity': 'hour'}
+) }}
+select current_timestamp() as at_, 1 as id
+{% if is_incremental() %}
+from (select 1) where _dbt_max_partition < current_timestamp()
+{% endif %}
+""",
+    },
+    "nameless_column_of_an_ephemeral_model": {
+        "nameless.sql": "{{ config(materialized='ephemeral') }}\nselect 1, 2, 3 as n\n",
+        "read_nameless.sql": "select n from {{ ref('nameless') }}\n",
+    },
+    "test_of_some_commands": {
+        "tests/gated.sql": "{% if flags.WHICH in ('test', 'build') %}\n"
+        "select id from {{ ref('left_aside') }} where id = 2\n{% endif %}\n",
+        "tests/never.sql": "{% if flags.WHICH == 'run' %}select 1{% endif %} -- {{ 1 }}\n/* */\n",
+    },
+    "match_recognize": {
+        "match_recognize.sql": """\
+select *
+from (select 'a' as symbol, 1 as price, 1 as at_)
+match_recognize (
+    partition by symbol
+    order by at_
+    measures first(up.price) as first_price
+    pattern (up+)
+    define up as price > 0
+)
+""",
+    },
+}
+
+# A situation that BigQuery, or dbt, refuses -> its files, in the folder of its name, and what is
+# said of it.
+REFUSED: dict[str, tuple[dict[str, str], str]] = {
+    "field_that_the_struct_has_not": (
+        {"lost_field.sql": "select place.point.y from {{ source('instead', 'customers') }}\n"},
+        "lost_field.sql, ligne 1 (modèle lost_field) :\n    Field name y does not exist in",
+    ),
+    "contract_without_a_type": (
+        {
+            "untyped.yml": """\
+models:
+  - name: untyped
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: id, data_type: int64}
+      - {name: day_name}
+""",
+            "untyped.sql": "select 1 as id, 'lundi' as day_name\n",
+        },
+        "untyped.sql (modèle untyped) :\n"
+        "    contrat incomplet : day_name n'a pas de data_type (STRING dans le SQL)\n",
+    ),
+    "contract_of_a_type_that_does_not_exist": (
+        {
+            "misspelt.yml": """\
+models:
+  - name: misspelt
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: day_name, data_type: strng}
+      - {name: rate, data_type: "struct<x double>"}
+""",
+            "misspelt.sql": "select 'lundi' as day_name, struct(0.5 as x) as rate\n",
+        },
+        "misspelt.sql (modèle misspelt) :\n    contrat non tenu\n"
+        "    day_name : BigQuery n'a pas de type strng ; le plus proche est STRING\n"
+        "    rate : BigQuery n'a pas de type double ; le plus proche est FLOAT64\n",
+    ),
+    "contract_of_other_fields": (
+        {
+            "other_fields.yml": """\
+models:
+  - name: other_fields
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: box, data_type: "struct<nope string>"}
+      - {name: ratio, data_type: int64}
+      - {name: tags, data_type: string}
+""",
+            "other_fields.sql": "select struct(1 as x) as box, 0.5 as ratio, ['a'] as tags\n",
+        },
+        "other_fields.sql (modèle other_fields) :\n    contrat non tenu\n"
+        "    box.x : INT64 dans le SQL, absente dans le YAML\n"
+        "    ratio : FLOAT64 dans le SQL, INT64 dans le YAML\n"
+        "    tags : ARRAY<STRING> dans le SQL, STRING dans le YAML\n"
+        "    box.nope : absente dans le SQL, STRING dans le YAML\n",
+    ),
+    "seed_of_a_type_that_does_not_exist": (
+        {
+            "misspelt_seed.yml": "seeds:\n  - name: words\n"
+            "    config: {column_types: {word: varchar}}\n",
+            "seeds/words.csv": "word\na\n",
+        },
+        "words.csv (seed words) :\n"
+        "    word : BigQuery n'a pas de type varchar ; le plus proche est STRING\n",
+    ),
+    "last_partition_of_another_type": (
+        {
+            "wrong_partition.sql": """\
+{{ config(
+    materialized='incremental', incremental_strategy='insert_overwrite',
+    partition_by={'field': 'day', 'data_type': 'date'}
+) }}
+select current_date() as day
+{% if is_incremental() %}
+from (select 1) where _dbt_max_partition > 20240101
+{% endif %}
+""",
+        },
+        "wrong_partition.sql, ligne 7 (modèle wrong_partition, en incrémental) :\n"
+        "    No matching signature for operator > for argument types: DATE, INT64\n",
+    ),
+    "last_partition_that_dbt_does_not_declare": (
+        {
+            "merged_partition.sql": """\
+{{ config(
+    materialized='incremental', unique_key='day', partition_by={'field': 'day', 'data_type': 'date'}
+) }}
+select current_date() as day
+{% if is_incremental() %}
+from (select 1) where _dbt_max_partition < current_date()
+{% endif %}
+""",
+        },
+        "merged_partition.sql, ligne 6 (modèle merged_partition, en incrémental) :\n"
+        "    Unrecognized name: _dbt_max_partition\n",
+    ),
+    "nameless_column_of_a_table": (
+        {"all_nameless.sql": "select * from {{ ref('nameless') }}\n"},
+        "all_nameless.sql, ligne 1 (modèle all_nameless) :\n    CREATE TABLE columns must be named",
+    ),
+    # Its columns are known, although its SQL is refused: both of its SQL are judged.
+    "incremental_model_refused_twice_for_one_reason": (
+        {
+            "twice.yml": """\
+models:
+  - name: twice
+    columns:
+      - {name: wrong, data_type: bool}
+""",
+            "twice.sql": """\
+{{ config(materialized='incremental') }}
+select 'a' = 1 as wrong
+{% if is_incremental() %}
+from (select 1) where not exists (select 1 from {{ this }})
+{% endif %}
+""",
+        },
+        "twice.sql, ligne 2 (modèle twice) :\n    No matching signature for operator =",
+    ),
+}
+
+
+def list_files() -> dict[str, str]:
+    """Return the files of the whole project: path -> text."""
+    situations = ACCEPTED | {name: files for name, (files, _) in REFUSED.items()}
+    return PROJECT | {
+        locate(situation, path): text
+        for situation, files in situations.items()
+        for path, text in files.items()
+    }
+
+
+def locate(situation: str, path: str) -> str:
+    """Return where in the project a file of a situation is."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder or 'models'}/{situation}/{name}"
