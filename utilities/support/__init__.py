@@ -16,4 +16,5 @@ The parts, by what they are for:
 
     dbt_offline         a dbt project, parsed and rendered without BigQuery
     googlesql           Google's analyser of SQL
+    source_columns      the file of a dbt project that keeps the columns of its sources
 """
