@@ -19,6 +19,14 @@ from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
 from support.dbt_offline import DbtProject, NeedsBigQueryError
 from support.googlesql import STRING, TIMESTAMP, Columns, SqlAnalyser, SqlError, TablePath
+from support.source_columns import (
+    FILE_NAME,
+    SourceColumns,
+    can_be_asked,
+    name_command,
+    name_source,
+    read_source_columns,
+)
 
 # BigQuery's API, and a YAML written after it, says FLOAT for the FLOAT64 of its SQL: the cast of
 # such a column would be refused.
@@ -45,6 +53,8 @@ class Check:
 
     analyser: SqlAnalyser
     project: DbtProject
+    # What the project keeps of its sources, None without such a file.
+    kept: SourceColumns | None = None
     columns: dict[TablePath, Columns] = field(default_factory=dict)
     # Why a node's columns are not known: a node that reads it cannot be judged either.
     unknown: dict[str, str] = field(default_factory=dict)
@@ -57,8 +67,12 @@ class Check:
         """Read the whole project, each node after those it reads."""
         self.project.answer_for_bigquery(self.find_declared_types, self.find_query_columns)
         for source in self.project.manifest.sources.values():
-            name = f"source {source.source_name}.{source.name}"
-            self._declare(source, f"{name} sans `data_type` à chaque colonne")
+            types = self._find_source_types(source)
+            if types:
+                self._learn(source, types)
+            else:
+                name = f"source {source.source_name}.{source.name}"
+                self.unknown[source.unique_id] = f"{name} sans `data_type` à chaque colonne"
         for node in self.project.list_nodes():
             if node.resource_type == "seed":
                 self._learn(node, self.project.list_seed_columns(node))
@@ -79,6 +93,28 @@ class Check:
             return list(self.analyser.find_columns(sql, self.columns))
         except SqlError:
             return None
+
+    def list_missing_sources(self) -> list[str]:
+        """Return the sources that the project reads and that its file, if it has one, lacks."""
+        if self.kept is None:
+            return []
+        manifest = self.project.manifest
+        read = {parent for node in manifest.nodes.values() for parent in node.depends_on_nodes}
+        sources = (manifest.sources[name] for name in sorted(read & manifest.sources.keys()))
+        missing = (source for source in sources if not self._find_source_types(source))
+        names = (self._name_source(source) for source in missing if can_be_asked(source))
+        return [name for name in names if name not in self.kept]
+
+    def _find_source_types(self, source: Any) -> dict[str, str]:
+        """Return the types of a source's columns: of its YAML, else of the file, else none."""
+        types = list_types_in_yaml(source)
+        if types and all(types.values()):
+            return types
+        return (self.kept or {}).get(self._name_source(source), {})
+
+    def _name_source(self, source: Any) -> str:
+        """Return the name of a source in the file that keeps its columns."""
+        return name_source(source, self.project.config.project_name)
 
     def _read_node(self, node: Any) -> None:
         """Judge a node's SQL, and that of an incremental run where it is another."""
@@ -303,6 +339,12 @@ def render_report(check: Check) -> str:
     for why, names in check.not_judged.items():
         others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
         lines.append(f"! Pas jugé ({why}) : {', '.join(names[:5] if others else names)}{others}")
+    if missing := check.list_missing_sources():
+        folder = check.project.folder
+        lines.append(
+            f"! Dans {folder.name}/{FILE_NAME}, il manque {', '.join(missing)} : "
+            f"`{name_command(folder)}`"
+        )
     lines.append(
         f"{check.statements} requêtes lues par l'analyseur de GoogleSQL, "
         f"{len(check.refusals)} refusée{'s' if len(check.refusals) > 1 else ''}."
@@ -329,7 +371,8 @@ def main(argv: list[str] | None = None) -> int:
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"
     project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
-    check = Check(SqlAnalyser(work / "googlesql"), project)
+    kept = read_source_columns(project.folder)
+    check = Check(SqlAnalyser(work / "googlesql"), project, kept)
     check.read()
     print(render_report(check))
     return int(bool(check.refusals))

@@ -51,6 +51,7 @@ sources:
           - {name: lines, data_type: "array<struct<menu_id int64, quantity int64>>"}
           - {name: sold_at, data_type: timestamp}
       - name: weather
+      - name: tips
 models:
   - name: menu
     columns:
@@ -62,6 +63,8 @@ models:
       - {name: id, data_type: string}
       - {name: name, data_type: string}
 """,
+    "source_columns.yml": "till.tips:\n  amount: INT64\n",
+    "models/tips.sql": "select amount\nfrom {{ source('till', 'tips') }}\nwhere amount = 'dix'\n",
     "models/promise.sql": "select id, name from {{ ref('menu') }}\n",
     # The macro's query is read too, and answered as by an empty table.
     "models/since.sql": """\
@@ -172,7 +175,7 @@ def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
 
 def test_error_in_a_test_is_found_and_nothing_else_is(cafe_report):
     assert "cafe/tests/dear.sql, ligne 3 (test dear)" in cafe_report.stdout
-    assert "5 refusées" in cafe_report.stdout, cafe_report.stdout
+    assert "6 refusées" in cafe_report.stdout, cafe_report.stdout
 
 
 def test_line_that_is_not_sure_is_not_said(cafe_report):
@@ -184,6 +187,16 @@ def test_contract_that_the_sql_does_not_keep_is_refused(cafe_report):
     place = "cafe/models/promise.sql (modèle promise) :\n    contrat non tenu\n"
     assert f"{place}    id : INT64 dans le SQL, STRING dans le YAML\n" in cafe_report.stdout
     assert "name :" not in cafe_report.stdout
+
+
+def test_source_without_types_has_those_that_the_project_keeps(cafe_report):
+    place = "cafe/models/tips.sql, ligne 3 (modèle tips) :"
+    assert f"{place}\n    No matching signature for operator =" in cafe_report.stdout
+
+
+def test_source_that_the_kept_file_lacks_is_said_with_the_command(cafe_report):
+    lacking = "! Dans cafe/source_columns.yml, il manque till.weather : `.venv/bin/python "
+    assert f"{lacking}utilities/record_sources.py --project-dir /" in cafe_report.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from google.cloud.bigquery import SchemaField
 
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR
+from check_sql import Check
 from record_sources import (
     describe_changes,
     describe_failure,
@@ -185,3 +186,23 @@ def test_table_that_cannot_be_read_is_said_with_the_remedy(error, words):
     assert said.startswith("✗ shop.sales : ")
     assert words in said
     assert "models/s.yml" in said
+
+
+@pytest.mark.parametrize(
+    ("kept", "read", "relation", "missing"),
+    [
+        (None, True, "`p`.`raw`.`sales`", []),
+        ({}, True, "`p`.`raw`.`sales`", ["shop.sales"]),
+        ({}, False, "`p`.`raw`.`sales`", []),
+        ({"shop.sales": {}}, True, "`p`.`raw`.`sales`", []),
+        # make types cannot ask for it.
+        ({}, True, "`p`.`region-eu.INFORMATION_SCHEMA`.`JOBS`", []),
+    ],
+)
+def test_source_is_missing_from_the_file_if_the_project_reads_it(kept, read, relation, missing):
+    source = make_source(relation=relation)
+    node = SimpleNamespace(depends_on_nodes=[source.unique_id] if read else [])
+    manifest = SimpleNamespace(nodes={"model": node}, sources={source.unique_id: source})
+    project = SimpleNamespace(manifest=manifest, config=SimpleNamespace(project_name="cafe"))
+
+    assert Check(None, project, kept).list_missing_sources() == missing
