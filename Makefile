@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-all check lint format lock clean infra outputs doctor ui docs bench bench-peers
+.PHONY: help demo run test test-all check types lint format lock clean infra outputs doctor ui docs bench bench-peers
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -71,6 +71,9 @@ bench-peers: .venv/uv ## Installe dagster-dbt, à part, pour que make bench le m
 
 check: .venv/installed ## Le SQL du projet dbt, lu par l'analyseur de BigQuery, hors ligne
 	@$(BIN)/python utilities/check_sql.py
+
+types: .venv/installed ## Les colonnes des sources, demandées à BigQuery, pour make check
+	@$(BIN)/python utilities/record_sources.py
 
 lint: .venv/installed ## ruff, mypy, sqlfluff, hadolint, make check, forme des fichiers Terraform
 	@$(if $(TERRAFORM),$(TERRAFORM) -chdir=infrastructure fmt -check -diff -recursive)

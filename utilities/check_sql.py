@@ -19,6 +19,13 @@ from google.cloud.bigquery import SchemaField
 
 from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
+from support.column_guesses import (
+    DependsOnGuessError,
+    GuessedTable,
+    Guesser,
+    Tables,
+    make_guess,
+)
 from support.dbt_offline import DbtProject, NeedsBigQueryError, show_path
 from support.declared_types import explain_type_error, list_contract_types, list_declared_types
 from support.googlesql import (
@@ -31,6 +38,14 @@ from support.googlesql import (
     is_compiled,
     list_types,
     make_schema_field,
+)
+from support.source_columns import (
+    FILE_NAME,
+    SourceColumns,
+    can_be_asked,
+    name_command,
+    name_source,
+    read_source_columns,
 )
 
 # The kinds of nodes whose SQL is read, in French. Seeds and sources have none.
@@ -57,6 +72,8 @@ class Check:
 
     analyser: SqlAnalyser
     project: DbtProject
+    # What the project keeps of its sources, None without such a file.
+    kept: SourceColumns | None = None
     columns: dict[TablePath, Columns] = field(default_factory=dict)
     # By node, why its columns are unknown. A node that reads them cannot be judged either: it would
     # be refused for columns that may be there.
@@ -67,6 +84,11 @@ class Check:
     # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     statements: int = 0
+    # What is guessed of the tables whose columns are not known.
+    guesses: Tables = field(default_factory=dict)
+    # By reason, the names of the nodes judged with guesses.
+    judged_by_guesses: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    read_for_grammar: int = 0
 
     def read(self) -> None:
         """Read the whole project, each node after those it reads."""
@@ -96,6 +118,29 @@ class Check:
             return list(self.analyser.find_columns(sql, self.columns))
         except SqlError:
             return None
+
+    def list_missing_sources(self) -> list[str]:
+        """Return the sources that the project reads and that its file, if it has one, lacks."""
+        if self.kept is None:
+            return []
+        manifest = self.project.manifest
+        read = {parent for node in manifest.nodes.values() for parent in node.depends_on_nodes}
+        sources = (manifest.sources[name] for name in sorted(read & manifest.sources.keys()))
+        types = ((source, self._find_source_types(source)) for source in sources)
+        missing = (source for source, known in types if not (known and all(known.values())))
+        names = (self._name_source(source) for source in missing if can_be_asked(source))
+        return [name for name in names if name not in self.kept]
+
+    def _find_source_types(self, source: Any) -> dict[str, str]:
+        """Return the types of a source's columns: its YAML's if it has all, else those kept."""
+        types = list_declared_types(source)
+        if types and all(types.values()):
+            return types
+        return (self.kept or {}).get(self._name_source(source), types)
+
+    def _name_source(self, source: Any) -> str:
+        """Return the name of a source in the file that keeps its columns."""
+        return name_source(source, self.project.config.project_name)
 
     def _read_node(self, node: Any) -> None:
         """Judge a node's SQL, and that of an incremental run where it is another."""
@@ -130,30 +175,47 @@ class Check:
     def _judge(self, node: Any, sql: str, *, incremental: bool) -> None:
         """Have a node's SQL read, and keep its columns.
 
-        If a parent's columns are unknown, only the grammar is read.
+        Those of its parents that are unknown are guessed. If the SQL is right or wrong according
+        to a guess, only its grammar counts.
         """
         parents = [*node.depends_on_nodes, *([node.unique_id] if incremental else [])]
         causes = [self.unknown[parent] for parent in parents if parent in self.unknown]
+        paths = self._find_paths(parents)
+        known = {path: self.columns[path] for path in paths if path in self.columns}
+        guesses = {path: self.guesses[path] for path in paths if path in self.guesses}
+        variables = self._find_variables(node) if incremental else {}
         before, after = render_wrapping(node)
         statement = before + sql + after
         self.statements += 1
         try:
             if causes:
-                self.analyser.check_grammar(statement)
-                self._leave(node, f"grammaire seule : {causes[0]}", causes[0])
-                return
-            variables = self._find_variables(node) if incremental else {}
-            columns = self.analyser.find_columns(statement, self._find_tables(parents), variables)
+                found = Guesser(self.analyser, statement, known, variables).judge(guesses)
+            else:
+                columns = self.analyser.find_columns(statement, known, variables)
+        except DependsOnGuessError:
+            self.read_for_grammar += 1
+            self._leave(node, f"grammaire seule : {causes[0]}", causes[0])
+            return
         except SqlError as error:
             self._note_error(node, sql, error, incremental=incremental)
             return
-        if not incremental:
+        if causes:
+            self.judged_by_guesses[causes[0]].append(node.name)
+        if incremental:
+            return
+        if causes:
+            self.unknown[node.unique_id] = causes[0]
+            added = list_snapshot_columns(node, {})
+            found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
+            self.guesses[make_table_path(node)] = found
+        else:
             self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
             self._check_contract(node, columns)
 
     def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
         """Note where a node's SQL is refused, or that the analyser lacks what BigQuery may have."""
         if BEYOND.match(str(error)) or ("Function not found" in str(error) and has_header(node)):
+            self.read_for_grammar += 1
             self._leave(node, f"hors de portée : {str(error).partition(';')[0]}")
             return
         line, column = error.place
@@ -198,20 +260,28 @@ class Check:
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
-        types = list_declared_types(node)
+        is_source = node.resource_type == "source"
+        types = self._find_source_types(node) if is_source else list_declared_types(node)
         columns, faults = self._find_types(types)
-        if types and len(columns) == len(types):
+        # What documents a model without a contract need not name all its columns.
+        if types and len(columns) == len(types) and (is_source or node.config.contract.enforced):
             self.columns[make_table_path(node)] = columns
-        else:
-            # Not a refusal: BigQuery never reads these types.
-            self.unknown[node.unique_id] = f"{node.name}.{faults[0]}" if faults else cause
+            return
+        # Not a refusal: BigQuery never reads these types.
+        self.unknown[node.unique_id] = f"{node.name}.{faults[0]}" if faults else cause
+        self.guesses[make_table_path(node)] = GuessedTable(
+            {
+                name.lower(): make_guess(columns[name]) if name in columns else "STRING"
+                for name in types
+            }
+        )
 
     def _learn(self, node: Any, types: dict[str, str]) -> None:
         """Learn the columns of a node, which BigQuery makes with the names of these types."""
         columns, faults = self._find_types(types)
         if faults:
             self._refuse(node, "\n".join(faults))
-            self.unknown[node.unique_id] = f"{node.name} est refusé"
+            self._declare(node, f"{node.name} est refusé")
         else:
             self.columns[make_table_path(node)] = columns
 
@@ -258,12 +328,11 @@ class Check:
         except SqlError:
             return {}
 
-    def _find_tables(self, names: list[str]) -> dict[TablePath, Columns]:
-        """Return the columns, as far as they are known, of what a node reads."""
+    def _find_paths(self, names: list[str]) -> list[TablePath]:
+        """Return the paths of the nodes and sources of these names."""
         manifest = self.project.manifest
         nodes = (manifest.nodes.get(name) or manifest.sources.get(name) for name in names)
-        paths = (make_table_path(node) for node in nodes if node)
-        return {path: self.columns[path] for path in paths if path in self.columns}
+        return [make_table_path(node) for node in nodes if node]
 
     def _list_what_stays_apart(self) -> None:
         """Note as not judged what is no part of a statement: hooks, UDF, unit tests."""
@@ -347,15 +416,31 @@ def start_analyser(folder: Path) -> SqlAnalyser:
     return SqlAnalyser(folder)
 
 
+def shorten(names: list[str]) -> str:
+    """Return the first names of a list, and how many others there are."""
+    others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
+    return f"{', '.join(names[:5] if others else names)}{others}"
+
+
 def render_report(check: Check) -> str:
     """Return what the user reads: refusals, what was not judged, and the count."""
     lines = list(check.refusals)
-    for why, names in check.not_judged.items():
-        others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
-        lines.append(f"! Pas jugé ({why}) : {', '.join(names[:5] if others else names)}{others}")
+    lines += (f"! Pas jugé ({why}) : {shorten(names)}" for why, names in check.not_judged.items())
+    guessed = check.judged_by_guesses
+    lines += (f"! Colonnes devinées ({why}) : {shorten(names)}" for why, names in guessed.items())
+    if missing := check.list_missing_sources():
+        folder = check.project.folder
+        lines.append(
+            f"! Dans {folder.name}/{FILE_NAME}, il manque {', '.join(missing)} : "
+            f"`{name_command(folder)}`"
+        )
+    judged = check.statements - check.read_for_grammar
+    guesses = f", dont {sum(map(len, guessed.values()))} avec des colonnes devinées"
+    grammar = f", {check.read_for_grammar} pour leur grammaire seule"
     lines.append(
-        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL, "
-        f"{count(len(check.refusals), 'refusée', 'refusées')}."
+        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL : "
+        f"{count(len(check.refusals), 'refusée', 'refusées')}, {count(judged, 'jugée', 'jugées')}"
+        f"{guesses if guessed else ''}{grammar if check.read_for_grammar else ''}."
     )
     return "\n".join(lines)
 
@@ -379,7 +464,8 @@ def main(argv: list[str] | None = None) -> int:
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"
     project = DbtProject(arguments.project_dir, ["--vars", arguments.vars], work)
-    check = Check(start_analyser(work / "googlesql"), project)
+    kept = read_source_columns(project.folder)
+    check = Check(start_analyser(work / "googlesql"), project, kept)
     check.read()
     print(render_report(check))
     return int(bool(check.refusals))

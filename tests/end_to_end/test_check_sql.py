@@ -52,6 +52,7 @@ sources:
           - {name: lines, data_type: "array<struct<menu_id int64, quantity int64>>"}
           - {name: sold_at, data_type: timestamp}
       - name: weather
+      - name: tips
 models:
   - name: menu
     columns:
@@ -63,6 +64,8 @@ models:
       - {name: id, data_type: string}
       - {name: name, data_type: string}
 """,
+    "source_columns.yml": "till.tips:\n  amount: INT64\n",
+    "models/tips.sql": "select amount\nfrom {{ source('till', 'tips') }}\nwhere amount = 'dix'\n",
     "models/promise.sql": "select id, name from {{ ref('menu') }}\n",
     # The macro's query is read too, and answered as by an empty table.
     "models/since.sql": """\
@@ -185,7 +188,7 @@ def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
 
 def test_error_in_a_test_is_found_and_nothing_else_is(cafe_report):
     assert "cafe/tests/dear.sql, ligne 3 (test dear)" in cafe_report.stdout
-    assert "5 refusées" in cafe_report.stdout, cafe_report.stdout
+    assert "6 refusées" in cafe_report.stdout, cafe_report.stdout
 
 
 def test_line_that_is_not_sure_is_not_said(cafe_report):
@@ -199,10 +202,19 @@ def test_contract_that_the_sql_does_not_keep_is_refused(cafe_report):
     assert "name :" not in cafe_report.stdout
 
 
+def test_source_without_types_has_those_that_the_project_keeps(cafe_report):
+    place = "cafe/models/tips.sql, ligne 3 (modèle tips) :"
+    assert f"{place}\n    No matching signature for operator =" in cafe_report.stdout
+
+
+def test_source_that_the_kept_file_lacks_is_said_with_the_command(cafe_report):
+    lacking = "! Dans cafe/source_columns.yml, il manque till.weather : `.venv/bin/python "
+    assert f"{lacking}utilities/record_sources.py --project-dir /" in cafe_report.stdout
+
+
 @pytest.mark.parametrize(
     "line",
     [
-        "(grammaire seule : source till.weather sans `data_type` à chaque colonne) : rain, wet",
         "(modèle Python) : forest",
         "(hors de portée : Function not found: `projet.outils.propre`) : with_udf",
         "(interroge BigQuery pendant sa compilation) : asks",
@@ -229,12 +241,18 @@ def test_what_bigquery_refuses_is_refused_once(corpus_report, situation):
     assert corpus_report.count(f"/{situation}/") == 1, corpus_report
 
 
-def test_type_that_the_yaml_half_says_leaves_its_table_unknown(corpus_report):
+def test_columns_of_a_source_that_nobody_describes_are_guessed(cafe_report):
+    why = "source till.weather sans `data_type` à chaque colonne"
+    assert f"! Colonnes devinées ({why}) : rain, wet\n" in cafe_report.stdout
+    assert ", dont 2 avec des colonnes devinées" in cafe_report.stdout.splitlines()[-1]
+
+
+def test_type_that_the_yaml_half_says_is_guessed(corpus_report):
     for name in ("visits", "boxes", "labels", "tags"):
         why = f"source half.{name} sans `data_type` à chaque colonne"
-        assert f"! Pas jugé (grammaire seule : {why}) : half_{name}\n" in corpus_report
+        assert f"! Colonnes devinées ({why}) : half_{name}\n" in corpus_report
     why = "others.id : BigQuery n'a pas de type varchar ; le plus proche est STRING"
-    assert f"! Pas jugé (grammaire seule : {why}) : half_others\n" in corpus_report
+    assert f"! Colonnes devinées ({why}) : half_others\n" in corpus_report
     assert "! Pas jugé (SQL vide) : never\n" in corpus_report
 
 

@@ -7,7 +7,7 @@ from support.googlesql import find_module_folder
 def test_one_statement_is_said_in_the_singular():
     report = check_sql.render_report(check_sql.Check(None, None, statements=1))
 
-    assert report == "1 requête lue par l'analyseur de GoogleSQL, 0 refusée."
+    assert report == "1 requête lue par l'analyseur de GoogleSQL : 0 refusée, 1 jugée."
 
 
 def test_first_start_says_that_the_analyser_compiles_itself(tmp_path, monkeypatch, capsys):

@@ -17,4 +17,6 @@ The parts, by what they are for:
     dbt_offline         a dbt project, parsed and rendered without BigQuery
     declared_types      the types that its YAML gives to columns
     googlesql           Google's analyser of SQL
+    column_guesses      the columns of tables that nobody describes, guessed from what it refuses
+    source_columns      the file of a dbt project that keeps the columns of its sources
 """

@@ -102,6 +102,21 @@ class SqlAnalyser:
         """Return the type that has this name in BigQuery's SQL. Raises SqlError."""
         return self.find_columns(f"select cast(null as {name}) as x", {})["x"]
 
+    def list_expressions(self, statement: str) -> list[range]:
+        """Return where the expressions of a statement are, in bytes, but names and literals.
+
+        The smallest comes first.
+        """
+        parsed = self.service.parse(sql_statement=statement, options=self.language)
+        found = (
+            range(place.start, place.end)
+            for node in _list_nodes(parsed.parsed_statement)
+            if isinstance(node, types.ASTExpression)
+            and not isinstance(node, (types.ASTLeaf, types.ASTIdentifier, types.ASTPathExpression))
+            and (place := node.parse_location_range)
+        )
+        return sorted(found, key=len)
+
     def _make_catalog(self, tables: Mapping[TablePath, Columns]) -> types.SimpleCatalog:
         root = types.SimpleCatalog(
             name="bigquery",
@@ -123,6 +138,15 @@ class SqlAnalyser:
                     folders[path[: depth - 1]].catalog.append(folders[path[:depth]])
             folders[path[:-1]].table.append(_make_table(path[-1], columns))
         return root
+
+
+def _list_nodes(node: types.ASTNode) -> Iterator[types.ASTNode]:
+    """Yield a node of a syntax tree, and those below it."""
+    yield node
+    for value in vars(node).values():
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, types.ASTNode):
+                yield from _list_nodes(child)
 
 
 def keep_compiled_modules(folder: Path) -> None:
