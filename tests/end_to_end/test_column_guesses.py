@@ -25,6 +25,7 @@ with a as (select * from o), b as (select *, row_number() over (partition by id 
 select (select value.string_value from unnest(params) where key = 'page') as page, device.kind from o
 select p.key, p.value.int_value + 1 as v, items[safe_offset(0)].name as i from o, unnest(params) as p
 select * from o union all select * from o
+select string_field_0 as a from o where string_field_1 is not null
 select case when status = 'a' then 1 when flag then 2 else 0 end as k, coalesce(z, 0) as z from o
 select json_value(payload, '$.x') as x, parse_json(more) as j, extract(year from day) as y from o
 select timestamp_diff(a, b, hour) as h, date_diff(c, d, day) as d, e between f and date '2020-01-01' as i from o

@@ -180,7 +180,7 @@ class Guesser:
     def _list_owners(self, tables: Tables, error: SqlError) -> Iterator[Way]:
         """Yield the ways to what may have the name that the error misses, the likeliest first."""
         message = str(error)
-        if "field" not in message.lower():
+        if not message.startswith(("Field name", "Cannot access field")):
             yield from ((path, ()) for path, table in tables.items() if table.is_open)
         parts = [way for way in list_places(tables) if way[1]]
         # The STRUCT that lacks a field is printed, its own mark at the end.
