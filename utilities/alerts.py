@@ -59,12 +59,12 @@ CHANNELS = {
     "webhook": Channel("l'adresse du webhook", "CustomWebhookNotificationBlock"),
 }
 
-# Prefect names the event of a run after the state's name, not its type: « Completed » alone would
-# miss a run that succeeded with warnings, and the alert of silence would be sent all the same.
 ANY_EVENT = {"prefect.flow-run.*"}
 HEARTBEAT = {"prefect.flow-run.heartbeat"}
 FAILED = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut")}
 WARNED = {f"prefect.flow-run.{WITH_WARNINGS}"}
+# Prefect names the event of a run after the state's name, not its type: « Completed » alone would
+# miss a run that succeeded with warnings, and the alert of silence would be sent all the same.
 SUCCEEDED = {"prefect.flow-run.Completed"} | WARNED
 ENDED = FAILED | SUCCEEDED | {"prefect.flow-run.Cancelled"}
 

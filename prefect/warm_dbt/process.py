@@ -176,7 +176,7 @@ def run(tokens: int, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # A fork is watched by the server. Here nobody else sees the pipeline die, and a thread has to
-    # do, though it runs only when dbt releases the GIL.
+    # Started without a server, which would end its fork when the pipeline is killed, dbt would go on
+    # sending queries alone. So a thread waits for that; it runs only when dbt releases the GIL.
     end_with_the_pipeline(int(sys.argv[1]))
     run(int(sys.argv[1]), sys.argv[2:])

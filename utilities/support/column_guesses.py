@@ -58,9 +58,8 @@ NO_COLUMN = re.compile(
 AMBIGUOUS = re.compile(r"Column name (\w+) is ambiguous")
 MISMATCH = re.compile(
     r"No matching signature|Unable to (?:coerce|find common)|incompatible types|Invalid cast|"
-    r"Could not cast|should return type|must be arrays|not supported on values of type|"
-    r"does not support|is not allowed for|must be (?:a |an )?[A-Z]|expected type|"
-    r"type (?:mismatch|[A-Z])"
+    r"Could not cast|should return type|must be|not supported|does not support|is not allowed for|"
+    r"expected type|type (?:mismatch|[A-Z])"
 )
 
 
@@ -180,9 +179,14 @@ class Guesser:
     def _list_owners(self, tables: Tables, error: SqlError) -> Iterator[Way]:
         """Yield the ways to what may have the name that the error misses, the likeliest first."""
         message = str(error)
-        if not message.startswith(("Field name", "Cannot access field")):
-            yield from ((path, ()) for path, table in tables.items() if table.is_open)
         parts = [way for way in list_places(tables) if way[1]]
+        if not message.startswith(("Field name", "Cannot access field")):
+            # In `(select key from unnest(params))`, a column of the table would be found, too.
+            texts = (text.lower() for text in self._find_expressions(error))
+            subquery = next((text for text in texts if "unnest" in text), "")
+            words = set(re.findall(r"\w+", subquery))
+            yield from (way for way in parts if way[1][-1] == 0 and str(way[1][-2]) in words)
+            yield from ((path, ()) for path, table in tables.items() if table.is_open)
         # The STRUCT that lacks a field is printed, its own mark at the end.
         marks = re.findall(rf"{MARK}\w*", message)
         numbers = {path: number for number, path in enumerate(tables)}
@@ -199,8 +203,10 @@ class Guesser:
     ) -> Iterator[tuple[Tables, set[Any]]]:
         """Yield the tables with other types of the columns that the error has to do with."""
         message = str(error)
-        named = (name for name in re.findall(r"[A-Z][A-Z0-9]+", message) if name in SCALARS)
-        kinds: list[Guess] = [*dict.fromkeys([*named, "STRING"])]
+        named = {name: 0 for name in re.findall(r"[A-Z][A-Z0-9]+", message) if name in SCALARS}
+        # The types that would fit are mostly in the message, beside the one that does not.
+        others = [] if len(named) > 1 else SCALARS
+        kinds: list[Guess] = [*dict.fromkeys([*named, "STRING", *others])]
         if re.search("must be arrays|OFFSET|ARRAY", message):
             kinds.insert(0, ["STRING"])
         leaves = [way for way in list_places(tables) if not isinstance(read(tables, way), dict)]

@@ -171,8 +171,9 @@ def _make_bigquery_server(
             *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
             *("--data-dir", str(folder), "--rest-port", "0", "--grpc-port", "0"),
         ],
-        # By default DuckDB writes its extensions in the user's HOME, bqemulator fetches the one for
-        # Avro from the network, and uploads go to a folder that all users of the machine share.
+        # By default DuckDB would write its extensions in the user's HOME, bqemulator would fetch the
+        # one for Avro from the network, which fails offline, and uploads would go to a folder that
+        # another user may have made first: no file could be written there.
         environment=_clean_environment()
         | {
             "HOME": str(folder),

@@ -35,7 +35,8 @@ config = uvicorn.Config(
 uvicorn.Server(config).run([socket.socket(fileno=int(sys.argv[1]))])
 """
 
-# On these signals our processes stop their servers and end; on any other, they go on.
+# Ctrl-C, a supervisor and a closed terminal send these. By default they end Python without its exit
+# functions, and the servers would go on alone.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
