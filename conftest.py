@@ -8,13 +8,14 @@ from tempfile import mkdtemp
 # sys.modules by then, pytest puts the folder dbt/ there as `dbt`, and `import dbt.cli` fails.
 import dbt  # noqa: F401
 
-# Before anything imports Prefect, which would make a ~/.prefect.
+# Importing Prefect creates PREFECT_HOME: if it were set later, the user would get a ~/.prefect.
 os.environ["PREFECT_HOME"] = mkdtemp(prefix="prefect-home-")
 
-# A shell that starts the tests in the background, or nohup, has them ignored for all that the
-# tests start.
+# Started in the background or by nohup, the tests ignore SIGINT or SIGHUP, and so would all that
+# they start: the tests that send these signals would fail.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# One local BigQuery a worker, whichever tests it has. pytest has a plugin named `fixtures`.
+# Loaded here, the fixtures serve the tests of dbt/ as well: one local BigQuery a worker. The name
+# `fixtures` would be that of a plugin of pytest.
 pytest_plugins = ["shared_fixtures"]

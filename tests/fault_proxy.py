@@ -27,7 +27,7 @@ Moment = Literal["metadata", "submit", "submitted", "job", "poll"]
 
 @dataclass
 class Reply:
-    """What BigQuery, or the fault, answers; no status at all is a connection reset."""
+    """The answer of BigQuery or of the fault; no status at all is a connection reset."""
 
     status: int | None
     body: bytes = b""
@@ -46,7 +46,7 @@ CONFLICT = error_reply(HTTPStatus.CONFLICT, "duplicate", "Already Exists: Job")
 
 @dataclass
 class Fault:
-    """What goes wrong: `reply` at this moment, for this node, the first `times` times.
+    """A fault: `reply` at this moment, for this node, the first `times` times.
 
     Moments: `metadata` (any request but a query's), `submit` (the query does not reach
     BigQuery), `submitted` (it does, the answer is lost), `job` (BigQuery takes the query
@@ -109,7 +109,7 @@ class FaultProxy:
         if request.moment != "submit":
             return self._forward(request)
         if request.job_id in self._submitted:
-            # The local BigQuery would run it again.
+            # bqemulator 1.4.0 would run the job of a known id again; BigQuery answers 409.
             return CONFLICT
         if fault := self._take_fault(request, "job"):
             self._failed_jobs[request.job_id] = fault.reply
@@ -161,7 +161,7 @@ class FaultProxy:
 
     def _forward(self, request: Request) -> Reply:
         connection = HTTPConnection(urlsplit(self.upstream).netloc, timeout=120)
-        # BigQuery refuses the Host of the proxy, which is not its own.
+        # The local BigQuery refuses a Host that is not its own: http.client then sends its address.
         ours = ("accept-encoding", "host")
         headers = {k: v for k, v in request.headers.items() if k.lower() not in ours}
         try:
@@ -169,7 +169,7 @@ class FaultProxy:
             response = connection.getresponse()
             return Reply(response.status, response.read())
         except OSError:
-            # BigQuery itself is gone.
+            # A test has killed the local BigQuery: the client has to see that, not an error 500.
             return RESET
         finally:
             connection.close()
@@ -187,7 +187,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             reply = proxy.answer(Request(self.command, self.path, body, self.headers))
             if reply.status is None:
-                # Closed at once, with no time to linger: the client sees a reset.
+                # With SO_LINGER at 0 s, close() sends RST: the client sees a connection reset.
                 self.close_connection = True
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -196,7 +196,7 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             self.send_response(reply.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply.body)))
-            # A dbt that was stopped meanwhile does not wait for the answer.
+            # A dbt that was stopped meanwhile has closed the connection: to answer it raises.
             with suppress(ConnectionError):
                 self.end_headers()
                 self.wfile.write(reply.body)

@@ -94,7 +94,7 @@ def copy_project(root: Path, environment: dict[str, str], dbt_files: dict[str, s
     home, temporary = root / "home", root / "tmp"
     home.mkdir()
     temporary.mkdir()
-    # No activated environment: the pipeline has to find its own dbt.
+    # Without .venv on PATH, as in a shell that has not activated it: the pipeline has to find dbt.
     path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if ".venv" not in p)
     dataset = f"test_{root.name}".replace("-", "_")
     return Project(

@@ -13,7 +13,8 @@ from project import Project, connect, copy_prefect_database, copy_project, saved
 from support.local_stack import run_local_servers
 from warm_dbt import DbtServer
 
-# A run of a deployment that waits for another one asks again each second, not each half minute.
+# By default, a run of a deployment that waits for another one asks again after half a minute: the
+# tests of deployments would take minutes.
 PREFECT_PROFILE = """
 active = "tests"
 [profiles.tests]

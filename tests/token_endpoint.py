@@ -40,12 +40,12 @@ def token_endpoint(
             tokens.append(new_token())
             expiry = datetime.now(UTC) + timedelta(seconds=lifetime)
             answer = {
-                # OAuth's answer to a key or to a refresh token, STS's to another identity.
+                # Read by clients of OAuth (a key, a refresh token) and STS (a federated identity).
                 "access_token": tokens[-1],
                 "expires_in": lifetime,
                 "token_type": "Bearer",
                 "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
-                # IAM's to who wants to act as an account.
+                # Read by clients of IAM, which act as another account.
                 "accessToken": tokens[-1],
                 "expireTime": f"{expiry:%Y-%m-%dT%H:%M:%SZ}",
             }

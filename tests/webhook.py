@@ -15,7 +15,7 @@ class Webhook(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        # Whoever knows the address of a webhook can write to it.
+        # A webhook's address is its secret: all who know it can write to the channel.
         self.url = f"http://127.0.0.1:{self.server_port}/services/T0/secret-of-the-channel"
         self.received: list[dict[str, str]] = []
 

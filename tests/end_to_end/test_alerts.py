@@ -162,9 +162,10 @@ def test_schedule_without_a_success_is_told_whatever_another_team_s_deployment_d
     alerted, channel
 ):
     with prefect_client(alerted.environment) as client:
-        # No worker takes its runs.
+        # No worker serves this pool: the scheduled runs never succeed, but they have events.
         client.create_work_pool(WorkPoolCreate(name="nobody", type="process"))
-        # prefect-cloud's, so that the other keeps its id.
+        # Under prefect-cloud's flow. Under ours, this would be the deployment of `alerted`, which
+        # this test would delete at its end.
         deployment_id = client.create_deployment(
             flow_id=client.create_flow_from_name("dbt_full_pipeline"),
             name=DEPLOYMENT,
@@ -179,7 +180,8 @@ def test_schedule_without_a_success_is_told_whatever_another_team_s_deployment_d
         end_a_run(alerted, FLOW, "equipe-b", Completed())
         return "aucune réussite" in text
 
-    # So that there is something to look at each time.
+    # wait_for calls is_told for each message that has come: without any, no run of the other team
+    # would end while it waits.
     channel.received.append({"text": ""})
     try:
         message = channel.wait_for(is_told, seconds=60)
@@ -209,7 +211,8 @@ def test_each_success_starts_the_silence_again(alerted, channel):
 
     channel.wait_for(lambda text: "aucune réussite" in text, seconds=40)
 
-    # In periods that follow each other, it would be the 24th second.
+    # If periods of 14 s followed each other, instead of starting at each success, the alert would
+    # come 24 s after the last one.
     assert 13 < time.monotonic() - last_success < 21
 
 
@@ -224,7 +227,7 @@ def has_sent_a_heartbeat(client, run):
 
 
 def send_heartbeat(client, run):
-    """Send the heartbeat of a run, as Prefect's own engine makes it, each 30 s at the least."""
+    """Send the heartbeat of a run as Prefect's engine does, whose own are 30 s apart or more."""
     related = {
         "prefect.resource.id": f"prefect.deployment.{run.deployment_id}",
         "prefect.resource.role": "deployment",
@@ -256,7 +259,8 @@ def test_run_whose_machine_died_is_crashed_and_told_and_no_other_is(alerted, cha
     of_another_team = end_a_run(alerted, FLOW, "equipe-b", Running())
     run, process = start_deployed(alerted)
     with prefect_client(alerted.environment) as client:
-        # Its turn would come before that of the run.
+        # If the trigger took the other team's heartbeats too, that run would be set to Crashed
+        # first, as its heartbeat is the older one.
         send_heartbeat(client, of_another_team)
         deadline = time.monotonic() + 60
         while not (read_run(alerted, run).state.is_running() and has_sent_a_heartbeat(client, run)):
@@ -268,7 +272,8 @@ def test_run_whose_machine_died_is_crashed_and_told_and_no_other_is(alerted, cha
             send_heartbeat(client, alive)
             return run.name in text
 
-        # So that there is something to look at each time.
+        # wait_for calls is_told for each message that has come: without any, `alive` would send no
+        # heartbeat while it waits.
         channel.received.append({"text": ""})
         message = channel.wait_for(is_told, seconds=60)
         states = [client.read_flow_run(x.id).state for x in (run, alive, of_another_team)]

@@ -12,7 +12,8 @@ from token_endpoint import token_endpoint
 
 ACCOUNT = "pipeline-dbt@projet-local.iam.gserviceaccount.com"
 
-# google-auth has no setting for these two addresses.
+# google-auth has no setting for the addresses of IAM and OAuth: if Python's start did not replace
+# them, it would ask Google itself.
 SITECUSTOMIZE = """
 import os
 from google.auth import iam

@@ -1,4 +1,4 @@
-"""What an earlier run, another program or the disk left in a bad state."""
+"""A bad state that an earlier run, another program or the disk has left."""
 
 import sqlite3
 import subprocess
@@ -49,7 +49,7 @@ def test_full_disk_is_named(project, target):
 
 def test_read_only_target_is_named(project, target):
     target.chmod(0o555)
-    # Root may write anywhere, unless it gives that up.
+    # Root ignores the mode of a folder unless it drops CAP_DAC_OVERRIDE.
     give_up = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
     try:
         run = subprocess.run(

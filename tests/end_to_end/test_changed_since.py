@@ -17,7 +17,8 @@ MODELS = {
 }
 
 
-# A macro may print anything while dbt lists what has changed.
+# These macros print JSON while dbt lists the nodes that have changed, one of JSON a line: if what
+# they print passed for nodes, the run would fail.
 MODELS["models/c0.sql"] += "{% do print('{\"unique_id\"') %}{% do print('[1]') %}"
 MODELS["models/c1.sql"] += "{% do print('{\"unique_id\": 5}') %}"
 MODELS["models/b8.yml"] = "models: [{name: b8, columns: [{name: id, data_tests: [unique]}]}]"
@@ -111,7 +112,8 @@ def write_model(project, name, sql):
 def test_tests_judge_what_was_just_built_and_not_prod(changed, project):
     write_model(project, "b7", "select id from {{ ref('b6') }} union all select 1")
 
-    # At this level, Prefect hears nothing of what dbt says.
+    # At this level Prefect logs nothing of what dbt says: if the result were read in the log, the
+    # failure would be missed.
     run = project.run_pipeline("--changed-since", "HEAD", PREFECT_LOGGING_LEVEL="ERROR")
 
     assert run.returncode == 1
@@ -124,7 +126,7 @@ def test_retry_after_it_reads_what_was_built_and_the_rest_in_prod(changed, proje
     failed = project.run_pipeline("--changed-since", "HEAD", "--commands", "run")
     write_model(project, "b9", "select id + 100 as id from {{ ref('b8') }}")
     for path in (project.root / "dbt" / "target" / "dev").rglob("*.json"):
-        # As in a new container: DBT_ARTIFACTS_DIR keeps what it needs.
+        # A new container has no target/: `retry` has to find all in DBT_ARTIFACTS_DIR.
         path.unlink()
 
     run = project.run_pipeline("--commands", "retry")

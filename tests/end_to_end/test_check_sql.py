@@ -11,7 +11,8 @@ from project import ONE_MODEL, copy_project
 
 pytestmark = pytest.mark.slow
 
-# Valid for DuckDB, hence for the local BigQuery; not for BigQuery. The line is the wrong one's.
+# SQL that DuckDB, hence the local BigQuery, accepts and Google refuses; the number of the line that
+# is wrong, and Google's words.
 ACCEPTED_LOCALLY = {
     "month_later": (
         "select\n    timestamp_add(timestamp '2013-01-01', interval 1 month) as later",
@@ -67,7 +68,8 @@ models:
     "source_columns.yml": "till.tips:\n  amount: INT64\n",
     "models/tips.sql": "select amount\nfrom {{ source('till', 'tips') }}\nwhere amount = 'dix'\n",
     "models/promise.sql": "select id, name from {{ ref('menu') }}\n",
-    # The macro's query is read too, and answered as by an empty table.
+    # since.sql asks BigQuery where to start. If that query were refused, instead of answered by no
+    # row, the mistake `sold_by` would be missed.
     "models/since.sql": """\
 {{ config(materialized='incremental') }}
 
@@ -96,7 +98,8 @@ where sold_at > (
 )
 {% endif %}
 """,
-    # Counts the marks of its lines with its text.
+    # `word | length` counts the marks of the lines too, which changes the SQL: the line of the
+    # mistake cannot be known.
     "models/counts.sql": "{% set word %}four{% endset %}\n"
     "select {{ word | length }} as letters, nope\n",
     "models/history.sql": "select id, dbt_valid_from from {{ ref('menu_history') }}\n",
@@ -120,7 +123,7 @@ where sold_at > (
 def compiled_module(tmp_path_factory):
     """The folder in which the runs of these tests keep the compiled analyser.
 
-    If `make lint` has not compiled it, the first does.
+    If `make lint` has not compiled it, the first run does.
     """
     folder, made = tmp_path_factory.mktemp("googlesql"), PROJECT_ROOT / ".local/check/googlesql"
     if made.exists():
@@ -181,7 +184,7 @@ def test_error_in_the_incremental_branch_alone_is_found(cafe_report):
     assert cafe_report.returncode == 1, cafe_report.stdout + cafe_report.stderr
     place = "cafe/models/daily.sql, ligne 7 (modèle daily, en incrémental) :"
     assert f"{place}\n    Unrecognized name: sold_on; Did you mean sold_at?" in cafe_report.stdout
-    # Although it asks BigQuery where to start.
+    # since.sql asks BigQuery where to start: its mistake has to be found all the same.
     place = "cafe/models/since.sql, ligne 7 (modèle since, en incrémental) :"
     assert f"{place}\n    Unrecognized name: sold_by" in cafe_report.stdout
 

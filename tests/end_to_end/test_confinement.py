@@ -9,7 +9,7 @@ from google.cloud.exceptions import NotFound
 
 from project import copy_project
 
-# dbt gives these objects to every model.
+# Each attack starts from an object that dbt gives to every model.
 ATTACKS = {
     "upload": "{% do adapter.upload_file('../key.json', this.database, this.schema, 'stolen', "
     "kwargs={'autodetect': True, 'skip_leading_rows': 1, 'source_format': 'CSV'}) %}",
@@ -45,7 +45,8 @@ REASONS = {
     "hard_link": "os.link : la pipeline ne le laisse pas faire",
     "python": "access to attribute 'environment' of 'MacroFuzzTemplate' object is unsafe",
 }
-# A link of the team's own, to a folder beside the project.
+# A team may have a link in dbt/ to a folder beside it: if the confinement refused that too, its
+# project would no longer run.
 READS_OURS = """
 select '{{ run_query('select 1 as a').from_csv('ours/names.csv').columns[0].values()[0] }}' as name
 """
@@ -75,7 +76,8 @@ def run(tmp_path_factory, local_environment):
         (folder / "dbt_project.yml").write_text(f"name: {name}")
         (folder / "key.csv").symlink_to(project.root / "key.json")
         (folder / "keys").symlink_to(project.root)
-    # It leads below target/ from here, and to the key from there.
+    # The link of the attack « moved_link »: below vendor/spy it leads into target/, which dbt may
+    # read; moved to target/dev, it leads to the key.
     (dbt / "vendor" / "spy" / "up" / "x").mkdir(parents=True)
     (dbt / "vendor" / "spy" / "up" / "x" / "key").symlink_to("../../../key.json")
     (dbt / "vendor" / "key.json").symlink_to("../target/dev/nothing")

@@ -50,7 +50,7 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
 
 
 OF_ANOTHER = make_throwaway_key() | {"client_email": "b@projet.iam.gserviceaccount.com"}
-# What the block holds, and how the tool says it.
+# The content of a block, and the words for it in the refusal.
 HELD = {
     "key of another account": (
         {"service_account_info": OF_ANOTHER},
@@ -193,7 +193,8 @@ def test_check_finds_the_datasets_of_the_settings(local_environment, capsys):
         assert main(["--check"]) == 1
     lacking = capsys.readouterr().err
 
-    # Those of the target: an account may not see the other one.
+    # raw and the dataset of the target only: the account of dev may not see that of prod, and the
+    # check would fail.
     assert found.count("✓ Dataset") == 2
     assert "pas_la" in lacking
     assert "make infra" in lacking

@@ -22,19 +22,21 @@ rehearsal:
   outputs:
     dev: {type: bigquery, method: oauth-secrets, token: x, project: p, schema: s, threads: 1}
 """
-# What a model would see of the environment; asks nothing of BigQuery.
+# Prints what a model sees of the environment. Without these options, dbt would ask BigQuery, which
+# is not there.
 SHOW = [
     *("--quiet", "compile", "--no-introspect", "--no-populate-cache", "--inline"),
     "select '{{ env_var('FIRST', 'absent') }}', '{{ env_var('SECOND', 'absent') }}'",
 ]
-# Takes minutes, unless it is interrupted.
+# A command that takes minutes, unless it is interrupted.
 LAST = [
     *("compile", "--no-introspect", "--no-populate-cache", "--inline"),
     "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
 ]
 
 
-# Minutes too, in one call that lets no other thread of dbt run.
+# A command that takes minutes in one call of `re`, which holds the GIL: no other thread of dbt can
+# run, the one that watches the pipeline included.
 HOLDS_PYTHON = [*LAST[:-1], "{% set x = modules.re.match('(a|a)+$', 'a' * 60 ~ 'b') %}"]
 
 
@@ -106,7 +108,7 @@ def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch
     (dbt_project.parent / "key.json").write_text("the_key")
     (spy / "models" / "key.sql").symlink_to("../../../../key.json")
 
-    # Without a name for it, its socket would be closed, and dbt interrupted.
+    # If no variable held the server, Python would close its socket, and dbt would be interrupted.
     server = warm_dbt.DbtServer(REHEARSAL_DIR)
     with start(server, dbt_project, "parse") as client:
         output, errors = client.communicate()
@@ -116,7 +118,7 @@ def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch
 
 
 def test_documentation_with_assets_is_made_twice(server, dbt_project):
-    """dbt removes what the first time has copied."""
+    """The second time, dbt removes the copies that the first has made."""
     (dbt_project / "assets").mkdir()
     (dbt_project / "assets" / "logo.svg").write_text("<svg/>")
     (dbt_project / "dbt_project.yml").write_text(
@@ -172,7 +174,7 @@ def held_command(server, dbt_project):
     with start(server, dbt_project, "compile") as client:
         assert "Running with dbt" in client.stdout.readline()
         process = psutil.Process(server.process.pid)
-        # Beside it, there is Python's own keeper of semaphores.
+        # The resource tracker of multiprocessing is a child of the server too.
         (dbt,) = [child for child in process.children() if "server.py" in " ".join(child.cmdline())]
         yield client, process, dbt
 
@@ -191,7 +193,7 @@ def test_dbt_is_a_fork_of_the_server_and_imports_nothing_again(held):
 
 
 def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
-    """That of pyarrow's memory takes care of forks itself."""
+    """But the thread of pyarrow's allocator, jemalloc_bg_thd, which handles forks itself."""
     _, server, _ = held
     threads = [path.read_text().strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")]
 
@@ -235,7 +237,7 @@ def test_on_a_system_that_cannot_fork_a_plain_process_runs_the_command(dbt_proje
     ("forks", "command"), [(True, HOLDS_PYTHON), (False, LAST)], ids=["fork", "plain process"]
 )
 def test_dbt_ends_when_its_pipeline_is_killed(forks, command, dbt_project):
-    """Its client is in a process group of its own, which a closed terminal does not reach."""
+    """The client is in a process group of its own, which a closed terminal does not reach."""
     code = f"""
 import sys; sys.path += {[str(PROJECT_ROOT / folder) for folder in ("prefect", "utilities")]!r}
 sys.path.append({str(Path(__file__).parents[1])!r})
@@ -255,19 +257,19 @@ client.wait()
         family = psutil.Process(pipeline.pid).children(recursive=True)
         pipeline.kill()
 
-    # Python's own keeper of semaphores ends with the server.
+    # The resource tracker of multiprocessing, in `family` too, ends with the server.
     assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 @pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
 def test_environment_of_dbt_never_held_what_opens_the_prefect_api(forks, dbt_project, monkeypatch):
-    """What a process was started with can be read in /proc, whatever it forgets."""
+    """/proc shows the variables that a process was started with, even those that it removes."""
     monkeypatch.setattr(warm_dbt, "FORKS", forks)
     monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
     server = warm_dbt.DbtServer(REHEARSAL_DIR)
     with start(server, dbt_project, *LAST) as client:
         assert "Running with dbt" in client.stdout.readline()
-        # Without a server, the client has become dbt.
+        # Where nothing forks there is no server: the client itself has become dbt.
         first = psutil.Process(server.process.pid if server.process else client.pid)
         environments = [
             Path(f"/proc/{process.pid}/environ").read_bytes()
@@ -290,7 +292,6 @@ def test_signal_to_the_client_reaches_dbt(number, held):
 
 
 def test_server_ends_with_the_process_that_started_it():
-    # Not by PYTHONPATH: the server would have it too, and dbt take our files for its plugins.
     code = (
         f"import os, psutil, sys; sys.path.insert(0, {str(PROJECT_ROOT / 'prefect')!r});"
         f"import pathlib, warm_dbt; warm_dbt.DbtServer(pathlib.Path({str(REHEARSAL_DIR)!r}));"

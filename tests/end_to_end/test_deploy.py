@@ -268,7 +268,8 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, prefe
         False,
     )
     assert second.job_variables == {
-        # A setting that has gone from `.env` goes from the deployment.
+        # Without DBT_THREADS: a setting that has gone from `.env` has to go from the deployment, or
+        # its old value would still count there.
         "env": {**SETTINGS, "GCP_REGION": "EU", "MY_MODELS_READ_IT": REFERENCE},
         "working_dir": "/x",
     }
@@ -373,7 +374,8 @@ def test_explicit_word_takes_the_place_of_another_team_s_deployment(on_own_serve
 def test_two_teams_on_one_prefect_each_have_their_deployment(on_own_server, prefect_server):
     prefect_server.make_pool("process")
     prefect_server.make_deployment(**OF_TEAM_A)
-    # prefect-cloud's is the other team's too: its schedule runs their code, not ours.
+    # This one, made by prefect-cloud, is the other team's too: if its schedule counted as a second
+    # one of ours, deploy.py would refuse.
     prefect_server.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
     before = prefect_server.find()
 

@@ -33,14 +33,14 @@ from support.local_content import UNIVERSE_DOMAIN, use_prefect_server
 pytestmark = pytest.mark.slow
 
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
-# Each way to configure a run writes into a dataset of its own.
+# Each way to configure a run writes into a dataset of its own, which shows the setting that won.
 DEV, PROD = "deployed_dev", "deployed_prod"
 NO_TARGET_DEV, ENVIRONMENT_DEV = "no_target_dev", "by_environment_dev"
 NO_TARGET_PAGE = "dbt-run-projet-local-no-target-dev"
 
 
 class Deployment:
-    """What the tests ask of the deployment."""
+    """The deployment, and Prefect's command line for it."""
 
     def __init__(self, root: Path, environment: dict[str, str]) -> None:
         self.root, self.environment = root, environment
@@ -69,7 +69,8 @@ def log_line(run, *words):
     deadline = time.monotonic() + 60
     with get_client(sync_client=True) as client:
         while True:
-            # The last ones: a run that waits for another has a line of the worker each second.
+            # The newest first: a run that waits for another gets a line of the worker each second,
+            # and the line wanted could come after the 200th.
             lines = client.read_logs(log_filter, limit=200, sort="TIMESTAMP_DESC")
             for line in lines:
                 if all(word in line.message for word in words):
@@ -104,7 +105,7 @@ def deployment(tmp_path_factory, local_environment):
         "GIT_BRANCH": "main",
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
         "PREFECT_WORKER_QUERY_SECONDS": "1",
-        # Never from a Variable.
+        # The pipeline never reads it from a Variable: without it here, the runs would ask Google.
         "DBT_BIGQUERY_API_ENDPOINT": local_environment["DBT_BIGQUERY_API_ENDPOINT"],
     }
     deployment = Deployment(project.root, environment)
@@ -178,7 +179,7 @@ def runs(deployment, local_environment):
                 deployment.as_deployed.id,
                 state=Scheduled(),
                 parameters=parameters if name == "parameters" else {},
-                # Over that of prefect.yaml.
+                # A run's own variables win over those of prefect.yaml.
                 job_variables={"env": environment},
             )
             for name, environment in how.items()

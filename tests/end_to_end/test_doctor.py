@@ -7,7 +7,8 @@ import pytest
 import doctor
 from project import in_environment
 
-# Its model reads a setting that has its default; dbt would report its use, which makes a file.
+# The model reads a setting of which there is only the default. No flag in dbt_project.yml keeps dbt
+# from reporting its use, for which it would write a file.
 DBT_FILES = {
     "dbt_project.yml": "name: project\nprofile: project\n",
     "models/one.sql": "select {{ env_var('DBT_RETRIES') }} as retries",

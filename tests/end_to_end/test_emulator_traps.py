@@ -1,4 +1,4 @@
-"""What bqemulator cannot do: done all the same, or said at once with what to do."""
+"""Tasks that bqemulator cannot do: done all the same, or said at once with the remedy."""
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_python_model_and_function_that_is_wrong_are_said_at_once(project):
 
 
 def test_view_becomes_a_table(project, bigquery):
-    """Which dbt asks for by deleting the view."""
+    """dbt deletes the view by the request that deletes a table."""
     dataset, model = project.environment["DBT_BIGQUERY_DATASET_DEV"], project.root / "dbt/models"
     command = ("--commands", "run", "--select", "one")
     first = project.run_pipeline(*command)

@@ -43,10 +43,10 @@ TIME_LIMIT = error_reply(500, "timeout", "Operation timed out after 6.0 hours.")
 
 @dataclass
 class Case:
-    """Faults, and what has to come of them.
+    """Faults, and the outcome that they must have.
 
-    `starts` counts dbt's processes, and `queries` are those that BigQuery took. What is said is
-    `message`, and `end` starts the last line.
+    `starts` counts dbt's processes, and `queries` are those that BigQuery took. The output has
+    `message`, and its last line starts with `end`.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Case:
     variables: dict[str, str] = field(default_factory=dict)
 
 
-# One of each kind: absorbed by dbt, redone by `dbt retry`, never ending. Which fault is of
-# which kind is in tests/unit/test_result.py too.
+# One case of each kind, as each runs dbt: absorbed by dbt, redone by `dbt retry`, never ending. The
+# kind of each fault is tested without dbt in tests/unit/test_result.py.
 CASES = [
     Case(
         "absorbed-without-another-start",
@@ -117,7 +117,7 @@ def proxy(project, bigquery, local_environment):
     dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"]
     bigquery.delete_dataset(dataset, delete_contents=True, not_found_ok=True)
     with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
-        # dbt's own, so that the queries counted are those of the nodes.
+        # If the dataset were missing, dbt would create it by a query, which the faults could hit.
         bigquery.create_dataset(dataset)
         yield proxy
 
@@ -152,7 +152,7 @@ def test_fault(case, project, proxy, bigquery, local_environment):
     assert pipeline.stderr.count("Running with dbt") == case.starts
     assert Counter(node for node in proxy.queries if node) == Counter(case.queries)
     assert pages_of_last_run(local_environment) == len(case.commands)
-    # Every fault was met.
+    # A fault that no request has met would prove nothing.
     assert [fault for fault in proxy.faults if fault.times] == []
     if case.exit_code == 0:
         assert built(pipeline) == EACH_ONCE
@@ -172,7 +172,8 @@ def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
     assert "essai" not in pipeline.stderr
 
 
-# Where one of each stands, and what is said of it.
+# For each model a fault, and dbt's words for it. If dbt changed them, PASSING_FAULT would no longer
+# tell the faults that pass from those that last.
 LASTING = {
     "submit_denied": (Fault("submit", DENIED), "Access Denied: Table second"),
     "submit_quota": (Fault("submit", QUOTA), "Quota exceeded: too many table updates"),

@@ -36,7 +36,8 @@ def project(tmp_path_factory, local_environment, key):
     )
     names = ("HOME", "TMPDIR", "PATH")
     project.environment = {name: project.environment[name] for name in names} | {
-        # The local BigQuery is not Google's: local_bigquery.py says why it takes this.
+        # The key is of the local universe (local_content.py): without this variable, Google's
+        # clients expect googleapis.com, and refuse the key.
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
     }
     generated = project.run("utilities/generate_env.py")

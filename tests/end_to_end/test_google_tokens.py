@@ -1,4 +1,4 @@
-"""What Google is asked for: a token a run, and another one when it has expired."""
+"""The tokens that Google is asked for: one a run, and another one when it has expired."""
 
 import json
 import subprocess
@@ -58,7 +58,7 @@ def test_revoked_key_is_named(tool, project, local_environment, key):
 
 
 def test_adapter_that_makes_its_credentials_elsewhere_has_the_token_of_the_profile(project, key):
-    """What runs where `dbt_process.py` finds nothing to replace: dbt itself, with our profile."""
+    """If `warm_dbt/process.py` finds nothing to replace, dbt itself reads our profile."""
     settings = PipelineSettings.from_mapping(project.environment)
     with token_endpoint(key) as (google_key, _):
         block = GcpCredentials(service_account_info=SecretDict(google_key))

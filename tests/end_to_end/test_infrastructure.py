@@ -133,7 +133,7 @@ def test_tests_of_terraform_pass(tmp_path):
     need_terraform()
     project = Infrastructure(tmp_path)
     command = [WITH_STUB, "terraform"]
-    # Nothing but the files: the variables of a user would be those of the tests.
+    # `terraform test` reads terraform.tfvars: a user's values would be tested, not the defaults.
     (project.folder / "terraform.tfvars").unlink()
     options = {"cwd": project.folder, "env": project.environment, "capture_output": True}
     subprocess.run([*command, "init", "-backend=false"], check=True, **options)
@@ -208,7 +208,8 @@ def test_rights_are_these_and_no_other(infrastructure):
     )
     infrastructure.run("make infra")
 
-    # Whatever its type: a right given by another kind of resource counts too.
+    # Every resource with a role, whatever its type: otherwise a right that a new kind of resource
+    # gives would be missed.
     rights = {
         (
             right["member"].split(":", 1)[1],
@@ -287,7 +288,8 @@ def test_state_of_one_account_is_taken_over(infrastructure):
     infrastructure.run("make infra")
 
     lost = {x["address"] for x in changes if "delete" in x["change"]["actions"]}
-    # The rights of the account on what is not dev: no dataset, no account, no key.
+    # Only the account's rights on raw and prod go. If a dataset, an account or a key went, data or
+    # access would be lost.
     rights = "google_bigquery_dataset_iam_member.data_editor"
     assert lost == {f'{rights}["prod"]', f'{rights}["raw"]'}
     assert infrastructure.key_id() == key
@@ -323,7 +325,7 @@ def test_no_output_gives_the_key(with_key):
     outputs = with_key.run("terraform -chdir=infrastructure output -json")
 
     assert '"dev_key_file"' in outputs
-    # As Google's provider gives it, or decoded.
+    # Google's provider gives the key in base64: an output could show that, or the decoded text.
     assert base64.b64encode(key).decode() not in outputs
     assert "PRIVATE KEY" not in outputs
 

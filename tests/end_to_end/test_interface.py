@@ -1,4 +1,4 @@
-"""What a person sees of a failed run in Prefect's interface, in headless Chromium."""
+"""A failed run as a person sees it in Prefect's interface, in headless Chromium."""
 
 import shutil
 from contextlib import suppress
@@ -81,7 +81,7 @@ def test_artifact_has_the_reason_a_timeline_the_last_runs_and_links_to_the_jobs(
 ):
     html = read_page(browser, failed_run["artifact"], "█")
 
-    # The local BigQuery keeps the labels of few jobs: what all of them cost cannot be known.
+    # bqemulator 1.4.0 keeps the labels of few jobs: the cost of the others is unknown.
     assert "Facturé : au moins 0 o" in html
     assert "Dernières exécutions" in html
     assert "nowhere" in html

@@ -56,7 +56,7 @@ def ignore_sigint():
 
 
 def in_terminal(terminal):
-    """Return what makes a new process the leader of this terminal, as a shell is."""
+    """Return a preexec_fn that makes a new process the leader of this terminal, as a shell is."""
 
     def take():
         os.setsid()
@@ -158,7 +158,7 @@ def left_running(project):
 
 @dataclass
 class Left:
-    """What a stopped pipeline leaves: by default nothing, its job in BigQuery cancelled."""
+    """The traces of a stopped pipeline: by default none, its job in BigQuery cancelled."""
 
     exit_code: int
     state: str
@@ -246,7 +246,7 @@ def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(interrupted):
 def test_stopped_run_leaves_nothing_not_even_its_temporary_prefect_server(
     number, prepare, exit_code, project, proxy, without_prefect_server
 ):
-    """In the background, as a script starts it with `&`, SIGINT is ignored."""
+    """A script's `&` has SIGINT ignored: if dbt inherited that, the pipeline could not stop it."""
     with pipeline_during_the_merge(
         project, proxy, prepare=prepare, **without_prefect_server
     ) as process:
@@ -299,7 +299,7 @@ def test_killed_flow_leaves_no_dbt_and_the_next_run_loses_no_row(project, proxy,
     with pipeline_during_the_merge(project, proxy) as process:
         process.kill()
         process.wait()
-        # dbt has eight seconds to cancel its query.
+        # Once its pipeline has gone, dbt has eight seconds to cancel its query (INTERRUPT_SECONDS).
         alive = [psutil.Process(pid) for pid, _ in processes_of(project)]
         assert psutil.wait_procs(alive, timeout=15)[1] == []
     following = project.run_pipeline("--commands", "run")
@@ -319,13 +319,13 @@ def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, l
 
     _, stderr = following.communicate(timeout=120)
 
-    # Not a line more until dbt starts.
+    # If the pipeline said again and again that it waits, other lines would come before dbt's first.
     assert "Running with dbt" in stderr.splitlines()[0]
     assert following.returncode == 0, stderr
     assert rows(bigquery, project) == [(1, 2), (2, 2)]
     assert left_running(project) == []
     lock = project.root / "dbt" / "target" / "dev" / ".lock"
-    # Another user who could open it could hold it.
+    # If another user could open the file, they could hold the lock, and no run would start.
     assert (lock.stat().st_mode & 0o777, lock.read_text()) == (0o600, "")
 
 
@@ -334,7 +334,7 @@ def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
         servers = [
             psutil.Process(pid) for pid, c in processes_of(project) if "warm_dbt/server.py" in c
         ]
-        # One is the server, the other the dbt that it has forked.
+        # dbt has the command line of the server that has forked it: it is the child of the two.
         (dbt,) = [server for server in servers if server.parent() in servers]
         dbt.kill()
         _, stderr = process.communicate(timeout=60)

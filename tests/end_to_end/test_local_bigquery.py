@@ -35,14 +35,15 @@ pytestmark = pytest.mark.slow
 
 SCRIPT = str(PROJECT_ROOT / "utilities" / "local_bigquery.py")
 
-# A shell without no_proxy: nothing listens at these, and Prefect's client knows no SOCKS.
+# Proxies that fail each request through them, as nothing listens there, and that Prefect's client,
+# which knows no SOCKS, refuses. no_proxy is empty: they are for this machine as well.
 PROXIES = {
     **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "127.0.0.1:1"),
     **dict.fromkeys(("all_proxy", "ALL_PROXY"), "socks5://127.0.0.1:1"),
     **dict.fromkeys(("no_proxy", "NO_PROXY"), ""),
 }
 
-# For the Python of a command: a client of its BigQuery.
+# Code for a command's `python -c`: it makes a client of the local BigQuery.
 CLIENT = f"""
 import sys
 sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
@@ -66,7 +67,8 @@ SLEEP = (
 )
 
 
-# Like the pipeline whose dbt waits for BigQuery.
+# A pipeline whose dbt waits for BigQuery does not end by SIGINT, and its dbt is in another session:
+# if the tool did not kill both, they would go on.
 DEAF = (
     "import signal, subprocess, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
     "subprocess.Popen(['sleep', '60'], start_new_session=True);"
@@ -106,7 +108,7 @@ def processes(folder: Path) -> list[tuple[int, str]]:
 
 @dataclass
 class FirstRun:
-    """What one run of the tool left where its folder and the temporary folder stand in its way."""
+    """The outcome of a run with a quote in its path, and a file where uploads go by default."""
 
     data_dir: Path
     temporary: Path
@@ -275,7 +277,8 @@ def test_terminal_that_is_closed_is_nothing_to_a_command_under_nohup(start_besid
 
 def test_signal_waits_until_python_has_forked():
     received, stop = [], threading.Event()
-    # Another thread takes a signal that this one blocks, and the handler runs in this one.
+    # If hold_signals only blocked the signal in this thread, the other one would take it, and
+    # Python would run the handler here, during the fork.
     threading.Thread(target=stop.wait, daemon=True).start()
     before = signal.signal(signal.SIGHUP, lambda number, _: received.append(number))
 
@@ -364,7 +367,7 @@ def test_server_that_dies_ends_the_work_on_it(tmp_path):
 
 def make_read_only(folder):
     folder.chmod(0o555)
-    # Root may write anywhere, unless it gives that up.
+    # Root ignores the mode of a folder unless it drops CAP_DAC_OVERRIDE.
     return ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
 
 
@@ -457,5 +460,5 @@ def test_secret_of_the_prefect_server_is_in_no_file_and_no_message(local_environ
 def test_environment_hides_the_settings_and_keys_of_the_user(local_environment):
     assert "PREFECT_API_KEY" not in local_environment
     assert "GOOGLE_APPLICATION_CREDENTIALS" not in local_environment
-    # Set and empty: a value in the user's .env does not fill it in.
+    # If it were unset instead of empty, load_dotenv would take the value of the user's .env.
     assert local_environment["GCP_REGION"] == ""

@@ -1,4 +1,4 @@
-"""Whom the local BigQuery lets in, and what its own user reaches through it: data, nothing else."""
+"""Access to the local BigQuery: who is let in, and that its user reaches data and nothing else."""
 
 import io
 import time

@@ -7,7 +7,7 @@ import pytest
 
 from bi_pipeline.settings import PROJECT_ROOT
 
-# Stands in for python, that of .venv too: it makes an environment whose uv is UV.
+# A stand-in for python, copied into .venv too: its `-m venv` makes an environment whose uv is UV.
 PYTHON = """#!/bin/sh
 test "$2" = venv || exit 0
 test "$3" != --clear || rm -rf .venv
@@ -16,7 +16,8 @@ cp python .venv/bin/python
 cp uv .venv/bin/uv
 """
 
-# Takes what is there for installed, as uv does.
+# A stand-in for uv that takes a half-linked package for installed, as uv does. If `interrupt` names
+# a signal, it links one half and sends that signal to make.
 UV = """#!/bin/sh
 test ! -e .venv/half || exit 0
 test ! -e interrupt || { touch .venv/half; kill -$(cat interrupt) $PPID; exit 1; }

@@ -29,7 +29,7 @@ from support.local_content import use_prefect_server
 
 @pytest.mark.slow
 def test_build_of_many_models_leaves_no_hint_in_the_home(make_project):
-    # From the hundredth model on, dbt has a hint to give.
+    # From the hundredth model on, dbt 1.12 gives a hint, and notes it in ~/.dbt.
     model = "{{ config(materialized='view') }} select 1 as id"
     project = make_project({f"models/m{number}.sql": model for number in range(101)})
 
@@ -182,9 +182,9 @@ def test_prefect_variable_gives_the_target_unless_the_environment_does(
 def test_settings_are_read_whatever_the_number_of_prefect_variables(
     in_this_process, local_environment, monkeypatch
 ):
-    """Of all Variables, Prefect lists 200, sorted by name."""
+    """Prefect lists 200 Variables at most, sorted by name: dbt_target comes after them."""
     names = [(f"a{number}",) for number in range(500)]
-    # One request each would take the server half a minute.
+    # Written into the database: 500 requests would take the server half a minute.
     with closing(sqlite3.connect(Path(local_environment["PREFECT_HOME"]) / "prefect.db")) as server:
         server.executemany("insert into variable (name, value) values (?, '\"x\"')", names)
         server.commit()
@@ -202,7 +202,7 @@ def test_settings_are_read_whatever_the_number_of_prefect_variables(
 
 
 def test_address_of_bigquery_is_never_taken_from_a_prefect_variable(in_this_process, monkeypatch):
-    """Whoever may write Variables would have Google's tokens sent to an address of theirs."""
+    """Otherwise, all who may write Variables could have Google's tokens sent to their address."""
     address = os.environ["DBT_BIGQUERY_API_ENDPOINT"]
     monkeypatch.setenv("DBT_BIGQUERY_API_ENDPOINT", "")
     Variable.set("dbt_bigquery_api_endpoint", "https://bigquery.example.org")
@@ -261,7 +261,7 @@ def save_block(client, name, data):
 def test_block_without_a_usable_key_is_named(
     data, words, local_environment, in_this_process, capsys
 ):
-    """By the pipeline, the doctor and the tool that saves the key."""
+    """The pipeline, the doctor and the tool that saves the key all do."""
     name = f"unusable-{len(data)}"
     with prefect_client(local_environment) as client:
         save_block(client, name, data)

@@ -18,7 +18,7 @@ Nom du profil    : projet_m2_bi
 Démarrage de la pipeline...
 Projet GCP       : projet-local
 """
-# A team's own, which would hide what dbt did.
+# Flags that a team's project may have: if the pipeline obeyed them, it would not know what dbt did.
 FLAGS = "flags: {log_level: error, quiet: true, print: false, write_json: false}\n"
 
 

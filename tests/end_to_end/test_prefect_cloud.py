@@ -19,7 +19,7 @@ from stand_in_github import stand_in_github
 
 pytestmark = pytest.mark.slow
 
-# Its dependencies do not go with ours.
+# Installed apart: prefect-cloud 0.1.13 wants older typer and tzlocal than our lock has.
 VERSION = "0.1.13"
 DEPLOYMENT = "dbt_full_pipeline/pipeline-dbt-complet"
 DEPLOY = (
@@ -50,7 +50,8 @@ def prefect_cloud(tmp_path_factory, program, local_environment):
         environment = {
             "HOME": str(home),
             "PATH": os.environ["PATH"],
-            # Neither that of Paris nor that of a server.
+            # prefect-cloud takes the time zone of the machine for the cron: if this were UTC or
+            # Paris, it could not be told from a default.
             "TZ": "America/Montreal",
             "PREFECT_CLOUD_API_URL": cloud.url,
             "PREFECT_API_URL": cloud.workspace_url,
@@ -68,7 +69,7 @@ def prefect_cloud(tmp_path_factory, program, local_environment):
 
 @pytest.fixture(scope="module")
 def deployed(prefect_cloud, local_environment):
-    """What the server has after a deployment and its schedule, then after a second deployment."""
+    """The server's deployment after the first deploy and its schedule, then after a second one."""
     found = []
     with prefect_client(local_environment) as client:
         for commands in ([DEPLOY, ("schedule", DEPLOYMENT, "0 9 * * *")], [DEPLOY]):

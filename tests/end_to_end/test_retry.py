@@ -84,12 +84,13 @@ def test_results_are_always_kept_and_the_manifest_when_the_whole_project_is_buil
     assert failed.returncode == 1
     assert after_failure == ["run_results.json"]
     assert part.returncode == 0, part.stderr
-    # What a selection leaves out would pass for built.
+    # No manifest.json: it would make the models that a selection leaves out pass for built.
     assert after_a_part == ["docs.html", "run_results.json"]
     assert "select 1 as id" in (folder / "dev" / "docs.html").read_text()
     assert [result["unique_id"].split(".")[-1] for result in results] == ["one"]
     assert (failed_again.returncode, retried.returncode) == (1, 0)
-    # A model that a retry does not redo may have changed since it was built.
+    # No manifest.json either: a model that the retry did not redo may have changed since it was
+    # built, and would pass for built.
     assert after_a_retry == ["docs.html", "run_results.json"]
     assert whole.returncode == 0, whole.stderr
     assert (folder / "dev" / "manifest.json").exists()
@@ -160,7 +161,7 @@ def test_hook_that_failed_is_never_taken_for_done(tmp_path, local_environment):
 
 @pytest.mark.slow
 def test_manifest_is_not_kept_by_the_retry_of_a_test(tmp_path, local_environment):
-    """A model that changed meanwhile would pass for built."""
+    """With it, a model that changed meanwhile would pass for built."""
     project = copy_project(
         tmp_path,
         local_environment,
@@ -174,7 +175,7 @@ def test_manifest_is_not_kept_by_the_retry_of_a_test(tmp_path, local_environment
     retried = project.run_pipeline("--commands", "retry", DBT_ARTIFACTS_DIR=str(folder))
 
     assert failed.returncode == 1
-    # What the run before the test built is there.
+    # The models that `run` built are listed, although `test` failed after it.
     assert ".one " in failed.stdout
     assert retried.returncode == 0, retried.stderr
     assert not (folder / "dev" / "manifest.json").exists()
@@ -189,7 +190,8 @@ def test_manifest_is_not_kept_by_the_retry_of_a_test(tmp_path, local_environment
 )
 def test_nothing_to_retry_is_said(address, message, tmp_path, local_environment, storage):
     project = copy_project(tmp_path, local_environment, MODELS)
-    # What an earlier retry took out of another DBT_ARTIFACTS_DIR.
+    # Results that an earlier retry took out of another DBT_ARTIFACTS_DIR: read here, they would be
+    # retried.
     kept = project.root / "dbt" / "target" / "dev" / "kept" / "run_results.json"
     kept.parent.mkdir(parents=True)
     kept.write_text('{"results": [{"status": "error"}]}')

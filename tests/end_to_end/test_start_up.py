@@ -1,4 +1,4 @@
-"""What a start costs, without timing it: what is imported when, and who is called."""
+"""The cost of a start, without timing it: the modules that it imports, and whom it calls."""
 
 import os
 import signal
@@ -14,7 +14,8 @@ import pytest
 from bi_pipeline.settings import PROJECT_ROOT
 from project import ONE_MODEL, read_blocks
 
-# Does what the pipeline does, says so, and dies once its input ends.
+# Starts as the pipeline does, prints what is imported, and aborts, without atexit, once its input
+# ends.
 START = """
 import os, sys
 sys.path.insert(0, "prefect")
@@ -28,7 +29,8 @@ sys.stdin.read()
 os.abort()
 """
 
-# Whatever the shell of the user says: no server, and what is left of another one.
+# A shell that names no server, but has the secrets of another one: if the temporary server took
+# them, all who know them could read its blocks.
 SHELL = {
     "PREFECT_API_URL": "",
     "PREFECT_API_AUTH_STRING": "theirs",
@@ -38,7 +40,7 @@ SHELL = {
 
 @dataclass
 class Start:
-    """What a start of the pipeline with a temporary server imported and answered."""
+    """The imports and answers of a start of the pipeline with a temporary server."""
 
     imported: set[str]
     imported_with_server: set[str]
@@ -97,7 +99,7 @@ def test_temporary_server_ends_with_its_process_even_killed(start):
 
 
 def test_temporary_server_refuses_who_has_not_its_secret(start):
-    """What the user's shell says of another server does not weaken it."""
+    """The secrets of another server, in the user's shell, do not weaken it."""
     assert start.answer_to_a_stranger.status_code == 401
     assert "access-control-allow-origin" not in start.answer_to_a_stranger.headers
 
@@ -117,7 +119,8 @@ def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):
     process = subprocess.Popen(
         command, cwd=project.root, env=project.environment, stderr=subprocess.PIPE, text=True
     )
-    # It starts dbt's server, then imports Prefect.
+    # The pipeline starts dbt's server just before it imports Prefect: once that child is there, the
+    # signal comes during the import.
     while not psutil.Process(process.pid).children():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -11,8 +11,8 @@ import pytest
 
 from project import copy_project
 
-# The first prints the token in every way that dbt has, and reads a variable of the project;
-# the second reads the first, of which DBT_EMPTY would leave nothing.
+# The model prints.sql prints the token in every way that dbt has, and reads a variable of the
+# project. one.sql reads it: if dbt obeyed the shell's DBT_EMPTY, one.sql would have no row.
 PRINTS = """
 {% set credentials = adapter.config.credentials.to_dict() %}
 {% do log(credentials, info=True) %}
@@ -22,7 +22,7 @@ PRINTS = """
 select '{{ env_var('DBT_MY_COUNTRY') }}' as country
 """
 DBT_FILES = {
-    # Without the flag that keeps dbt from calling home.
+    # No send_anonymous_usage_stats: if the pipeline did not say it either, dbt would call home.
     "dbt_project.yml": "name: project\nprofile: project\n",
     "models/prints.sql": PRINTS,
     "models/one.sql": "{{ config(materialized='table') }} select * from {{ ref('prints') }}",
@@ -43,7 +43,7 @@ def run(tmp_path_factory, local_environment, outside):
     root = tmp_path_factory.mktemp("surroundings")
     project = copy_project(root, local_environment, DBT_FILES)
     project.root = Path(shutil.move(project.root, root / "l'été du $projet `bi`"))
-    # dbt 1.12 loads `.env` itself, from its own folder upwards.
+    # dbt 1.12 loads `.env` itself, from its own folder upwards: the flags in it would be obeyed.
     (project.root / "dbt" / ".env").write_text(FLAGS_OF_ENV)
     (project.root / ".env").write_text(
         f"{FLAGS_OF_ENV}DBT_PROFILE_NAME=du_fichier\nDBT_TARGET=prod\n"
@@ -54,7 +54,8 @@ def run(tmp_path_factory, local_environment, outside):
     profile.write_text(BROKEN_PROFILE)
     url, requests = outside
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
-    # Many a shell names a proxy and does not except this machine.
+    # Many a shell names a proxy without excepting this machine: the local servers would be asked
+    # through it.
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "")
     around = FLAGS | proxies | local | {"DBT_MY_COUNTRY": "fr", "DBT_TARGET": "dev"}
     profiles, stop = set(), threading.Event()
@@ -62,7 +63,7 @@ def run(tmp_path_factory, local_environment, outside):
     def watch() -> None:
         while not stop.wait(0.02):
             for path in (root / "tmp").rglob("profiles.yml"):
-                # It may be gone.
+                # The pipeline may have removed it since rglob found it.
                 with suppress(OSError):
                     profiles.add(path.read_text())
 
@@ -128,12 +129,12 @@ def test_model_can_print_no_key_and_its_token_is_masked_everywhere(run, key_line
     files = [path for folder in (run.root, prefect_home) for path in folder.rglob("*")]
     written = {path: path.read_text(errors="replace") for path in files if path.is_file()}
     written |= {"output": run.process.stdout + run.process.stderr, "profile": str(run.profiles)}
-    # The last is the token of a service account: three letters of it can be part of any random
-    # text, such as the encrypted block in Prefect's database.
+    # The last pattern is the beginning of a signed token, with its dot: `eyJ` alone may stand in
+    # any random text, such as the encrypted block in Prefect's database.
     secrets = re.compile("|".join([*map(re.escape, key_lines), r"eyJ[\w-]+\.eyJ"]))
 
     assert "*****" in run.process.stderr
-    # The watcher did see the profile, with the reference in the place of the key.
+    # If the watcher had seen no profile, the search below would prove nothing of it.
     assert "DBT_ENV_SECRET_GCP_TOKEN" in "".join(run.profiles)
     assert [name for name, text in written.items() if secrets.search(text)] == []
 

@@ -16,7 +16,7 @@ from project import connect, copy_project, git
 
 pytestmark = pytest.mark.slow
 
-# What the team's README would say too: the raw data is loaded once.
+# The first run of the team's README: its seeds load the raw data once, if the variable says so.
 FIRST_RUN = ("--commands", "seed", "run", "snapshot", "test", "--vars", "load_source_data: true")
 
 

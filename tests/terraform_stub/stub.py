@@ -177,7 +177,8 @@ def make_resource(resource, attributes):
         def read(self, _context, current):
             if resource != "local_sensitive_file":
                 return current
-            # A file that is gone, or was changed by hand, is to be made again.
+            # Like the real provider, None for a file that is gone or was changed by hand: Terraform
+            # then makes it again.
             path = Path(current["filename"])
             return current if path.exists() and sha1(path.read_bytes()) == current["id"] else None
 

@@ -113,7 +113,7 @@ def test_command_line_has_every_parameter_of_the_form_with_its_description(capsy
     with pytest.raises(SystemExit):
         parse_arguments(FORM, ["--help"])
 
-    # Lines are broken after a hyphen too.
+    # argparse breaks lines at blanks and after hyphens: no description would match as it is.
     text = "".join(capsys.readouterr().out.split())
     for name, schema in [item for item in FORM.items() if item[0] != "macro"]:
         assert f"--{name.replace('_', '-')}" in text

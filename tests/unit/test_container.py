@@ -22,7 +22,7 @@ ALWAYS = [
 
 @pytest.fixture
 def context(tmp_path):
-    """What Docker takes of a checkout that has everything in it."""
+    """The files that Docker takes of a checkout that has everything in it."""
     for name in NEVER + ALWAYS:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)

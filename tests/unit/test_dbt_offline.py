@@ -1,4 +1,4 @@
-"""Which line of a model's file a line of its SQL comes from."""
+"""The line of a model's file that a line of its SQL comes from."""
 
 import pytest
 

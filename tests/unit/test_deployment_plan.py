@@ -1,4 +1,4 @@
-"""Whose a deployment is: which addresses are of one repository."""
+"""The owner of a deployment: which addresses are of one repository."""
 
 import pytest
 

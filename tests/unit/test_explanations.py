@@ -1,4 +1,4 @@
-"""What the libraries raise, and what the user reads of it: the exit code and the remedy."""
+"""The errors that libraries raise, and what the user gets: the exit code and the remedy."""
 
 import errno
 import json
@@ -168,7 +168,7 @@ def test_error_of_a_library_that_asked_prefect_or_bigquery_is_put_in_words_that_
 @pytest.mark.parametrize("status", ["403", "500", "refused"])
 @pytest.mark.parametrize("call", [ask_by_httpx, ask_by_requests, ask_storage, ask_bigquery])
 def test_error_of_another_api_keeps_its_own_words(call, status, api, monkeypatch):
-    """That a task of the team calls: beside Prefect's and BigQuery's, on the same machine."""
+    """A task of the team may call it: its errors are neither Prefect's nor BigQuery's."""
     monkeypatch.setenv("DBT_BIGQUERY_API_ENDPOINT", f"{api}/bigquery")
     error = error_of(call, NOBODY if status == "refused" else f"{api}/{status}")
 
@@ -270,7 +270,7 @@ def test_defect_of_a_tool_without_prefect_makes_no_prefect_folder(tmp_path):
     [
         KeyError("target"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "x"),
-        # Of os.kill, for example.
+        # os.kill raises this, without a file: the rights of no file would remedy it.
         PermissionError(errno.EPERM, "Operation not permitted"),
     ],
 )

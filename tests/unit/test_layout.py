@@ -1,4 +1,4 @@
-"""What the modules of prefect/ import of each other, and that none hides a library."""
+"""The modules of prefect/: which imports which, and that none hides a library."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ import support
 from bi_pipeline.settings import PROJECT_ROOT
 
 PREFECT = PROJECT_ROOT / "prefect"
-# As drawn, the lowest first.
+# The packages in the order of the drawing in bi_pipeline's docstring, the lowest first.
 ROOMS = re.findall(r"^    (\w+)/?  ", bi_pipeline.__doc__, re.MULTILINE)[-2::-1]
 
 

@@ -1,4 +1,4 @@
-"""What the messages have in common, read in the source."""
+"""The messages to the user, read in the source."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Which Prefect this shell is logged in to: what is said of it, and of one that does not answer."""
+"""The Prefect that this shell is logged in to: what is said of it, also if it does not answer."""
 
 import pytest
 from prefect.settings import (

@@ -1,4 +1,4 @@
-"""What a command did, and which failures are worth another try."""
+"""The result of a command, and which failures are worth another try."""
 
 import pytest
 

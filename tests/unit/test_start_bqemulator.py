@@ -1,4 +1,4 @@
-"""Whom the local BigQuery lets in, what its DuckDB opens, and which failures may be tried again."""
+"""The local BigQuery: who is let in, what its DuckDB opens, which failures may be tried again."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""What the Terraform files promise and can be read without Terraform."""
+"""Promises of the Terraform files that can be read without Terraform."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What libraries still get wrong: a test that fails here says which workaround can go."""
+"""Defects that libraries still have: a test that fails here says which workaround can go."""
 
 import importlib
 import socket

@@ -1,4 +1,4 @@
-"""What a command was billed, from the list of jobs as BigQuery's API gives it."""
+"""The bill of a command, from the list of jobs as BigQuery's API gives it."""
 
 import json
 import threading

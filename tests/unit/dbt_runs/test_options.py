@@ -101,7 +101,7 @@ def test_snapshot_of_no_data_is_refused_with_the_reason():
 def test_variable_reaches_dbt_as_it_is(value):
     (word,) = DbtOptions(vars={"name": value}).to_words("run")
 
-    # As dbt reads it.
+    # dbt reads --vars as YAML.
     assert yaml.safe_load(word.removeprefix("--vars=")) == {"name": value}
 
 

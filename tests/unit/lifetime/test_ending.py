@@ -1,4 +1,4 @@
-"""What ends the process of a run by a signal, and what does not."""
+"""The signals that end the process of a run, and those that do not."""
 
 import subprocess
 import sys
@@ -7,7 +7,8 @@ import pytest
 
 from bi_pipeline.settings import PROJECT_ROOT
 
-# SIGALRM: Prefect's time limit of a task, which a team's own may have.
+# Prefect ends a task of a team at its time limit by SIGALRM: if that ended the process too, the run
+# would be cut off.
 CODE = """
 import signal, sys, time
 sys.path.insert(0, PREFECT)

@@ -1,4 +1,4 @@
-"""What counts as an answer of a service that a run needs."""
+"""The answers that tell that a service which a run needs is there."""
 
 import socket
 import threading
@@ -20,7 +20,8 @@ def proxy(request, monkeypatch):
                 if request.param:
                     connection.sendall(request.param)
                 else:
-                    # Until the other side has had enough.
+                    # Waits until the client gives up: if this side closed first, the proxy would
+                    # not hang.
                     connection.recv(1)
 
         threading.Thread(target=serve, daemon=True).start()

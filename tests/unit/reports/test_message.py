@@ -1,4 +1,4 @@
-"""What a failed command says, and what a successful one says it built."""
+"""The message of a failed command, and the summary of what a successful one built."""
 
 import pytest
 
@@ -215,7 +215,7 @@ def test_summary_has_the_work_of_every_command_each_relation_in_its_dataset():
         built("dev_staging.a", code="CREATE VIEW"),
         built("dev.b", code="MERGE", rows_affected=1200),
         NodeResult("test.p.t", "pass"),
-        # A microbatch: dbt keeps no answer of BigQuery.
+        # A microbatch: dbt keeps no answer of BigQuery for it, hence neither kind nor rows.
         built("dev.days"),
         NodeResult("model.p.c", "skipped", relation="dev.c"),
     )

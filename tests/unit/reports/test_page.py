@@ -138,7 +138,7 @@ def test_history_keeps_twenty_runs():
     assert [run.ended_at for run in history] == [float(number) for number in range(24, 4, -1)]
 
 
-# datetime knows no such moment.
+# datetime raises for this moment: an old history could then stop every later page.
 FAR = '{"ended_at": 1e300, "commit": "", "failed": 0, "billed": 0, "seconds": 1.0}'
 
 

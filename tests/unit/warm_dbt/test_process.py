@@ -1,4 +1,4 @@
-"""What dbt gets of the user's shell, and where its credentials come from."""
+"""The variables that dbt gets of the user's shell, and the source of its credentials."""
 
 import gc
 import inspect
@@ -12,7 +12,7 @@ from google.api_core.retry import Retry, retry_unary
 
 from warm_dbt import process as dbt_process
 
-# It is off in dbt's process, not in that of the tests.
+# Importing warm_dbt.process turns the garbage collector off: the memory of the tests would grow.
 gc.enable()
 
 
