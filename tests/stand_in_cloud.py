@@ -27,7 +27,7 @@ class StandInCloud(ThreadingHTTPServer):
 
     Paths that start with `broken` get a 500.
 
-    What only Prefect Cloud has is not there: managed runs, automations' limits, roles.
+    It lacks what Prefect Cloud alone has: managed runs, automations' limits, roles.
     """
 
     daemon_threads = True
