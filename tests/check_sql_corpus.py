@@ -79,7 +79,9 @@ sources:
         "cross join unnest(lines) as line\n",
         "half_boxes.sql": "select box.width from {{ source('half', 'boxes') }}\n",
         "half_labels.sql": "select labels[0] as label from {{ source('half', 'labels') }}\n",
-        "half_tags.sql": "select tag.word from {{ source('half', 'tags') }}, unnest(tags) as tag\n",
+        # `tags` alone would be the table.
+        "half_tags.sql": "select tag.word from {{ source('half', 'tags') }} as boxes\n"
+        "cross join unnest(boxes.tags) as tag\n",
         "half_others.sql": "select id from {{ source('half', 'others') }}\n",
     },
     # A macro asks for the columns of a relation: it casts with their types and picks those that are

@@ -176,7 +176,7 @@ def run(tokens: int, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Started without a server, which would end its fork when the pipeline is killed, dbt would go on
-    # sending queries alone. So a thread waits for that; it runs only when dbt releases the GIL.
+    # A server ends its fork when the pipeline is killed. Started without one, dbt would go on
+    # sending queries alone: so a thread waits, though it runs only when dbt releases the GIL.
     end_with_the_pipeline(int(sys.argv[1]))
     run(int(sys.argv[1]), sys.argv[2:])

@@ -203,10 +203,10 @@ class Guesser:
     ) -> Iterator[tuple[Tables, set[Any]]]:
         """Yield the tables with other types of the columns that the error has to do with."""
         message = str(error)
-        named = {name: 0 for name in re.findall(r"[A-Z][A-Z0-9]+", message) if name in SCALARS}
-        # The types that would fit are mostly in the message, beside the one that does not.
-        others = [] if len(named) > 1 else SCALARS
-        kinds: list[Guess] = [*dict.fromkeys([*named, "STRING", *others])]
+        # The types that would fit are in the message, beside the one that does not.
+        text = message.replace("numeric", "INT64")
+        named = (name for name in re.findall(r"[A-Z][A-Z0-9]+", text) if name in SCALARS)
+        kinds: list[Guess] = [*dict.fromkeys([*named, "STRING"])]
         if re.search("must be arrays|OFFSET|ARRAY", message):
             kinds.insert(0, ["STRING"])
         leaves = [way for way in list_places(tables) if not isinstance(read(tables, way), dict)]

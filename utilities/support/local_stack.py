@@ -171,9 +171,9 @@ def _make_bigquery_server(
             *(sys.executable, "-P", str(BQEMULATOR), "start", "--persistent"),
             *("--data-dir", str(folder), "--rest-port", "0", "--grpc-port", "0"),
         ],
-        # By default DuckDB would write its extensions in the user's HOME, bqemulator would fetch the
-        # one for Avro from the network, which fails offline, and uploads would go to a folder that
-        # another user may have made first: no file could be written there.
+        # By default DuckDB would write its extensions in the user's HOME, bqemulator would fetch
+        # the one for Avro from the network, which fails offline, and uploads would go to a folder
+        # that another user may have made first: no file could be written there.
         environment=_clean_environment()
         | {
             "HOME": str(folder),

@@ -62,8 +62,8 @@ def add_prod_state(dbt: DbtRunner, reference: str | None, options: DbtOptions) -
     """
     prod_state_dir = dbt.target_dir / "state"
     settings = dbt.settings.model_copy(update={"target": "prod"})
-    # Parsed with the profile of dev, the nodes would have dev's names, and what is not built would be
-    # read there. This is a parse only: no query of dev's account goes to prod.
+    # Parsed with the profile of dev, the nodes would have dev's names, and what is not built would
+    # be read there. This is a parse only: no query of dev's account goes to prod.
     profile = make_profile(dbt.connection.project, settings)
     connection = replace(dbt.connection, profile=profile)
     parser = replace(dbt, connection=connection, settings=settings, target_dir=prod_state_dir)
