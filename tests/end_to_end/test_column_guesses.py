@@ -25,6 +25,7 @@ with a as (select * from o), b as (select *, row_number() over (partition by id 
 select (select value.string_value from unnest(params) where key = 'page') as page, device.kind from o
 select p.key, p.value.int_value + 1 as v, items[safe_offset(0)].name as i from o, unnest(params) as p
 select * from o union all select * from o
+select `my col` as a, o.`b-c` as b, s.`d e` as d, * except (`f g`) from o join c using (`h i`)
 select string_field_0 as a from o where string_field_1 is not null
 select case when status = 'a' then 1 when flag then 2 else 0 end as k, coalesce(z, 0) as z from o
 select json_value(payload, '$.x') as x, parse_json(more) as j, extract(year from day) as y from o
@@ -65,6 +66,8 @@ WRONG = {
     "select status + 1 as x, lower(status) as y from o": "depends",
     "select date_trunc(day, month) as m, day || 'x' = true as x from o": "depends",
     "select nope from o": "accepted",
+    # Unless the table has no other column, of which nothing is known.
+    "select * from o join p.d.orders as p using (id)": "depends",
     "select lower(amount) as x from o": "accepted",
     "select sum(status) as s from o": "accepted",
     "select * from o where day > 5": "accepted",

@@ -47,15 +47,16 @@ HOPELESS = re.compile(
     r"Model not found|Type not found|Unrecognized name: @@"
 )
 MISSING = re.compile(
-    r"Unrecognized name: `?(\w+)|Name (\w+) not found inside|Column (\w+) in (?:USING|SELECT \*)|"
-    r"Field name (\w+) does not exist|Cannot access field (\w+) on"
+    r"Unrecognized name: (`[^`]+`|\w+)|Name (.+?) not found inside|"
+    r"Column (.+?) in (?:USING|SELECT \*)|"
+    r"Field name (.+?) does not exist|Cannot access field (.+?) on"
 )
 # Of these, those that types have no part in.
 NO_COLUMN = re.compile(
-    r"Unrecognized name|Name \w+ not found inside|Column \w+ in (?:USING|SELECT \*)|"
+    r"Unrecognized name|Name .+? not found inside|Column .+? in (?:USING|SELECT \*)|"
     r".* references column .* neither grouped nor aggregated"
 )
-AMBIGUOUS = re.compile(r"Column name (\w+) is ambiguous")
+AMBIGUOUS = re.compile(r"Column name (.+?) is ambiguous")
 MISMATCH = re.compile(
     r"No matching signature|Unable to (?:coerce|find common)|incompatible types|Invalid cast|"
     r"Could not cast|should return type|must be|not supported|does not support|is not allowed for|"
@@ -161,14 +162,14 @@ class Guesser:
         """Yield changes of the tables, and the names whose types they change; likeliest first."""
         message = str(error)
         if missing := MISSING.match(message):
-            name = next(filter(None, missing.groups())).lower()
+            name = next(filter(None, missing.groups())).strip("`").lower()
             for way in self._list_owners(tables, error):
                 place = read(tables, way)
                 fields = place if isinstance(place, dict) else {}
                 if name not in fields:
                     yield change(tables, way, {**fields, name: "STRING"}), set()
         elif ambiguous := AMBIGUOUS.match(message):
-            name = ambiguous[1].lower()
+            name = ambiguous[1].strip("`").lower()
             for way in list_places(tables):
                 place = read(tables, way)
                 if isinstance(place, dict) and name in place:
@@ -247,6 +248,8 @@ class Guesser:
     def _is_independent(self, tables: Tables, error: SqlError) -> bool:
         """Whether the error, which no move has changed, stays the same whatever is guessed."""
         places = [way for way in list_places(tables) if way[1]]
+        if MARK in str(error):
+            return False
         if NO_COLUMN.match(str(error)):
             # Names alone decide, unless a name may be a field of what is guessed.
             return all(isinstance(read(tables, way), str) for way in places)
