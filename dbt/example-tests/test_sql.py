@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from bi_pipeline.settings import PROJECT_ROOT
 from project import copy_project
 
 pytestmark = pytest.mark.slow
@@ -12,6 +13,11 @@ pytestmark = pytest.mark.slow
 
 def test_every_statement_is_judged_and_passes(tmp_path):
     project = copy_project(tmp_path, dict(os.environ), {})
+    # `make lint` may have compiled the analyser: to compile it again takes half a minute.
+    made = PROJECT_ROOT / ".local" / "check" / "googlesql"
+    if made.exists():
+        (project.root / ".local" / "check").mkdir(parents=True)
+        (project.root / ".local" / "check" / "googlesql").symlink_to(made)
 
     run = project.run("utilities/check_sql.py")
 
