@@ -126,6 +126,23 @@ models:
         "contract_of_fields.sql": "select 1 as id, struct(0.5 as x, 'Lyon' as city) as place,\n"
         "    [struct(1 as menu_id)] as lines\n",
     },
+    "contract_over_guesses": {
+        "contract_over_guesses.yml": """\
+sources:
+  - {name: unknown, tables: [{name: orders}]}
+models:
+  - name: guessed_promise
+    config: {contract: {enforced: true}}
+    columns:
+      - {name: id, data_type: int64}
+""",
+        "guessed_promise.sql": "select id from {{ source('unknown', 'orders') }}\n",
+    },
+    "sum_of_many_terms": {
+        "deep_sum.sql": f"select {' + '.join(['1'] * 70)} as total\n",
+        "deep_guess.sql": f"select {' + '.join(['x'] * 70)} as total\n"
+        "from {{ source('unknown', 'orders') }}\n",
+    },
     "seed_of_floats": {
         "seed_of_floats.yml": "seeds:\n  - name: floats\n    config: {column_types: {x: float}}\n",
         "seeds/floats.csv": "x\n1\n",
@@ -180,6 +197,23 @@ match_recognize (
 # A situation that BigQuery, or dbt, refuses -> its files, in the folder of its name, and what is
 # said of it.
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
+    # Its incremental SQL is right or wrong according to a type that is guessed, so that only its
+    # grammar counts: the columns that its full refresh gives stay.
+    "column_that_a_guessed_full_refresh_does_not_give": (
+        {
+            "guessed_load.yml": """\
+sources:
+  - {name: nobody, tables: [{name: orders}]}
+""",
+            "guessed_load.sql": """\
+{{ config(materialized='incremental') }}
+select id, lower(status) as state from {{ source('nobody', 'orders') }}
+{% if is_incremental() %} where status + 1 > 2 {% endif %}
+""",
+            "guessed_reader.sql": "select nope from {{ ref('guessed_load') }}\n",
+        },
+        "guessed_reader.sql, ligne 1 (modèle guessed_reader) :\n    Unrecognized name: nope",
+    ),
     "field_that_the_struct_has_not": (
         {"lost_field.sql": "select place.point.y from {{ source('instead', 'customers') }}\n"},
         "lost_field.sql, ligne 1 (modèle lost_field) :\n    Field name y does not exist in",

@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from google.cloud.bigquery import SchemaField
 
-from bi_pipeline.command_line import make_french_parser, say_errors
+from bi_pipeline.command_line import count, make_french_parser, say_errors
 from bi_pipeline.settings import PROJECT_ROOT, load_environment
 from support.column_guesses import (
     DependsOnGuessError,
@@ -26,11 +26,12 @@ from support.column_guesses import (
     Tables,
     make_guess,
 )
-from support.dbt_offline import DbtProject, NeedsBigQueryError, show_path
+from support.dbt_offline import DbtProject, NeedsBigQueryError, add_project_options, show_path
 from support.declared_types import explain_type_error, list_contract_types, list_declared_types
 from support.googlesql import (
     STRING,
     TIMESTAMP,
+    TOO_DEEP,
     Columns,
     SqlAnalyser,
     SqlError,
@@ -59,7 +60,7 @@ COMMENT = re.compile(r"--[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 # without a dot that is not listed here is a mistake, as BigQuery has none of that name.
 BEYOND = re.compile(
     r"Table not found: \S*\.|Function not found: \S*\.|Table-valued function not found|"
-    r"Model not found|Unrecognized name: @@|"
+    rf"Model not found|Unrecognized name: @@|{TOO_DEEP}|"
     r"Function not found: (contains_substr|search|vector_search|text_analyze|bag_of_words|tf_idf|"
     r"collate|m(in|ax)_by|dlp_\w+|st_regionstats|external_object_transform)\b",
     re.IGNORECASE,
@@ -72,7 +73,7 @@ class Check:
 
     analyser: SqlAnalyser
     project: DbtProject
-    # What the project keeps of its sources, None without such a file.
+    # The columns that the project's file keeps of its sources, None without such a file.
     kept: SourceColumns | None = None
     columns: dict[TablePath, Columns] = field(default_factory=dict)
     # By node, why its columns are unknown. A node that reads them cannot be judged either: it would
@@ -84,7 +85,7 @@ class Check:
     # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     statements: int = 0
-    # What is guessed of the tables whose columns are not known.
+    # The tables whose columns are not known, with what is guessed of them.
     guesses: Tables = field(default_factory=dict)
     # By reason, the names of the nodes judged with guesses.
     judged_by_guesses: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -208,6 +209,10 @@ class Check:
             added = list_snapshot_columns(node, {})
             found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
             self.guesses[make_table_path(node)] = found
+            if has_contract(node):
+                self.not_judged["contrat : ses colonnes viennent de colonnes devinées"].append(
+                    node.name
+                )
         else:
             self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
             self._check_contract(node, columns)
@@ -256,20 +261,22 @@ class Check:
 
     def _declare(self, node: Any, cause: str) -> None:
         """Learn the columns of a node from its YAML; `cause` is why they are unknown otherwise."""
-        if make_table_path(node) in self.columns:
+        path = make_table_path(node)
+        if path in self.columns or path in self.guesses:
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
         is_source = node.resource_type == "source"
         types = self._find_source_types(node) if is_source else list_declared_types(node)
         columns, faults = self._find_types(types)
-        # What documents a model without a contract need not name all its columns.
+        # Without a contract, the YAML of a model need not name all its columns: if it counted as
+        # the whole list, a node that reads another column would be refused.
         if types and len(columns) == len(types) and (is_source or node.config.contract.enforced):
-            self.columns[make_table_path(node)] = columns
+            self.columns[path] = columns
             return
         # Not a refusal: BigQuery never reads these types.
         self.unknown[node.unique_id] = f"{node.name}.{faults[0]}" if faults else cause
-        self.guesses[make_table_path(node)] = GuessedTable(
+        self.guesses[path] = GuessedTable(
             {
                 name.lower(): make_guess(columns[name]) if name in columns else "STRING"
                 for name in types
@@ -298,7 +305,7 @@ class Check:
 
     def _check_contract(self, node: Any, columns: Columns) -> None:
         """Refuse a node whose SQL does not give the columns that its contract promises."""
-        if node.resource_type != "model" or not node.config.contract.enforced:
+        if not has_contract(node):
             return
         given = list_types(columns)
         untyped = [
@@ -358,6 +365,11 @@ def find_reason_to_leave(node: Any) -> str:
     return ""
 
 
+def has_contract(node: Any) -> bool:
+    """Return whether a node promises its columns in its YAML."""
+    return node.resource_type == "model" and bool(node.config.contract.enforced)
+
+
 def has_header(node: Any) -> bool:
     """Return whether a script comes before the node's statement."""
     return bool(node.config.get("sql_header"))
@@ -397,11 +409,6 @@ def list_snapshot_columns(node: Any, columns: Columns) -> Columns:
     if node.config.get("hard_deletes") == "new_record":
         added["dbt_is_deleted"] = STRING
     return {getattr(names, name, None) or name: kind for name, kind in added.items()}
-
-
-def count(number: int, one: str, several: str) -> str:
-    """Return a number and what there is of it, in French, where 0 is singular."""
-    return f"{number} {several if number > 1 else one}"
 
 
 def start_analyser(folder: Path) -> SqlAnalyser:
@@ -453,13 +460,7 @@ def main(argv: list[str] | None = None) -> int:
         "Fait lire le SQL du projet dbt par l'analyseur de GoogleSQL, celui de BigQuery, "
         "sans compte ni réseau.",
     )
-    parser.add_argument(
-        "--project-dir",
-        type=Path,
-        default=PROJECT_ROOT / "dbt",
-        help="dossier du projet dbt (par défaut : dbt)",
-    )
-    parser.add_argument("--vars", default="{}", help="variables dbt, en YAML (par défaut : aucune)")
+    add_project_options(parser)
     arguments = parser.parse_args(argv)
     load_environment()
     work = PROJECT_ROOT / ".local" / "check"

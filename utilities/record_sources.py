@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
-from bi_pipeline.command_line import make_french_parser, say_errors
-from bi_pipeline.settings import DBT_PROJECT_DIR
+from bi_pipeline.command_line import count, make_french_parser, say_errors
 from support.bigquery_access import connect_to_bigquery
-from support.dbt_offline import DbtProject
+from support.dbt_offline import DbtProject, add_project_options
 from support.source_columns import (
     FILE_NAME,
     ColumnTypes,
@@ -31,7 +30,7 @@ from support.source_columns import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Sized
+    from collections.abc import Sequence
 
     from google.api_core.exceptions import ClientError
     from google.cloud.bigquery import Client, SchemaField
@@ -77,7 +76,7 @@ def describe_changes(before: SourceColumns, after: SourceColumns) -> list[str]:
         if name not in after:
             lines.append(f"! {name} : n'est plus une source du projet, retirée")
         elif name not in before:
-            lines.append(f"+ {name} : {count(after[name], 'colonne')}")
+            lines.append(f"+ {name} : {count(len(after[name]), 'colonne', 'colonnes')}")
         elif list(before[name].items()) != list(after[name].items()):
             lines.append(_describe_change(name, before[name], after[name]))
     return lines
@@ -98,11 +97,6 @@ def _describe_change(name: str, before: ColumnTypes, after: ColumnTypes) -> str:
     added = [column for column in after if column not in before]
     changes += [f"{column} est nouvelle ({after[column]})" for column in added]
     return f"{sign} {name} : {' ; '.join(changes)}"
-
-
-def count(things: Sized, noun: str) -> str:
-    """Return how many there are, with their French noun, whose plural takes an s."""
-    return f"{len(things)} {noun}{'s' if len(things) > 1 else ''}"
 
 
 def render_sources_yaml(sources: dict[str, Any], columns: SourceColumns) -> str:
@@ -193,13 +187,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="montrer le YAML à coller dans le fichier de vos sources, sans rien écrire",
     )
-    parser.add_argument(
-        "--project-dir",
-        type=Path,
-        default=DBT_PROJECT_DIR,
-        help="dossier du projet dbt (par défaut : dbt)",
-    )
-    parser.add_argument("--vars", default="{}", help="variables dbt, en YAML (par défaut : aucune)")
+    add_project_options(parser)
     return parser.parse_args(argv)
 
 
@@ -219,7 +207,8 @@ def say_changes(folder: Path, before: SourceColumns, after: SourceColumns) -> No
     """Say what has changed of what the dbt project in this folder keeps, if anything has."""
     changes = describe_changes(before, after)
     everything = [column for columns in after.values() for column in columns]
-    total = f"{count(after, 'source')}, {count(everything, 'colonne')}"
+    columns = count(len(everything), "colonne", "colonnes")
+    total = f"{count(len(after), 'source', 'sources')}, {columns}"
     file = f"{folder.resolve().name}/{FILE_NAME}"
     for line in changes:
         print(line)

@@ -49,6 +49,11 @@ def make_french_parser(prog: str, description: str, **options: object) -> argpar
     return argparse.ArgumentParser(prog, description=description, **options)  # type: ignore[arg-type]
 
 
+def count(number: int, one: str, several: str) -> str:
+    """Return a number and what there is of it, in French, where 0 is singular."""
+    return f"{number} {several if number > 1 else one}"
+
+
 def parse_block_name(text: str) -> str:
     """Return the name of a Prefect block unchanged; argparse's error if Prefect refuses it."""
     try:

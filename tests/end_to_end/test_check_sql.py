@@ -168,13 +168,13 @@ def check_elsewhere(root, cache, dbt_files):
 
 @pytest.fixture(scope="module")
 def cafe_report(tmp_path_factory, compiled_module):
-    """What is said of another team's project."""
+    """The report on another team's project."""
     return check_elsewhere(tmp_path_factory.mktemp("cafe-check"), compiled_module, CAFE)
 
 
 @pytest.fixture(scope="module")
 def corpus_report(tmp_path_factory, compiled_module):
-    """What is said of the corpus."""
+    """The report on the corpus."""
     run = check_elsewhere(tmp_path_factory.mktemp("corpus-check"), compiled_module, list_files())
     assert run.returncode == 1, run.stdout + run.stderr
     return run.stdout
@@ -257,6 +257,17 @@ def test_type_that_the_yaml_half_says_is_guessed(corpus_report):
     why = "others.id : BigQuery n'a pas de type varchar ; le plus proche est STRING"
     assert f"! Colonnes devinées ({why}) : half_others\n" in corpus_report
     assert "! Pas jugé (SQL vide) : never\n" in corpus_report
+
+
+def test_expression_that_is_too_deep_for_the_analyser_is_not_judged(corpus_report):
+    assert "(hors de portée : Expression too deep for zetasql) : deep_" in corpus_report
+    assert "deep_sum" in corpus_report
+    assert "deep_guess" in corpus_report
+
+
+def test_contract_that_rests_on_guesses_is_said_not_to_be_judged(corpus_report):
+    why = "contrat : ses colonnes viennent de colonnes devinées"
+    assert f"! Pas jugé ({why}) : guessed_promise\n" in corpus_report
 
 
 def test_project_that_dbt_cannot_parse_is_said_in_its_words(tmp_path, compiled_module):

@@ -1,4 +1,4 @@
-"""What make check says of a statement whose tables nobody describes, by guessing their columns."""
+"""make check judges a statement whose tables nobody describes, by guessing their columns."""
 
 import re
 
@@ -36,7 +36,7 @@ select split(b, ',')[offset(0)] as s, format_date('%Y', d) as f, if(a = 'x', n, 
 with a as (select coalesce(x, y) as z from o) select z + 1 as one, x from a join (select x from o) on true
 """.strip().splitlines()  # noqa: E501
 
-# What BigQuery refuses -> what is said of it if the columns are not known.
+# A statement that BigQuery refuses -> the answer if the columns of its tables are not known.
 WRONG = {
     "select getdate() as x from o": "refused",
     "select datediff(day, day) as x from o": "refused",

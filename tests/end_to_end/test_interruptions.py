@@ -379,7 +379,7 @@ LOAD = {
 
 
 def test_killed_local_bigquery_loses_no_row(tmp_path, local_environment):
-    """Of bqemulator, then of the launcher, whose servers have to end with it."""
+    """bqemulator is killed first, then the launcher, with which its servers have to end."""
     project = copy_project(tmp_path, local_environment, LOAD)
     variables = {name: project.environment[name] for name in ("HOME", "TMPDIR", "PATH")}
     demo = [

@@ -1,4 +1,4 @@
-"""What `make check` says besides its refusals."""
+"""The count at the end of `make check`, and the notice of its first start."""
 
 import check_sql
 from support.googlesql import find_module_folder

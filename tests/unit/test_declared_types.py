@@ -1,4 +1,4 @@
-"""What the YAML of a dbt project says of the types of columns."""
+"""The types of columns that the YAML of a dbt project declares."""
 
 from types import SimpleNamespace
 

@@ -1,5 +1,7 @@
 """The columns of the sources: how they are written, kept and compared."""
 
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -147,6 +149,8 @@ def test_project_without_the_file_keeps_nothing(tmp_path):
 def test_remedy_is_the_command_for_the_folder_of_the_project(tmp_path):
     assert name_command(DBT_PROJECT_DIR) == "make types"
     assert name_command(tmp_path).endswith(f"utilities/record_sources.py --project-dir {tmp_path}")
+    # Pasted, it names this folder.
+    assert shlex.split(name_command(Path("/projet d'Alice")))[-1] == "/projet d'Alice"
 
 
 def make_source(package="cafe", relation="`p`.`raw`.`sales`"):

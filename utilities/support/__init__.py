@@ -1,4 +1,4 @@
-"""What several of the commands share, and what is no command.
+"""The modules that several commands share, and programs that users do not call.
 
 The parts, by what they are for:
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from zetasql import types
 
-from support.googlesql import Columns, SqlAnalyser, SqlError, TablePath
+from support.googlesql import TOO_DEEP, Columns, SqlAnalyser, SqlError, TablePath, name_type
 
 # A type that is guessed: the name of a scalar, the fields of a STRUCT, or the one element of an
 # ARRAY.
@@ -37,21 +37,20 @@ SCALARS = {
         *("BYTES", "JSON", "TIME", "BIGNUMERIC", "INTERVAL", "GEOGRAPHY"),
     )
 }
-NAMES = {kind.type_kind: name for name, kind in SCALARS.items()}
 # If none of these changes an error, no type of the column would.
 PROBES = ("STRING", "INT64", "DATE", "BOOL")
 
 # Errors that no column cures.
 HOPELESS = re.compile(
     r"Syntax error|Function not found|Table not found|Table-valued function not found|"
-    r"Model not found|Type not found|Unrecognized name: @@"
+    rf"Model not found|Type not found|Unrecognized name: @@|{TOO_DEEP}"
 )
 MISSING = re.compile(
     r"Unrecognized name: (`[^`]+`|\w+)|Name (.+?) not found inside|"
     r"Column (.+?) in (?:USING|SELECT \*)|"
     r"Field name (.+?) does not exist|Cannot access field (.+?) on"
 )
-# Of these, those that types have no part in.
+# Errors that names alone decide, whatever the types of the columns.
 NO_COLUMN = re.compile(
     r"Unrecognized name|Name .+? not found inside|Column .+? in (?:USING|SELECT \*)|"
     r".* references column .* neither grouped nor aggregated"
@@ -350,7 +349,8 @@ def make_guess(kind: types.Type) -> Guess:
         }
     if kind.array_type:
         return [make_guess(kind.array_type.element_type)]
-    return NAMES.get(kind.type_kind, "STRING")
+    name = name_type(kind)
+    return name if name in SCALARS else "STRING"
 
 
 def list_places(tables: Tables) -> Iterator[Way]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -211,6 +212,17 @@ class DbtProject:
 
     def _make_context(self, node: Any) -> dict[str, Any]:
         return generate_runtime_model_context(node, self.config, self.manifest)
+
+
+def add_project_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which dbt project is read, and with which variables."""
+    parser.add_argument(
+        "--project-dir",
+        type=Path,
+        default=DBT_PROJECT_DIR,
+        help="dossier du projet dbt (par défaut : dbt)",
+    )
+    parser.add_argument("--vars", default="{}", help="variables dbt, en YAML (par défaut : aucune)")
 
 
 def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, Any]:

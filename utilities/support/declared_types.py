@@ -75,7 +75,7 @@ def _join(kind: str, fields: dict[str, str]) -> str:
     """Return the type of a column that the YAML says of this kind, with these fields."""
     kind = BigQueryColumn.translate_type(kind)
     if kind.upper() not in ("STRUCT", "ARRAY", "ARRAY<STRUCT>"):
-        # What the YAML says is whole, fields included, if it says anything.
+        # Any other type is written whole, with its fields. RECORD says neither STRUCT nor ARRAY.
         return "" if kind.upper() == "RECORD" else kind
     if not fields or not all(fields.values()):
         return ""

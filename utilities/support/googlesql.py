@@ -14,6 +14,7 @@ from pathlib import Path
 
 import wasmtime
 from google.cloud.bigquery import SchemaField
+from google.protobuf.message import DecodeError
 from zetasql import types
 from zetasql.core import wasm_client
 from zetasql.core.exceptions import ServerError
@@ -34,6 +35,7 @@ ALIASES = {
 # BigQuery's SQL and its API each name some types otherwise than the analyser does.
 SQL_NAMES = {"DOUBLE": "FLOAT64"}
 API_NAMES = {"DOUBLE": "FLOAT", "INT64": "INTEGER", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
+TOO_DEEP = "Expression too deep for zetasql"
 POSITION = re.compile(r" \[at (\d+):(\d+)\]$")
 
 
@@ -88,15 +90,11 @@ class SqlAnalyser:
             )
         except ServerError as error:
             raise _make_sql_error(error) from None
+        except DecodeError:
+            # protobuf reads messages of a hundred levels: a sum of sixty terms has more.
+            raise SqlError(TOO_DEEP, (1, 1)) from None
         outputs = answer.resolved_statement.output_column_list
         return {output.name: output.column.type for output in outputs}
-
-    def check_grammar(self, statement: str) -> None:
-        """Read a statement for its grammar alone. Raises SqlError."""
-        try:
-            self.service.parse(sql_statement=statement, options=self.language)
-        except ServerError as error:
-            raise _make_sql_error(error) from None
 
     def _find_type(self, name: str) -> types.Type:
         """Return the type that has this name in BigQuery's SQL. Raises SqlError."""
@@ -105,9 +103,12 @@ class SqlAnalyser:
     def list_expressions(self, statement: str) -> list[range]:
         """Return where the expressions of a statement are, in bytes, but names and literals.
 
-        The smallest comes first.
+        The smallest comes first. None are returned for a statement that is TOO_DEEP.
         """
-        parsed = self.service.parse(sql_statement=statement, options=self.language)
+        try:
+            parsed = self.service.parse(sql_statement=statement, options=self.language)
+        except DecodeError:
+            return []
         found = (
             range(place.start, place.end)
             for node in _list_nodes(parsed.parsed_statement)
@@ -140,13 +141,15 @@ class SqlAnalyser:
         return root
 
 
-def _list_nodes(node: types.ASTNode) -> Iterator[types.ASTNode]:
-    """Yield a node of a syntax tree, and those below it."""
-    yield node
-    for value in vars(node).values():
-        for child in value if isinstance(value, list) else [value]:
-            if isinstance(child, types.ASTNode):
-                yield from _list_nodes(child)
+def _list_nodes(root: types.ASTNode) -> list[types.ASTNode]:
+    """Return a node of a syntax tree, and all those below it."""
+    nodes = [root]
+    # No recursion: a sum of a thousand terms is a thousand nodes deep, too deep for Python.
+    for node in nodes:
+        for value in vars(node).values():
+            children = value if isinstance(value, list) else [value]
+            nodes += (child for child in children if isinstance(child, types.ASTNode))
+    return nodes
 
 
 def keep_compiled_modules(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def name_command(folder: Path) -> str:
     """Return the command that keeps the columns of the project in this folder."""
     if folder.resolve() == DBT_PROJECT_DIR:
         return "make types"
-    return f".venv/bin/python utilities/record_sources.py --project-dir {folder}"
+    return f".venv/bin/python utilities/record_sources.py --project-dir {shlex.quote(str(folder))}"
 
 
 def read_source_columns(folder: Path) -> SourceColumns | None:
