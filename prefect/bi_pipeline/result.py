@@ -78,6 +78,8 @@ class NodeResult:
         compiled_path: its compiled SQL, from the root; empty if dbt left none.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
         freshness: of a source that is too old.
+        missing_seed: the seed of this project, not loaded yet, whose table it reads.
+        is_local: whether its BigQuery is the one on this machine.
     """
 
     unique_id: str
@@ -91,6 +93,8 @@ class NodeResult:
     compiled_path: str = ""
     failed_batches: list[tuple[str, str]] = field(default_factory=list)
     freshness: Freshness | None = None
+    missing_seed: str = ""
+    is_local: bool = False
 
     @property
     def name(self) -> str:

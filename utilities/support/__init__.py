@@ -11,6 +11,7 @@ The parts, by what they are for:
     local_stack         a BigQuery and a Prefect server on this machine: for make demo, the tests
     local_content       what these hold: a throwaway key, datasets, a block
     start_bqemulator    the process of this BigQuery: bqemulator, and what it does wrong
+    bqemulator_sql      the SQL of dbt that bqemulator would refuse
     sample_data         the tables of the example
     child_command       the command that runs beside them: signals, exit code
 

@@ -6,21 +6,24 @@ and the uploads.
 
 A failure that bqemulator does not foresee gets an error 500, which Google's clients take for a
 fault that passes: they ask again for ten minutes. Here, the second answer is an error that ends
-that. And bqemulator cannot delete a view, which BigQuery does by the request that deletes a table.
+that. Nor can bqemulator delete a view, which BigQuery does by the request that deletes a table, nor
+add a column, which BigQuery does by the one that updates it.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvicorn
 from bqemulator import server
 from bqemulator.api import app as emulator
 from bqemulator.api.dependencies import AppContext
-from bqemulator.api.routes.tables import delete_table
+from bqemulator.api.routes.tables import delete_table, patch_table
 from bqemulator.cli import main
 from bqemulator.domain.errors import (
     DomainError,
@@ -31,11 +34,16 @@ from bqemulator.domain.errors import (
 from bqemulator.jobs import executor
 from bqemulator.storage.engine import DuckDBEngine
 from bqemulator.storage.sql_identifiers import quoted_table_ref
+from bqemulator.storage.type_map import bq_schema_to_duckdb_columns
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from google.auth import jwt
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from support import bqemulator_sql
 
 # If the clock of this machine is set back after a token is signed, the token is of the future: with
 # no tolerance, it would be refused (« Token used too early »).
@@ -79,6 +87,25 @@ async def delete(project_id: str, dataset_id: str, table_id: str, request: Reque
             name = quoted_table_ref(project_id, dataset_id, table_id)
             context.engine.execute(f"DROP VIEW IF EXISTS {name}")
     return await delete_table(project_id, dataset_id, table_id, context)
+
+
+async def patch(
+    project_id: str, dataset_id: str, table_id: str, request: Request
+) -> dict[str, Any]:
+    """Update a table, and add the columns that it lacks (on_schema_change of dbt)."""
+    context = request.app.state.context
+    fields = (await request.json()).get("schema", {}).get("fields", [])
+    table = context.catalog.get_table(project_id, dataset_id, table_id)
+    if table and table.table_type == "TABLE":
+        async with context.engine.write_lock():
+            name = quoted_table_ref(project_id, dataset_id, table_id)
+            for column, data_type in bq_schema_to_duckdb_columns(fields):
+                quoted = '"' + column.replace('"', '""') + '"'
+                context.engine.execute(
+                    f"ALTER TABLE {name} ADD COLUMN IF NOT EXISTS {quoted} {data_type}"
+                )
+    answer: dict[str, Any] = await patch_table(project_id, dataset_id, table_id, request, context)
+    return answer
 
 
 class UnauthenticatedError(DomainError):  # type: ignore[misc]
@@ -185,12 +212,14 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, refuse)
     path = "/bigquery/v2/projects/{project_id}/datasets/{dataset_id}/tables/{table_id}"
     app.delete(path)(delete)
+    app.patch(path)(patch)
 
 
 if __name__ == "__main__":
     emulator.install_exception_handlers = install
     DuckDBEngine.start = start_and_lock
     executor._resolve_uri = resolve_upload
+    bqemulator_sql.install()
     DuckDBEngine._load_spatial = lambda _engine: None
     uvicorn.Server.serve = serve_inherited  # type: ignore[method-assign, assignment]
     # bqemulator's Storage API (gRPC) checks no token: any user of this machine could read the

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
 MANIFEST = "manifest.json"
 
+# Followed by the table, « project:dataset.name »; bqemulator puts a dot in the place of the colon.
+MISSING_TABLE = re.compile(r"Not found: Table (.+?) was not found")
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a file of dbt; an empty one when it is not there, or is no object."""
@@ -25,11 +30,17 @@ def read_json(path: Path) -> dict[str, Any]:
     return {}
 
 
-def read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResult]:
-    """Return the results in a file of dbt, with what the manifest knows of their nodes."""
+def read_results(
+    document: dict[str, Any], manifest_path: Path, *, is_local: bool
+) -> list[NodeResult]:
+    """Return the results in a file of dbt, with what the manifest knows of their nodes.
+
+    `is_local` says whether they are those of the BigQuery on this machine.
+    """
     results: list[dict[str, Any]] = document.get("results", [])
     # The manifest is big, and reading it slow: read it only for nodes that failed or warned, for
-    # their file, and for seeds, for their table, which run_results.json does not name.
+    # their file and a seed that they miss, and for seeds, for their table, which run_results.json
+    # does not name.
     needed = any(
         result["status"] in {*FAILED_STATUSES, "warn"} or result["unique_id"].startswith("seed.")
         for result in results
@@ -40,7 +51,23 @@ def read_results(document: dict[str, Any], manifest_path: Path) -> list[NodeResu
         for kind in ("nodes", "unit_tests", "sources", "functions")
         for unique_id, node in manifest.get(kind, {}).items()
     }
-    return [_make_node_result(result, known.get(result["unique_id"], {})) for result in results]
+    nodes = [_make_node_result(result, known.get(result["unique_id"], {})) for result in results]
+    return [
+        replace(node, missing_seed=_find_missing_seed(node.message, known), is_local=is_local)
+        for node in nodes
+    ]
+
+
+def _find_missing_seed(message: str, known: dict[str, dict[str, Any]]) -> str:
+    """Return the name of the seed whose table a message of BigQuery misses; empty if of none."""
+    if not (missing := MISSING_TABLE.search(message)):
+        return ""
+    table = missing[1].replace(":", ".")
+    for unique_id, node in known.items():
+        relation = (node.get("relation_name") or "").replace("`", "").replace(":", ".")
+        if unique_id.startswith("seed.") and relation == table:
+            return str(node["name"])
+    return ""
 
 
 def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResult:

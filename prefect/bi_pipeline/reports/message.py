@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from itertools import dropwhile, islice, takewhile
 
+from bi_pipeline.reports.local_limits import find_limit
 from bi_pipeline.result import DbtResult, NodeResult
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
@@ -90,6 +91,17 @@ def describe_warnings(results: Iterable[DbtResult]) -> str:
     return "\n".join(["Avertissements :", *lines]) if lines else ""
 
 
+def explain_node(node: NodeResult) -> str:
+    """Return what a known message means, and the remedy; empty for any other."""
+    if node.missing_seed:
+        return (
+            f"{node.missing_seed} est un seed de ce projet, pas encore chargé : "
+            "--commands seed run test"
+        )
+    limit = find_limit(node)
+    return limit.describe(node.name) if limit else ""
+
+
 def describe_node(node: NodeResult) -> str:
     """Return the name of a node that failed or warned, its file and the one line that says why."""
     return f"{node.name} ({node.file}) : {_find_reason(node)}"
@@ -131,16 +143,13 @@ def _find_reason(node: NodeResult) -> str:
         ]
         more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
         return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
-    if node.file.endswith(".py") and "universe domain" in node.message:
-        # Python models run on Dataproc, which the local BigQuery does not have: google-auth's words
-        # on its universe domain would not tell users so.
-        return (
-            "les modèles Python s'exécutent sur Dataproc ou BigFrames, que le BigQuery local n'a "
-            f"pas : laissez-le de côté ici, avec `--exclude {node.name}`"
-        )
+    explanation, limit = explain_node(node), find_limit(node)
+    if explanation and (limit is None or limit.certain):
+        return explanation
     lines = [line for line in _split_lines(node.message) if line]
     reasons = (line for line in lines if not TITLE.fullmatch(line))
-    return next(reasons, lines[0] if lines else node.status)
+    reason = next(reasons, lines[0] if lines else node.status)
+    return f"{reason.removesuffix('.')} ; {explanation}" if explanation else reason
 
 
 def _list_details(node: NodeResult) -> list[str]:

@@ -13,7 +13,12 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bi_pipeline.reports.message import SHOWN_FAILURES, describe_failure, describe_node
+from bi_pipeline.reports.message import (
+    SHOWN_FAILURES,
+    describe_failure,
+    describe_node,
+    explain_node,
+)
 from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import DbtResult, NodeResult
 from bi_pipeline.settings import PipelineSettings
@@ -169,6 +174,8 @@ def _render_failures(result: DbtResult) -> str:
     parts = ["## En échec"]
     for node in result.failed_nodes[:SHOWN_FAILURES]:
         parts.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
+        if explanation := explain_node(node):
+            parts.append(f"À savoir : {explanation}.")
         parts.append(_render_code(node.message or describe_node(node)))
         if node.compiled_path:
             parts.append(f"SQL compilé : `{node.compiled_path}`")

@@ -69,10 +69,6 @@ DIFFERENCE = (
     "\n\nactual differs from expected:\n\n@@ ,id,name\r\n   ,1 ,a\r\n+++,2 ,b\r\n---,3 ,c\r\n\n"
 )
 STALE = Freshness("2014-01-01T04:00:00+00:00", 406_964_940.0, (12, "hour"))
-UNIVERSE = (
-    "The configured universe domain (googleapis.com) does not match the universe domain found in "
-    "the credentials (bigquery.local)."
-)
 BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
 
 
@@ -115,11 +111,10 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
             ["modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00"],
         ),
         (
-            failed("model.p.learn", UNIVERSE, file="models/learn.py"),
+            failed("model.p.a", "Not found: Table p:d.colours was", missing_seed="colours"),
             [
-                "modèle learn (models/learn.py) : les modèles Python s'exécutent sur Dataproc ou "
-                "BigFrames, que le BigQuery local n'a pas : laissez-le de côté ici, avec "
-                "`--exclude learn`"
+                "modèle a (?) : colours est un seed de ce projet, pas encore chargé : "
+                "--commands seed run test"
             ],
         ),
     ],
@@ -130,7 +125,7 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
         "no title",
         "stale source",
         "microbatch",
-        "Python, locally",
+        "seed that is not loaded",
     ],
 )
 def test_reason_is_the_one_that_helps(node, lines):

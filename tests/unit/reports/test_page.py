@@ -107,6 +107,15 @@ def test_failed_node_shows_the_whole_message():
     assert message in text
 
 
+def test_failed_node_shows_what_its_message_means_above_it():
+    failed = replace(node("a", status="error", message="Not found"), missing_seed="colours")
+
+    text = render_markdown(result(failed, return_code=1), SETTINGS, [], [])
+
+    assert "\n\nÀ savoir : colours est un seed de ce projet, pas encore chargé" in text
+    assert text.index("pas encore chargé") < text.index("Not found")
+
+
 def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
     """Return what a next run reads of the history that this one has kept."""
     done = replace(result(node("a", status=status)), seconds=seconds, bytes_billed=2**20)
