@@ -41,18 +41,32 @@ HOLDS_PYTHON = [*LAST[:-1], "{% set x = modules.re.match('(a|a)+$', 'a' * 60 ~ '
 
 
 @pytest.fixture(scope="module")
-def server():
+def python_path(tmp_path_factory):
+    """A folder that the PYTHONPATH of the server names, by a link."""
+    folder = tmp_path_factory.mktemp("python-path")
+    (folder / "link").symlink_to(".")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(python_path):
     """A server for the tests that leave it alive."""
-    return warm_dbt.DbtServer(REHEARSAL_DIR)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(python_path / "link"))
+        return warm_dbt.DbtServer(REHEARSAL_DIR)
 
 
-@pytest.fixture
-def dbt_project(tmp_path):
-    folder = tmp_path / "dbt"
+def make_dbt_project(root):
+    folder = root / "dbt"
     folder.mkdir()
     (folder / "dbt_project.yml").write_text("{name: rehearsal, profile: rehearsal}")
     (folder / "profiles.yml").write_text(PROFILE)
     return folder
+
+
+@pytest.fixture
+def dbt_project(tmp_path):
+    return make_dbt_project(tmp_path)
 
 
 def start(server, folder, *arguments, **variables):
@@ -99,7 +113,7 @@ def test_nobody_else_can_reach_the_server(server):
 
 
 @pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
-def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch):
+def test_package_whose_link_leads_out_is_refused(forks, server, dbt_project, monkeypatch):
     monkeypatch.setattr(warm_dbt, "FORKS", forks)
     spy = dbt_project / "dbt_packages" / "spy"
     (spy / "models").mkdir(parents=True)
@@ -108,8 +122,8 @@ def test_package_whose_link_leads_out_is_refused(forks, dbt_project, monkeypatch
     (dbt_project.parent / "key.json").write_text("the_key")
     (spy / "models" / "key.sql").symlink_to("../../../../key.json")
 
-    # If no variable held the server, Python would close its socket, and dbt would be interrupted.
-    server = warm_dbt.DbtServer(REHEARSAL_DIR)
+    if not forks:
+        server = warm_dbt.DbtServer(REHEARSAL_DIR)
     with start(server, dbt_project, "parse") as client:
         output, errors = client.communicate()
 
@@ -133,19 +147,17 @@ def test_documentation_with_assets_is_made_twice(server, dbt_project):
     assert (dbt_project / "target" / "assets" / "logo.svg").read_text() == "<svg/>"
 
 
-def test_neither_pythonpath_nor_packages_open_the_folder_of_the_keys(dbt_project, monkeypatch):
-    (dbt_project.parent / "keys").mkdir()
-    (dbt_project.parent / "keys" / "key.json").write_text("the_key")
-    (dbt_project.parent / "link").symlink_to(".")
+def test_neither_pythonpath_nor_packages_open_the_folder_of_the_keys(server, python_path):
+    dbt_project = make_dbt_project(python_path)
+    (python_path / "keys").mkdir()
+    (python_path / "keys" / "key.json").write_text("the_key")
     (dbt_project / "dbt_project.yml").write_text(
         "{name: a, profile: rehearsal, packages-install-path: ../keys}"
     )
-    monkeypatch.setenv("PYTHONPATH", str(dbt_project.parent / "link"))
     reads = "{{ ref.config.args.LOG_PATH.joinpath('../../keys/key.json').read_text() }}"
     command = [*SHOW[:-1], reads]
 
-    server = warm_dbt.DbtServer(REHEARSAL_DIR)
-    with start(server, dbt_project, *command) as client:
+    with start(server, dbt_project, *command, PYTHONPATH=str(python_path / "link")) as client:
         output, errors = client.communicate()
 
     assert "the_key" not in output + errors
@@ -186,17 +198,12 @@ def held(server, dbt_project):
         yield held
 
 
-def test_dbt_is_a_fork_of_the_server_and_imports_nothing_again(held):
-    _, server, dbt = held
-
-    assert dbt.cmdline() == server.cmdline()
-
-
-def test_server_forks_without_a_thread_that_dbt_would_wait_for(held):
+def test_dbt_is_a_fork_of_a_server_without_a_thread_that_it_would_wait_for(held):
     """But the thread of pyarrow's allocator, jemalloc_bg_thd, which handles forks itself."""
-    _, server, _ = held
+    _, server, dbt = held
     threads = [path.read_text().strip() for path in Path(f"/proc/{server.pid}/task").glob("*/comm")]
 
+    assert dbt.cmdline() == server.cmdline()
     assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1
 
 
@@ -223,21 +230,16 @@ def test_when_the_server_is_killed_dbt_ends_and_a_plain_process_runs_the_next(db
     assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
 
 
-def test_on_a_system_that_cannot_fork_a_plain_process_runs_the_command(dbt_project, monkeypatch):
-    monkeypatch.setattr(warm_dbt, "FORKS", False)
-    server = warm_dbt.DbtServer(REHEARSAL_DIR)
-
-    with start(server, dbt_project, *SHOW, FIRST="1") as client:
-        output, _ = client.communicate()
-
-    assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
-
-
 @pytest.mark.parametrize(
     ("forks", "command"), [(True, HOLDS_PYTHON), (False, LAST)], ids=["fork", "plain process"]
 )
-def test_dbt_ends_when_its_pipeline_is_killed(forks, command, dbt_project):
-    """The client is in a process group of its own, which a closed terminal does not reach."""
+def test_dbt_never_holds_what_opens_the_prefect_api_and_ends_when_its_pipeline_is_killed(
+    forks, command, dbt_project
+):
+    """/proc shows the variables that a process was started with, even those that it removes.
+
+    The client is in a process group of its own, which a closed terminal does not reach.
+    """
     code = f"""
 import sys; sys.path += {[str(PROJECT_ROOT / folder) for folder in ("prefect", "utilities")]!r}
 sys.path.append({str(Path(__file__).parents[1])!r})
@@ -251,34 +253,25 @@ print(client.stdout.readline(), flush=True)
 client.wait()
 """
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        env=os.environ | {"PREFECT_API_KEY": "pnu_secret"},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as pipeline:
         assert "Running with dbt" in pipeline.stdout.readline()
         family = psutil.Process(pipeline.pid).children(recursive=True)
-        pipeline.kill()
-
-    # The resource tracker of multiprocessing, in `family` too, ends with the server.
-    assert psutil.wait_procs(family, timeout=20)[1] == []
-
-
-@pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
-def test_environment_of_dbt_never_held_what_opens_the_prefect_api(forks, dbt_project, monkeypatch):
-    """/proc shows the variables that a process was started with, even those that it removes."""
-    monkeypatch.setattr(warm_dbt, "FORKS", forks)
-    monkeypatch.setenv("PREFECT_API_KEY", "pnu_secret")
-    server = warm_dbt.DbtServer(REHEARSAL_DIR)
-    with start(server, dbt_project, *LAST) as client:
-        assert "Running with dbt" in client.stdout.readline()
-        # Where nothing forks there is no server: the client itself has become dbt.
-        first = psutil.Process(server.process.pid if server.process else client.pid)
         environments = [
             Path(f"/proc/{process.pid}/environ").read_bytes()
-            for process in (first, *first.children(recursive=True))
+            for process in family
+            # The client of a server is not dbt. Without a server, it has become dbt.
+            if "client.py" not in " ".join(process.cmdline())
         ]
-        client.kill()
+        pipeline.kill()
 
     assert len(environments) > forks
     assert not any(b"pnu_secret" in environment for environment in environments)
+    # The resource tracker of multiprocessing, in `family` too, ends with the server.
+    assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

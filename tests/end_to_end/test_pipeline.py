@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from google.auth.exceptions import DefaultCredentialsError
@@ -29,9 +28,10 @@ from support.local_content import use_prefect_server
 
 @pytest.mark.slow
 def test_build_of_many_models_leaves_no_hint_in_the_home(make_project):
-    # From the hundredth model on, dbt 1.12 gives a hint, and notes it in ~/.dbt.
-    model = "{{ config(materialized='view') }} select 1 as id"
-    project = make_project({f"models/m{number}.sql": model for number in range(101)})
+    # From the hundredth model on, built or not, dbt 1.12 gives a hint, and notes it in ~/.dbt.
+    model = "{{ config(materialized='ephemeral') }} select 1 as id"
+    many = {f"models/m{number}.sql": model for number in range(100)}
+    project = make_project(ONE_MODEL | many)
 
     run = project.run_pipeline("--commands", "build", DBT_ENGINE_HINTS_ENABLED="true")
 
@@ -63,40 +63,51 @@ def test_unreachable_prefect_api_is_named_with_the_remedy(make_project):
 
 
 @pytest.fixture(scope="module")
-def failures(tmp_path_factory, local_environment):
-    """Two runs that fail: the first on a model, the second on a data test."""
+def failing_project(tmp_path_factory, local_environment):
+    """A project of three nodes, two of which fail."""
     broken = {
         "models/broken.sql": "select nowhere from (select 1 as a)",
         "data-tests/never.sql": "select * from {{ ref('one') }}",
     }
     root = tmp_path_factory.mktemp("failures")
-    project = copy_project(root, local_environment, ONE_MODEL | broken)
-    return SimpleNamespace(
-        model=project.run_pipeline(), data_test=project.run_pipeline("--commands", "test")
-    )
+    return copy_project(root, local_environment, ONE_MODEL | broken)
 
 
-def test_broken_model_is_named_and_its_tests_do_not_run(failures):
-    end = "\n".join(failures.model.stderr.splitlines()[-3:])
-    assert failures.model.returncode == 1
+@pytest.fixture(scope="module")
+def failed_run(failing_project):
+    """A run whose first command fails on a model and on a data test."""
+    return failing_project.run_pipeline("--commands", "build", "test")
+
+
+def test_broken_model_and_failing_data_test_are_named(failed_run):
+    end = failed_run.stderr[failed_run.stderr.rindex("\ndbt build a échoué") :]
+
+    assert failed_run.returncode == 1
     assert "broken (models/broken.sql)" in end
     assert "nowhere" in end
-    assert "dbt test" not in failures.model.stderr
-    assert "Traceback" not in failures.model.stderr
-
-
-def test_broken_model_is_not_tried_again(failures):
-    assert failures.model.stderr.count("Running with dbt") == 1
-    assert "essai" not in failures.model.stderr
-
-
-def test_failing_data_test_is_named(failures):
-    end = "\n".join(failures.data_test.stderr.splitlines()[-3:])
-    assert failures.data_test.returncode == 1
-    assert "dbt test a échoué" in end
     assert "never (data-tests/never.sql) : Got 1 result" in end
-    assert failures.data_test.stderr.count("Running with dbt") == 1
-    assert "Traceback" not in failures.data_test.stderr
+    assert "Traceback" not in failed_run.stderr
+
+
+def test_command_that_failed_is_not_tried_again_and_no_other_follows(failed_run):
+    assert failed_run.stderr.count("Running with dbt") == 1
+    assert "dbt test" not in failed_run.stderr
+    assert "essai" not in failed_run.stderr
+
+
+@pytest.mark.slow
+def test_model_that_does_not_compile_is_named(failing_project):
+    lost = failing_project.root / "dbt" / "models" / "lost.sql"
+    lost.write_text("select * from {{ ref('nothing') }}")
+    try:
+        run = failing_project.run_pipeline("--commands", "run")
+    finally:
+        lost.unlink()
+
+    end = "\n".join(run.stderr.splitlines()[-3:])
+    assert run.returncode == 1
+    assert "models/lost.sql" in end
+    assert "'nothing'" in end
 
 
 def test_page_that_prefect_does_not_take_is_a_warning_and_no_failure(
@@ -117,17 +128,6 @@ def test_page_that_prefect_does_not_take_is_a_warning_and_no_failure(
     assert "L'artefact dbt-run-projet-local-" in run.stderr
     assert "n'a pas pu être écrit" in run.stderr
     assert built(run) == ["one"]
-
-
-def test_model_that_does_not_compile_is_named(make_project):
-    project = make_project(ONE_MODEL | {"models/lost.sql": "select * from {{ ref('nothing') }}"})
-
-    run = project.run_pipeline("--commands", "run")
-
-    end = "\n".join(run.stderr.splitlines()[-3:])
-    assert run.returncode == 1
-    assert "models/lost.sql" in end
-    assert "'nothing'" in end
 
 
 @pytest.mark.parametrize("folder", ["project", "."], ids=["its root", "elsewhere"])

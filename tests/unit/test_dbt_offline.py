@@ -2,6 +2,7 @@
 
 import pytest
 
+from bi_pipeline.settings import DBT_PROJECT_DIR
 from support.dbt_offline import (
     MARK,
     find_line_in_yaml,
@@ -75,3 +76,9 @@ def test_remedy_for_a_project_elsewhere_names_its_folder(tmp_path):
     (tmp_path / "packages.yml").write_text("packages: [{package: dbt-labs/dbt_utils}]")
 
     assert f"`.venv/bin/dbt deps --project-dir {tmp_path}`" in find_remedy(tmp_path)
+
+
+def test_remedy_for_the_packages_of_our_project_is_the_pipeline_that_installs_them(monkeypatch):
+    monkeypatch.setattr("support.dbt_offline.packages_are_missing", lambda folder: True)
+
+    assert "prefect/pipeline.py --commands deps" in find_remedy(DBT_PROJECT_DIR)
