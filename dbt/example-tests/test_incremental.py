@@ -42,10 +42,10 @@ def loads(tmp_path_factory, local_environment, bigquery):
 
     with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
 
-        def load(*arguments: str) -> list[tuple[int, str, int]]:
+        def load() -> list[tuple[int, str, int]]:
             proxy.configurations.clear()
             run = project.run_pipeline(
-                *("--commands", "run", "--select", "+fct_flights", *arguments),
+                *("--commands", "run", "--select", "+fct_flights"),
                 DBT_BIGQUERY_DATASET_RAW=RAW,
                 DBT_BIGQUERY_API_ENDPOINT=proxy.url,
             )
@@ -63,14 +63,12 @@ def loads(tmp_path_factory, local_environment, bigquery):
         configurations = list(proxy.configurations)
         bigquery.query_and_wait(f"delete from {dataset}.fct_flights where true")
         emptied = load()
-        refreshed = load("--full-refresh")
     expected = bigquery.query_and_wait(f"select count(*) from {RAW}.flights")
     return SimpleNamespace(
         project=project,
         first=first,
         second=second,
         emptied=emptied,
-        refreshed=refreshed,
         configurations=configurations,
         expected=next(iter(expected))[0],
     )
@@ -93,13 +91,9 @@ def test_changes_are_taken_as_far_back_as_the_window_goes(loads):
     assert delays(loads.second, 2) == delays(loads.first, 2) != [1234]
 
 
-def test_emptied_table_is_loaded_whole(loads):
+def test_emptied_table_is_loaded_whole_with_every_change(loads):
     assert len(loads.emptied) == loads.expected
-
-
-def test_full_refresh_takes_every_change(loads):
-    assert len(loads.refreshed) == loads.expected
-    assert delays(loads.refreshed, 2) == [1234]
+    assert delays(loads.emptied, 2) == [1234]
 
 
 def statements(loads) -> list[exp.Expression]:

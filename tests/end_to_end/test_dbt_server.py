@@ -112,7 +112,9 @@ def test_nobody_else_can_reach_the_server(server):
     assert {connection.laddr for connection in process.net_connections("all")} == {""}
 
 
-@pytest.mark.parametrize("forks", [True, False], ids=["fork", "plain process"])
+@pytest.mark.parametrize(
+    "forks", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["fork", "plain process"]
+)
 def test_package_whose_link_leads_out_is_refused(forks, server, dbt_project, monkeypatch):
     monkeypatch.setattr(warm_dbt, "FORKS", forks)
     spy = dbt_project / "dbt_packages" / "spy"
@@ -131,6 +133,7 @@ def test_package_whose_link_leads_out_is_refused(forks, server, dbt_project, mon
     assert "key.sql : la pipeline ne laisse dbt lire que le projet" in output + errors
 
 
+@pytest.mark.slow
 def test_documentation_with_assets_is_made_twice(server, dbt_project):
     """The second time, dbt removes the copies that the first has made."""
     (dbt_project / "assets").mkdir()
@@ -207,6 +210,7 @@ def test_dbt_is_a_fork_of_a_server_without_a_thread_that_it_would_wait_for(held)
     assert len([name for name in threads if name != "jemalloc_bg_thd"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("victim", "exit_code"), [("client", -signal.SIGKILL), ("dbt", 137)])
 def test_when_the_client_or_dbt_is_killed_dbt_ends_and_the_client_tells(victim, exit_code, held):
     client, _, dbt = held
@@ -217,6 +221,7 @@ def test_when_the_client_or_dbt_is_killed_dbt_ends_and_the_client_tells(victim, 
     assert psutil.wait_procs([dbt], timeout=30)[1] == []
 
 
+@pytest.mark.slow
 def test_when_the_server_is_killed_dbt_ends_and_a_plain_process_runs_the_next(dbt_project):
     server = warm_dbt.DbtServer(REHEARSAL_DIR)
     with held_command(server, dbt_project) as (client, process, dbt):
@@ -230,6 +235,7 @@ def test_when_the_server_is_killed_dbt_ends_and_a_plain_process_runs_the_next(db
     assert (client.returncode, output.strip()) == (0, "select '1', 'absent'")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("forks", "command"), [(True, HOLDS_PYTHON), (False, LAST)], ids=["fork", "plain process"]
 )
@@ -274,6 +280,7 @@ client.wait()
     assert psutil.wait_procs(family, timeout=20)[1] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_client_reaches_dbt(number, held):
     client, _, dbt = held
@@ -284,6 +291,7 @@ def test_signal_to_the_client_reaches_dbt(number, held):
     assert psutil.wait_procs([dbt], timeout=30)[1] == []
 
 
+@pytest.mark.slow
 def test_server_ends_with_the_process_that_started_it():
     code = (
         f"import os, psutil, sys; sys.path.insert(0, {str(PROJECT_ROOT / 'prefect')!r});"

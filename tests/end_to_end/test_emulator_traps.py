@@ -8,6 +8,8 @@ import pytest
 
 from project import DBT_PROJECT, copy_project
 
+pytestmark = pytest.mark.slow
+
 DOUBLE = (
     "functions: [{name: double, arguments: [{name: x, data_type: int64}], "
     "returns: {data_type: int64}}]"

@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from load_sample_data import main
-from project import ONE_MODEL, in_environment
+from project import in_environment, run_main
 from support import sample_data
-from support.sample_data import TABLES, load_sample_data, read_table
+from support.sample_data import TABLES, read_table
 
 ROWS = {"airlines": 16, "airports": 1458, "planes": 3322, "weather": 26115, "flights": 336776}
 
@@ -42,17 +42,15 @@ def test_sources_of_another_project_describe_nothing(text, tmp_path, monkeypatch
     assert sample_data.read_table_descriptions() == {}
 
 
-def test_loading_again_leaves_the_same_rows(make_project, bigquery):
-    project = make_project(ONE_MODEL)
-    dataset = "test_load_again_raw"
-    bigquery.create_dataset(dataset)
-    load_sample_data(bigquery, dataset)
-
-    run = project.run("utilities/load_sample_data.py", DBT_BIGQUERY_DATASET_RAW=dataset)
+def test_loading_again_leaves_the_same_rows(local_environment, bigquery):
+    """The local servers have loaded them at their start."""
+    run = run_main(main, environment=local_environment)
 
     assert run.returncode == 0, run.stderr
     assert "367 687 lignes chargées" in run.stdout
-    assert bigquery.get_table(f"{dataset}.flights").num_rows == ROWS["flights"]
+    dataset = local_environment["DBT_BIGQUERY_DATASET_RAW"]
+    counts = {name: bigquery.get_table(f"{dataset}.{name}").num_rows for name in TABLES}
+    assert counts == ROWS
 
 
 def test_unreachable_prefect_api_is_named(local_environment, capsys):

@@ -110,6 +110,7 @@ def test_model_that_does_not_compile_is_named(failing_project):
     assert "'nothing'" in end
 
 
+@pytest.mark.slow
 def test_page_that_prefect_does_not_take_is_a_warning_and_no_failure(
     make_project, local_environment
 ):
