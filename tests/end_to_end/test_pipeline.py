@@ -28,10 +28,9 @@ from support.local_content import use_prefect_server
 
 @pytest.mark.slow
 def test_build_of_many_models_leaves_no_hint_in_the_home(make_project):
-    # From the hundredth model on, built or not, dbt 1.12 gives a hint, and notes it in ~/.dbt.
-    model = "{{ config(materialized='ephemeral') }} select 1 as id"
-    many = {f"models/m{number}.sql": model for number in range(100)}
-    project = make_project(ONE_MODEL | many)
+    # From the hundredth model on, dbt 1.12 gives a hint, and notes it in ~/.dbt.
+    model = "{{ config(materialized='view') }} select 1 as id"
+    project = make_project({f"models/m{number}.sql": model for number in range(101)})
 
     run = project.run_pipeline("--commands", "build", DBT_ENGINE_HINTS_ENABLED="true")
 

@@ -94,7 +94,7 @@ def test_selection_without_a_node_is_a_failure_whatever_prefect_would_retry_or_l
     command = "touch $HOME/touched"
 
     run = project.run_pipeline(
-        *("--select", f"a; {command}; $({command}) `{command}` '; {command}; '"),
+        *("--select", f"$({command}) `{command}` a; {command}; '; {command}; '"),
         PREFECT_FLOWS_DEFAULT_RETRIES="1",
         PREFECT_LOGGING_LEVEL="ERROR",
     )
