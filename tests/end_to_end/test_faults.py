@@ -1,8 +1,8 @@
 """Faults of BigQuery and the network, at each moment of a query's life.
 
-Three models that follow one another and two tests of the second; the fault hits the
-second, or what dbt asks before any query. Faults that pass end in a success and nothing
-that succeeded is done twice; those that do not pass are never tried again.
+Three models that follow one another, two tests of the second, and models that nothing
+follows, one a fault. Faults that pass end in a success and nothing that succeeded is done
+twice; those that do not pass are never tried again.
 """
 
 import signal
@@ -17,6 +17,30 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from fault_proxy import RESET, Fault, Reply, error_reply, fault_proxy
 from project import built, copy_project, last_run, prefect_client
 
+BACKEND = error_reply(503, "backendError", "Error encountered during execution.")
+RATE_LIMIT = error_reply(429, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
+OLD_RATE_LIMIT = error_reply(403, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
+GATEWAY_TIMEOUT = error_reply(504, "gatewayTimeout", "The gateway gave up.")
+DENIED = error_reply(403, "accessDenied", "Access Denied: Table second")
+QUOTA = error_reply(403, "quotaExceeded", "Quota exceeded: too many table updates")
+SYNTAX = error_reply(400, "invalidQuery", "Syntax error: Unexpected keyword FROM at [3:8]")
+TIME_LIMIT = error_reply(500, "timeout", "Operation timed out after 6.0 hours.")
+
+# For each model a fault, and dbt's words for it. If dbt changed them, PASSING_FAULT would no longer
+# tell the faults that pass from those that last.
+LASTING = {
+    "submit_denied": (Fault("submit", DENIED), "Access Denied: Table second"),
+    "submit_quota": (Fault("submit", QUOTA), "Quota exceeded: too many table updates"),
+    "submit_syntax": (Fault("submit", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
+    "job_syntax": (Fault("job", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
+    "job_time_limit": (Fault("job", TIME_LIMIT), "500 Operation timed out after 6.0 hours."),
+}
+BESIDE = {"beside": (Fault("job", BACKEND), "500 Error encountered during execution.")}
+PASSING = {
+    "submit_timeout": (Fault("submit", GATEWAY_TIMEOUT), "504 POST http"),
+    "job_rate_limit": (Fault("job", RATE_LIMIT), "429 Exceeded rate limits: too many queries."),
+}
+
 MODELS = {
     "models/first.sql": "{{ config(materialized='table') }} select 1 as id union all select 2",
     "models/second.sql": (
@@ -29,29 +53,24 @@ MODELS = {
     "data-tests/even.sql": "select id from {{ ref('second') }} where id = 0",
     "data-tests/odd.sql": "select id from {{ ref('second') }} where id = -1",
 }
+MODELS |= {f"models/lasting/{name}.sql": "select 1 as id" for name in [*LASTING, *BESIDE]}
+MODELS |= {f"models/passing/{name}.sql": "select 1 as id" for name in PASSING}
 EACH_ONCE = ["first", "second", "third"]
-
-BACKEND = error_reply(503, "backendError", "Error encountered during execution.")
-RATE_LIMIT = error_reply(429, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
-OLD_RATE_LIMIT = error_reply(403, "rateLimitExceeded", "Exceeded rate limits: too many queries.")
-GATEWAY_TIMEOUT = error_reply(504, "gatewayTimeout", "The gateway gave up.")
-DENIED = error_reply(403, "accessDenied", "Access Denied: Table second")
-QUOTA = error_reply(403, "quotaExceeded", "Quota exceeded: too many table updates")
-SYNTAX = error_reply(400, "invalidQuery", "Syntax error: Unexpected keyword FROM at [3:8]")
-TIME_LIMIT = error_reply(500, "timeout", "Operation timed out after 6.0 hours.")
 
 
 @dataclass
 class Case:
     """Faults, and the outcome that they must have.
 
-    `starts` counts dbt's processes, and `queries` are those that BigQuery took. The output has
-    `message`, and its last line starts with `end`.
+    `left_out` are the folders of models that the run excludes. `starts` counts dbt's processes, and
+    `queries` are those that BigQuery took. The output has `message`, and its last line starts with
+    `end`.
     """
 
     name: str
     faults: list[Fault]
     commands: tuple[str, ...] = ("run",)
+    left_out: str = "lasting passing"
     starts: int = 1
     exit_code: int = 0
     queries: list[str] = field(default_factory=lambda: EACH_ONCE)
@@ -76,14 +95,20 @@ CASES = [
             Fault("submit", Reply(502, b"<html>Bad Gateway</html>"), "third"),
         ],
     ),
-    Case("job-backend-error", [Fault("job", BACKEND, "second")], starts=2),
     Case(
-        "metadata-503-for-long-and-test-job-backend-error",
-        [Fault("metadata", BACKEND, times=4), Fault("job", BACKEND, "even")],
+        "metadata-503-for-long-then-nodes-of-both-commands",
+        [
+            *(Fault("metadata", BACKEND, times=4), Fault("job", BACKEND, "second")),
+            *(replace(fault, node=name) for name, (fault, _) in PASSING.items()),
+            Fault("job", BACKEND, "even"),
+        ],
         commands=("run", "test"),
-        starts=4,
-        queries=[*EACH_ONCE, "even", "odd"],
+        left_out="lasting",
+        starts=5,
+        queries=[*EACH_ONCE, *PASSING, "even", "odd"],
     ),
+]
+NEVER_ENDING = [
     Case(
         "job-backend-error-always",
         [Fault("job", BACKEND, "second", times=2)],
@@ -138,11 +163,24 @@ def pages_of_last_run(environment):
         return len(client.read_artifacts(flow_run_filter=run))
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def check_words(pipeline, folder, faults):
+    """Check that each fault is said of its model, in the words that dbt has for it today."""
+    for name, (_, words) in faults.items():
+        assert f"{name} (models/{folder}/{name}.sql) : {words}" in pipeline.stderr, pipeline.stderr
+
+
+@pytest.mark.parametrize(
+    "case",
+    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in NEVER_ENDING)],
+    ids=lambda case: case.name,
+)
 def test_fault(case, project, proxy, bigquery, local_environment):
     proxy.faults = case.faults
 
-    pipeline = run(project, proxy, "--commands", *case.commands, **case.variables)
+    pipeline = run(
+        *(project, proxy, "--commands", *case.commands, "--exclude", case.left_out),
+        **case.variables,
+    )
 
     assert pipeline.returncode == case.exit_code, pipeline.stderr
     assert case.message in pipeline.stderr
@@ -155,55 +193,23 @@ def test_fault(case, project, proxy, bigquery, local_environment):
     # A fault that no request has met would prove nothing.
     assert [fault for fault in proxy.faults if fault.times] == []
     if case.exit_code == 0:
-        assert built(pipeline) == EACH_ONCE
+        assert sorted(built(pipeline)) == sorted({*case.queries} - {"even", "odd"})
         assert rows(bigquery, project, "second") == [(1,), (2,)]
         assert rows(bigquery, project, "third") == [(2,)]
+    if "passing" not in case.left_out:
+        check_words(pipeline, "passing", PASSING)
 
 
-def test_sql_error_beside_a_passing_fault_is_not_tried_again(project, proxy):
-    proxy.faults = [Fault("job", SYNTAX, "even", 1), Fault("job", BACKEND, "odd", 1)]
+def test_fault_that_lasts_is_not_tried_again_even_beside_one_that_passes(project, proxy):
+    faults = LASTING | BESIDE
+    proxy.faults = [replace(fault, node=name) for name, (fault, _) in faults.items()]
 
-    pipeline = run(project, proxy, "--commands", "test")
+    pipeline = run(project, proxy, "--commands", "run", "--select", "lasting")
 
-    assert pipeline.returncode == 1
-    end = pipeline.stderr.splitlines()[-4:]
-    assert end[0].startswith("dbt test a échoué (et 1 de plus) : test ")
-    assert end[1] == "Tests en échec :"
+    assert pipeline.returncode == 1, pipeline.stderr
+    assert pipeline.stderr.count("Running with dbt") == 1
     assert "essai" not in pipeline.stderr
-
-
-# For each model a fault, and dbt's words for it. If dbt changed them, PASSING_FAULT would no longer
-# tell the faults that pass from those that last.
-LASTING = {
-    "submit_denied": (Fault("submit", DENIED), "Access Denied: Table second"),
-    "submit_quota": (Fault("submit", QUOTA), "Quota exceeded: too many table updates"),
-    "submit_syntax": (Fault("submit", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
-    "job_syntax": (Fault("job", SYNTAX), "Syntax error: Unexpected keyword FROM at [3:8]"),
-    "job_time_limit": (Fault("job", TIME_LIMIT), "500 Operation timed out after 6.0 hours."),
-}
-PASSING = {
-    "submit_timeout": (Fault("submit", GATEWAY_TIMEOUT), "504 POST http"),
-    "job_rate_limit": (Fault("job", RATE_LIMIT), "429 Exceeded rate limits: too many queries."),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("faults", "starts", "exit_code"), [(LASTING, 1, 1), (PASSING, 2, 0)], ids=["last", "pass"]
-)
-def test_faults_are_known_by_the_words_that_dbt_has_for_them_today(
-    faults, starts, exit_code, make_project, local_environment
-):
-    project = make_project({f"models/{name}.sql": "select 1 as id" for name in faults})
-    with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
-        proxy.faults = [replace(fault, node=name) for name, (fault, _) in faults.items()]
-
-        pipeline = run(project, proxy, "--commands", "run")
-
-    assert pipeline.returncode == exit_code, pipeline.stderr
-    assert pipeline.stderr.count("Running with dbt") == starts
-    for name, (_, words) in faults.items():
-        assert f"{name} (models/{name}.sql) : {words}" in pipeline.stderr, pipeline.stderr
+    check_words(pipeline, "lasting", faults)
 
 
 @pytest.mark.slow

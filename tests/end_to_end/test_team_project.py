@@ -65,8 +65,8 @@ def test_make_names_nothing_of_the_example(words, project):
 
 @pytest.fixture(scope="module")
 def first_run(project):
-    """The first run, with the seeds."""
-    return project.run_pipeline(*FIRST_RUN)
+    """The first run, with the seeds; in prod, where a custom schema is not that of dev."""
+    return project.run_pipeline("--target", "prod", *FIRST_RUN)
 
 
 def test_nothing_of_the_example_is_left_but_the_profile(project):
@@ -86,22 +86,22 @@ def test_first_run_is_green_with_packages_seeds_snapshot_and_tests(first_run):
 
 
 def test_relations_are_where_the_project_s_own_macro_puts_them(first_run, project):
-    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    prod = project.environment["DBT_BIGQUERY_DATASET_PROD"]
 
-    summary = first_run.stdout.partition("Construit (cible dev) :\n")[2]
+    summary = first_run.stdout.partition("Construit (cible prod) :\n")[2]
 
     assert {line.split()[0] for line in summary.splitlines()} == {
-        *(f"{dev}_raw.raw_customers", f"{dev}_raw.raw_orders"),
-        *(f"{dev}.stg_customers", f"{dev}.stg_orders", f"{dev}.customers"),
-        f"{dev}.orders_snapshot",
+        *(f"{prod}_raw.raw_customers", f"{prod}_raw.raw_orders"),
+        *(f"{prod}.stg_customers", f"{prod}.stg_orders", f"{prod}_marts.customers"),
+        f"{prod}.orders_snapshot",
     }
 
 
 def test_figures_are_those_of_the_seeds(first_run, project):
-    dev = project.environment["DBT_BIGQUERY_DATASET_DEV"]
+    prod = project.environment["DBT_BIGQUERY_DATASET_PROD"]
     rows = connect(project.environment).query_and_wait(
         "select customer_name, order_count, lifetime_spend "
-        f"from {dev}.customers order by customer_id"
+        f"from {prod}_marts.customers order by customer_id"
     )
 
     assert [(row[0], row[1], float(row[2])) for row in rows] == [
@@ -112,19 +112,10 @@ def test_figures_are_those_of_the_seeds(first_run, project):
 
 
 def test_next_run_is_the_plain_pipeline(first_run, project):
-    run = project.run_pipeline()
+    run = project.run_pipeline("--target", "prod")
 
     assert run.returncode == 0, run.stderr
     assert "Task run 'dbt deps-" not in run.stderr
-
-
-def test_custom_schema_of_prod_is_one_of_prod(first_run, project):
-    prod = project.environment["DBT_BIGQUERY_DATASET_PROD"]
-
-    run = project.run_pipeline("--target", "prod", *FIRST_RUN)
-
-    assert run.returncode == 0, run.stderr
-    assert f"{prod}_marts.customers" in run.stdout
 
 
 def test_doctor_takes_the_project_as_it_is(first_run, project):
