@@ -33,6 +33,7 @@ def test_half_written_files_of_an_earlier_run_do_not_matter(project, target):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_full_disk_is_named(project, target):
     (target / "manifest.json").unlink(missing_ok=True)
     (target / "manifest.json").symlink_to("/dev/full")
