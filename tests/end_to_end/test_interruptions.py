@@ -211,22 +211,25 @@ def rows(bigquery, project):
 def stopped(project, bigquery, local_environment, tmp_path_factory):
     """One run in dev and one in prod, at once; the end of both; and the next run in dev.
 
-    Ctrl-C ends the first, which has a temporary Prefect server. SIGTERM ends the second: a script's
-    `&` has SIGINT ignored, and if dbt inherited that, the pipeline could not stop it.
+    Ctrl-C ends the first, which has a temporary Prefect server. The time limit ends the second, by
+    a SIGTERM: a script's `&` has SIGINT ignored, and if dbt inherited that, the pipeline could not
+    stop it.
     """
     home = tmp_path_factory.mktemp("prefect") / "home"
     copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
     alone = {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
+    limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
     endpoint = local_environment["DBT_BIGQUERY_API_ENDPOINT"]
     with (
         fault_proxy(endpoint) as dev_proxy,
         fault_proxy(endpoint) as prod_proxy,
         pipeline_during_the_merge(project, dev_proxy, **alone) as dev,
-        pipeline_during_the_merge(project, prod_proxy, "prod", prepare=ignore_sigint) as prod,
+        pipeline_during_the_merge(
+            project, prod_proxy, "prod", prepare=ignore_sigint, **limit
+        ) as prod,
     ):
         goes_on = dev.poll() is None
         dev.send_signal(signal.SIGINT)
-        prod.send_signal(signal.SIGTERM)
         prod.wait(60)
         left = end(dev, project, dev_proxy, alone)
         left_in_prod = end(prod, project, prod_proxy, local_environment)
@@ -249,8 +252,10 @@ def test_ctrl_c_leaves_nothing_not_even_the_temporary_prefect_server(stopped):
     assert stopped.left == Left(130, "CRASHED")
 
 
-def test_sigterm_in_the_background_leaves_nothing(stopped):
-    assert stopped.left_in_prod == Left(143, "CRASHED")
+def test_run_in_the_background_that_takes_longer_than_it_may_leaves_nothing(stopped):
+    assert stopped.left_in_prod == Left(143, "FAILED")
+    last_line = stopped.left_in_prod.stderr.splitlines()[-1]
+    assert last_line.startswith("Arrêtée au bout de 12 s")
 
 
 def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(stopped):
@@ -281,15 +286,6 @@ def test_closed_terminal_ends_the_run_as_a_termination_does(project, proxy, loca
             os.close(master)
 
             assert end(process, project, proxy, local_environment) == Left(143, "CRASHED")
-
-
-def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_environment):
-    limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
-    with pipeline_during_the_merge(project, proxy, **limit) as process:
-        left = end(process, project, proxy, local_environment)
-
-    assert left == Left(143, "FAILED")
-    assert left.stderr.splitlines()[-1].startswith("Arrêtée au bout de 12 s")
 
 
 def kill_dbt(project):
