@@ -193,6 +193,26 @@ def run_main(
     return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
 
 
+def processes_using(folder: Path) -> list[str]:
+    """Return the command lines of the live processes that name this folder."""
+    return [command for _, command in processes(folder)]
+
+
+def processes(folder: Path) -> list[tuple[int, str]]:
+    """Return the id and the command line of the live processes that name this folder."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                environment = (process / "environ").read_bytes().decode(errors="replace")
+            except (OSError, UnicodeDecodeError):
+                continue
+            if str(folder) in command + environment:
+                found.append((int(process.name), command))
+    return found
+
+
 def read_blocks(api_url: str, **headers: str) -> httpx.Response:
     """Ask a Prefect server for its blocks and their secrets, as any program may try."""
     return httpx.post(

@@ -20,8 +20,7 @@ import pytest
 from prefect.states import Cancelling
 
 from fault_proxy import fault_proxy
-from project import connect, copy_project, last_run, prefect_client
-from support.local_stack import run_local_servers
+from project import copy_prefect_database, copy_project, last_run, prefect_client
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +84,9 @@ def drained(master):
 
 
 @contextmanager
-def pipeline_during_the_merge(project, proxy, *, prepare=None, terminal=None, **variables):
+def pipeline_during_the_merge(
+    project, proxy, target="dev", *, prepare=None, terminal=None, **variables
+):
     """Yield a pipeline at the moment when the query of its second model is under way.
 
     Args:
@@ -100,8 +101,9 @@ def pipeline_during_the_merge(project, proxy, *, prepare=None, terminal=None, **
             release.wait(60)
 
     proxy.on_query = hold
+    script = str(project.root / "prefect" / "pipeline.py")
     process = subprocess.Popen(
-        [sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"],
+        [sys.executable, script, "--target", target, "--commands", "run"],
         env=project.environment | {"DBT_BIGQUERY_API_ENDPOINT": proxy.url} | variables,
         cwd="/",
         stdin=terminal or subprocess.DEVNULL,
@@ -206,58 +208,63 @@ def rows(bigquery, project):
 
 
 @pytest.fixture(scope="module")
-def interrupted(project, bigquery, local_environment):
-    """A run in dev, one in prod meanwhile, Ctrl-C for the first, and the next one in dev."""
+def stopped(project, bigquery, local_environment, tmp_path_factory):
+    """One run in dev and one in prod, at once; the end of both; and the next run in dev.
+
+    Ctrl-C ends the first, which has a temporary Prefect server. The time limit ends the second, by
+    a SIGTERM: a script's `&` has SIGINT ignored, and if dbt inherited that, the pipeline could not
+    stop it.
+    """
+    home = tmp_path_factory.mktemp("prefect") / "home"
+    copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
+    alone = {"PREFECT_API_URL": "", "PREFECT_HOME": str(home)}
+    limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
+    endpoint = local_environment["DBT_BIGQUERY_API_ENDPOINT"]
     with (
-        fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy,
-        pipeline_during_the_merge(project, proxy) as process,
+        fault_proxy(endpoint) as dev_proxy,
+        fault_proxy(endpoint) as prod_proxy,
+        pipeline_during_the_merge(project, dev_proxy, **alone) as dev,
+        pipeline_during_the_merge(
+            project, prod_proxy, "prod", prepare=ignore_sigint, **limit
+        ) as prod,
     ):
-        prod = project.run_pipeline("--target", "prod", "--commands", "run")
-        goes_on = process.poll() is None
-        process.send_signal(signal.SIGINT)
-        left = end(process, project, proxy, local_environment)
+        goes_on = dev.poll() is None
+        dev.send_signal(signal.SIGINT)
+        prod.wait(60)
+        left = end(dev, project, dev_proxy, alone)
+        left_in_prod = end(prod, project, prod_proxy, local_environment)
     following = project.run_pipeline("--commands", "run")
     return SimpleNamespace(
-        prod=prod, goes_on=goes_on, left=left, following=following, rows=rows(bigquery, project)
+        goes_on=goes_on,
+        left=left,
+        left_in_prod=left_in_prod,
+        following=following,
+        rows=rows(bigquery, project),
     )
 
 
-def test_dev_and_prod_do_not_wait_for_each_other(interrupted):
-    assert interrupted.goes_on
-    assert interrupted.prod.returncode == 0, interrupted.prod.stderr
-    assert "attend" not in interrupted.prod.stderr
+def test_dev_and_prod_do_not_wait_for_each_other(stopped):
+    assert stopped.goes_on
+    assert "attend" not in stopped.left_in_prod.stderr
 
 
-def test_ctrl_c_leaves_nothing(interrupted):
-    assert interrupted.left == Left(130, "CRASHED")
+def test_ctrl_c_leaves_nothing_not_even_the_temporary_prefect_server(stopped):
+    assert stopped.left == Left(130, "CRASHED")
 
 
-def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(interrupted):
-    assert interrupted.following.returncode == 0, interrupted.following.stderr
-    assert "attend" not in interrupted.following.stderr
-    assert interrupted.rows == [(1, 2), (2, 2)]
+def test_run_in_the_background_that_takes_longer_than_it_may_leaves_nothing(stopped):
+    assert stopped.left_in_prod == Left(143, "FAILED")
+    last_line = stopped.left_in_prod.stderr.splitlines()[-1]
+    assert last_line.startswith("Arrêtée au bout de 12 s")
 
 
-@pytest.mark.parametrize(
-    ("number", "prepare", "exit_code"),
-    [(signal.SIGINT, None, 130), (signal.SIGTERM, ignore_sigint, 143)],
-    ids=["Ctrl-C", "SIGTERM in the background"],
-)
-def test_stopped_run_leaves_nothing_not_even_its_temporary_prefect_server(
-    number, prepare, exit_code, project, proxy, without_prefect_server
-):
-    """A script's `&` has SIGINT ignored: if dbt inherited that, the pipeline could not stop it."""
-    with pipeline_during_the_merge(
-        project, proxy, prepare=prepare, **without_prefect_server
-    ) as process:
-        process.send_signal(number)
-
-        assert end(process, project, proxy, without_prefect_server) == Left(exit_code, "CRASHED")
+def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(stopped):
+    assert stopped.following.returncode == 0, stopped.following.stderr
+    assert "attend" not in stopped.following.stderr
+    assert stopped.rows == [(1, 2), (2, 2)]
 
 
-def test_cancellation_from_the_interface_leaves_nothing_and_the_next_run_loses_no_row(
-    project, proxy, bigquery, local_environment
-):
+def test_cancellation_from_the_interface_leaves_nothing(project, proxy, local_environment):
     with (
         pipeline_during_the_merge(project, proxy) as process,
         prefect_client(local_environment) as client,
@@ -265,11 +272,6 @@ def test_cancellation_from_the_interface_leaves_nothing_and_the_next_run_loses_n
         client.set_flow_run_state(last_run(client).id, Cancelling())
 
         assert end(process, project, proxy, local_environment) == Left(143, "CANCELLED")
-    following = project.run_pipeline("--commands", "run")
-
-    assert following.returncode == 0, following.stderr
-    assert "attend" not in following.stderr
-    assert rows(bigquery, project) == [(1, 2), (2, 2)]
 
 
 def test_closed_terminal_ends_the_run_as_a_termination_does(project, proxy, local_environment):
@@ -286,125 +288,93 @@ def test_closed_terminal_ends_the_run_as_a_termination_does(project, proxy, loca
             assert end(process, project, proxy, local_environment) == Left(143, "CRASHED")
 
 
-def test_run_that_takes_longer_than_it_may_leaves_nothing(project, proxy, local_environment):
-    limit = {"DBT_RUN_TIMEOUT_SECONDS": "12"}
-    with pipeline_during_the_merge(project, proxy, **limit) as process:
-        left = end(process, project, proxy, local_environment)
-
-    assert left == Left(143, "FAILED")
-    assert left.stderr.splitlines()[-1].startswith("Arrêtée au bout de 12 s")
-
-
-def test_killed_flow_leaves_no_dbt_and_the_next_run_loses_no_row(project, proxy, bigquery):
-    with pipeline_during_the_merge(project, proxy) as process:
-        process.kill()
-        process.wait()
-        # Once its pipeline has gone, dbt has eight seconds to cancel its query (INTERRUPT_SECONDS).
-        alive = [psutil.Process(pid) for pid, _ in processes_of(project)]
-        assert psutil.wait_procs(alive, timeout=15)[1] == []
-    following = project.run_pipeline("--commands", "run")
-
-    assert following.returncode == 0, following.stderr
-    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+def kill_dbt(project):
+    """Kill the dbt of the only pipeline of this project."""
+    servers = [psutil.Process(pid) for pid, c in processes_of(project) if "warm_dbt/server.py" in c]
+    # dbt has the command line of the server that has forked it: it is the child of the two.
+    (dbt,) = [server for server in servers if server.parent() in servers]
+    dbt.kill()
 
 
-def test_second_run_waits_for_the_first_and_names_it(project, proxy, bigquery, local_environment):
-    with pipeline_during_the_merge(project, proxy) as process:
-        following = start(project, "--commands", "run")
-        waits = next(line for line in following.stderr if "celle-ci attend" in line)
-        assert f"Une autre pipeline (processus {process.pid}, depuis le " in waits
-        assert state_in_prefect(local_environment, "En attente")
-        time.sleep(3)
-        assert following.poll() is None
+@pytest.fixture(scope="module")
+def killed(project, bigquery, local_environment):
+    """A run whose dbt is killed; one that is killed itself; and one that waits for that one."""
+    with fault_proxy(local_environment["DBT_BIGQUERY_API_ENDPOINT"]) as proxy:
+        with pipeline_during_the_merge(project, proxy) as without_dbt:
+            kill_dbt(project)
+            _, stderr = without_dbt.communicate(timeout=60)
+        with pipeline_during_the_merge(project, proxy) as process:
+            family = [psutil.Process(pid) for pid, _ in processes_of(project)]
+            following = start(project, "--commands", "run")
+            waits = next(line for line in following.stderr if "celle-ci attend" in line)
+            said_in_prefect = state_in_prefect(local_environment, "En attente")
+            time.sleep(3)
+            goes_on = following.poll() is None
+            process.kill()
+            process.wait()
+            # Once its pipeline has gone, dbt has eight seconds to cancel its query
+            # (INTERRUPT_SECONDS).
+            _, alive = psutil.wait_procs(family, timeout=15)
+    _, following_stderr = following.communicate(timeout=120)
+    return SimpleNamespace(
+        without_dbt=(without_dbt.returncode, stderr.splitlines()[-1]),
+        pid=process.pid,
+        waits=waits,
+        said_in_prefect=said_in_prefect,
+        goes_on=goes_on,
+        alive=alive,
+        following=(following.returncode, following_stderr),
+        rows=rows(bigquery, project),
+        left_running=left_running(project),
+    )
 
-    _, stderr = following.communicate(timeout=120)
 
+def test_killed_dbt_is_named(killed):
+    exit_code, last_line = killed.without_dbt
+
+    assert exit_code == 1
+    assert "dbt run a échoué : le processus dbt a été tué" in last_line
+
+
+def test_second_run_waits_for_the_first_and_names_it(killed, project):
+    assert f"Une autre pipeline (processus {killed.pid}, depuis le " in killed.waits
+    assert killed.said_in_prefect
+    assert killed.goes_on
     # If the pipeline said again and again that it waits, other lines would come before dbt's first.
-    assert "Running with dbt" in stderr.splitlines()[0]
-    assert following.returncode == 0, stderr
-    assert rows(bigquery, project) == [(1, 2), (2, 2)]
-    assert left_running(project) == []
+    assert "Running with dbt" in killed.following[1].splitlines()[0]
     lock = project.root / "dbt" / "target" / "dev" / ".lock"
     # If another user could open the file, they could hold the lock, and no run would start.
     assert (lock.stat().st_mode & 0o777, lock.read_text()) == (0o600, "")
 
 
-def test_killed_dbt_is_named_and_the_next_run_works(project, proxy, bigquery):
-    with pipeline_during_the_merge(project, proxy) as process:
-        servers = [
-            psutil.Process(pid) for pid, c in processes_of(project) if "warm_dbt/server.py" in c
-        ]
-        # dbt has the command line of the server that has forked it: it is the child of the two.
-        (dbt,) = [server for server in servers if server.parent() in servers]
-        dbt.kill()
-        _, stderr = process.communicate(timeout=60)
-
-    following = project.run_pipeline("--commands", "run")
-
-    assert process.returncode == 1
-    assert "dbt run a échoué : le processus dbt a été tué" in stderr.splitlines()[-1]
-    assert following.returncode == 0, following.stderr
-    assert rows(bigquery, project) == [(1, 2), (2, 2)]
+def test_killed_flow_leaves_no_dbt(killed):
+    assert killed.alive == []
 
 
-@pytest.mark.parametrize("service", ["L'API Prefect", "BigQuery"])
-def test_service_that_dies_is_said_and_ctrl_c_still_ends_the_run(
-    service, project, proxy, without_prefect_server
+def test_run_after_killed_ones_works_loses_no_row_and_leaves_nothing(killed):
+    exit_code, stderr = killed.following
+
+    assert exit_code == 0, stderr
+    assert killed.rows == [(1, 2), (2, 2)]
+    assert killed.left_running == []
+
+
+def test_services_that_die_are_said_and_ctrl_c_still_ends_the_run(
+    project, proxy, without_prefect_server
 ):
     with pipeline_during_the_merge(project, proxy, **without_prefect_server) as process:
-        if service == "BigQuery":
-            proxy.die()
-        else:
-            server = next(pid for pid, command in processes_of(project) if "uvicorn" in command)
-            os.kill(server, signal.SIGKILL)
+        server = next(pid for pid, command in processes_of(project) if "uvicorn" in command)
+        os.kill(server, signal.SIGKILL)
+        proxy.die()
         died = time.monotonic()
-        said = next(line for line in process.stderr if "ne répond plus" in line)
+        lines = (line for line in process.stderr if "ne répond plus" in line)
+        said = next(lines) + next(lines)
 
         assert time.monotonic() - died < 30
-        assert service in said
+        assert "L'API Prefect (http" in said
+        assert "BigQuery (http" in said
         process.send_signal(signal.SIGINT)
         process.wait(timeout=15)
 
     assert process.returncode == 130
     assert left_running(project) == []
-
-
-LOAD = {
-    "models/loaded.sql": (
-        "{{ config(materialized='incremental', unique_key=['time_hour', 'carrier', 'flight']) }}"
-        "select * from `{{ target.project }}.{{ env_var('DBT_BIGQUERY_DATASET_RAW') }}.flights`"
-        "{% if is_incremental() %} where time_hour >= '2013-03-01' {% endif %}"
-    ),
-}
-
-
-def test_killed_local_bigquery_loses_no_row(tmp_path, local_environment):
-    """bqemulator is killed first, then the launcher, with which its servers have to end."""
-    project = copy_project(tmp_path, local_environment, LOAD)
-    variables = {name: project.environment[name] for name in ("HOME", "TMPDIR", "PATH")}
-    demo = [
-        *(sys.executable, str(project.root / "utilities" / "local_bigquery.py")),
-        *(sys.executable, str(project.root / "prefect" / "pipeline.py"), "--commands", "run"),
-    ]
-    subprocess.run(demo, env=variables, check=True, capture_output=True)
-
-    log = tmp_path / "demo.log"
-    for victim, exit_code in (("bqemulator", 3), ("local_bigquery.py", -signal.SIGKILL)):
-        with log.open("w") as stderr, subprocess.Popen(demo, env=variables, stderr=stderr) as run:
-            while "START sql incremental" not in log.read_text():
-                assert run.poll() is None, log.read_text()
-                time.sleep(0.05)
-            time.sleep(0.3)
-            os.kill(next(pid for pid, c in processes_of(project) if victim in c), signal.SIGKILL)
-            # The BigQuery client would wait ten minutes for it to come back.
-            assert run.wait(timeout=15) == exit_code
-    following = subprocess.run(demo, env=variables, capture_output=True, text=True, timeout=200)
-
-    assert following.returncode == 0, following.stderr
-    with run_local_servers(project.root / ".local") as (environment, _):
-        sql = (
-            "select count(*), count(distinct concat(cast(time_hour as string), carrier, "
-            "cast(flight as string))) from projet_local_dev.loaded"
-        )
-        counts = connect(environment).query_and_wait(sql).to_arrow().to_pylist()[0].values()
-    assert list(counts) == [336_776, 336_776]

@@ -1,7 +1,5 @@
 """The local servers: what they give a command, and that they go away."""
 
-import io
-import json
 import os
 import shutil
 import signal
@@ -11,23 +9,20 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
-import httpx
+import psutil
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect as connect_socket
-from websockets.typing import Subprotocol
 
 from bi_pipeline.lifetime.local_servers import (
     InfrastructureError,
     LocalServer,
     hold_signals,
     listen,
-    make_prefect_server,
 )
 from bi_pipeline.settings import PROJECT_ROOT
-from project import connect, read_blocks
+from project import Project, connect, copy_project, processes, processes_using
 from support.child_command import run_command
 from support.local_stack import run_local_servers, work_on
 
@@ -51,12 +46,46 @@ from support.bigquery_access import connect_to_bigquery
 client, _ = connect_to_bigquery()
 """
 
+# Makes what later starts have to find, and ends with 7 when it is interrupted.
+FILL = f"""{CLIENT}
+import time
+client.create_dataset('mine')
+client.query_and_wait(
+    'create table projet_local_dev.loaded as select * from projet_local_raw.flights'
+)
+print('go', flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+# For BigQuery, which has this table: a merge of most of its rows into it.
+LOAD = {
+    "models/loaded.sql": (
+        "{{ config(materialized='incremental', unique_key=['time_hour', 'carrier', 'flight']) }}"
+        "select * from `{{ target.project }}.{{ env_var('DBT_BIGQUERY_DATASET_RAW') }}.flights`"
+        "{% if is_incremental() %} where time_hour >= '2013-03-01' {% endif %}"
+    ),
+}
+
 # Runs a command as beside servers, of which there is none.
 RUN = f"""
 import os, sys
 sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
 from support.child_command import run_command
 sys.exit(run_command(sys.argv[1:], dict(os.environ), []))
+"""
+
+# The same beside a server.
+RUN_BESIDE_SERVER = f"""
+import os, sys
+sys.path[:0] = [{str(PROJECT_ROOT / "utilities")!r}, {str(PROJECT_ROOT / "prefect")!r}]
+from bi_pipeline.lifetime.local_servers import LocalServer, listen
+from support.child_command import run_command
+server = LocalServer("", ["sleep", "60"], {{}}, listen(), "", sys.stderr, "")
+server.start()
+sys.exit(run_command(sys.argv[1:], dict(os.environ), [server]))
 """
 
 # Takes SIGINT whatever the shell that started the tests does with it.
@@ -68,11 +97,12 @@ SLEEP = (
 
 
 # A pipeline whose dbt waits for BigQuery does not end by SIGINT, and its dbt is in another session:
-# if the tool did not kill both, they would go on.
+# if the tool did not kill both, they would go on. Once deaf, it makes the file that it is given.
 DEAF = (
-    "import signal, subprocess, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-    "subprocess.Popen(['sleep', '60'], start_new_session=True);"
-    "print('go', flush=True); time.sleep(60)"
+    "import pathlib, signal, subprocess, sys, time;"
+    "signal.signal(signal.SIGINT, signal.SIG_IGN); file = pathlib.Path(sys.argv[1]);"
+    "subprocess.Popen(['sleep', '60'], start_new_session=True, env={'FILE': str(file)});"
+    "file.touch(); time.sleep(60)"
 )
 
 
@@ -86,38 +116,20 @@ def run(data_dir: Path, *command: str, prefix=(), **variables) -> subprocess.Com
     )
 
 
-def processes_using(folder: Path) -> list[str]:
-    """Return the command lines of the live processes that name this folder."""
-    return [command for _, command in processes(folder)]
-
-
-def processes(folder: Path) -> list[tuple[int, str]]:
-    """Return the id and the command line of the live processes that name this folder."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                environment = (process / "environ").read_bytes().decode(errors="replace")
-            except (OSError, UnicodeDecodeError):
-                continue
-            if str(folder) in command + environment:
-                found.append((int(process.name), command))
-    return found
-
-
 @dataclass
 class FirstRun:
     """The outcome of a run with a quote in its path, and a file where uploads go by default."""
 
     data_dir: Path
     temporary: Path
-    result: subprocess.CompletedProcess[str]
+    exit_code: int
+    stderr: str
+    left_running: list[str]
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory):
-    """A fresh start, whose command made the dataset `mine` and ended with 7.
+    """A fresh start, whose command fills it, then ends with 7 when the tool is interrupted.
 
     A damaged database, the name of the folder and a file in the temporary folder are in its way,
     and the user has a file of his own there.
@@ -132,29 +144,86 @@ def first_run(tmp_path_factory):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     data_dir.chmod(0o755)
-    create = "client.create_dataset('mine'); exit(7)"
-    result = run(
-        *(data_dir, "--fresh", sys.executable, "-c", CLIENT + create),
-        TMPDIR=str(temporary),
-        **PROXIES,
-    )
-    return FirstRun(data_dir, temporary, result)
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, "--data-dir", data_dir, "--fresh", sys.executable, "-c", FILL],
+        env=os.environ | {"TMPDIR": str(temporary)} | PROXIES,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        # The progress bar of the sample data may print a line before.
+        any(line == "go\n" for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=30)
+    left_running = processes_using(data_dir)
+    return FirstRun(data_dir, temporary, process.returncode, stderr, left_running)
 
 
 @pytest.fixture(scope="module")
 def data_dir(first_run):
     """A folder that the tests of this file use one after the other, filled once."""
-    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert first_run.exit_code == 7, first_run.stderr
     return first_run.data_dir
 
 
+@dataclass
+class Killed:
+    """What a pipeline said whose local BigQuery was killed during a merge, and what it left.
+
+    Attributes:
+        data_dir: the folder of the servers.
+        project: that of the pipeline.
+        variables: those of the user's shell.
+        said_after: the seconds from the kill to what is said of it.
+    """
+
+    data_dir: Path
+    project: Project
+    variables: dict[str, str]
+    exit_code: int
+    said_after: float
+    ended_after: float
+    rest: str
+    left_running: list[str]
+
+
 @pytest.fixture(scope="module")
-def running(data_dir, tmp_path_factory):
-    """Servers that run on a copy of this folder: the copy, the environment, the servers."""
-    copy = tmp_path_factory.mktemp("running") / "data"
-    shutil.copytree(data_dir, copy)
-    with run_local_servers(copy) as (environment, servers):
-        yield copy, environment, servers
+def killed(data_dir, tmp_path_factory, local_environment):
+    """On a copy of this folder, a pipeline whose bqemulator is killed during its merge."""
+    root = tmp_path_factory.mktemp("killed")
+    shutil.copytree(data_dir, root / "data")
+    project = copy_project(root, local_environment, LOAD)
+    variables = {name: project.environment[name] for name in ("HOME", "TMPDIR", "PATH")}
+    pipeline = (sys.executable, project.root / "prefect" / "pipeline.py", "--commands", "run")
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, "--data-dir", root / "data", *pipeline],
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        before = list(takewhile(lambda line: "START sql incremental" not in line, process.stderr))
+        assert process.poll() is None, before
+        time.sleep(0.3)
+        start = time.monotonic()
+        os.kill(next(pid for pid, c in processes(root) if "bqemulator" in c), signal.SIGKILL)
+        said = any("s'est arrêté" in line for line in process.stderr)
+        said_after = time.monotonic() - start if said else float("inf")
+        rest = process.stderr.read()
+        exit_code = process.wait()
+        ended_after = time.monotonic() - start
+    return Killed(
+        *(root / "data", project, variables, exit_code, said_after, ended_after, rest),
+        left_running=processes_using(root),
+    )
+
+
+@pytest.fixture(scope="module")
+def running(killed):
+    """Servers that run on the folder that was left: the folder, the environment, the servers."""
+    with run_local_servers(killed.data_dir) as (environment, servers):
+        yield killed.data_dir, environment, servers
 
 
 @pytest.mark.parametrize(("command", "exit_code"), [("exit 0", 0), ("exit 7", 7), ("kill $$", 143)])
@@ -174,10 +243,8 @@ def test_command_that_does_not_exist_is_named(running):
 def test_second_start_on_the_same_folder_is_refused(running):
     folder, _, _ = running
 
-    result = run(folder, "true")
-
-    assert result.returncode == 3
-    assert str(folder) in result.stderr
+    with pytest.raises(InfrastructureError, match=str(folder)), run_local_servers(folder):
+        pass
 
 
 def test_two_folders_run_side_by_side(running, local_environment):
@@ -192,17 +259,18 @@ def test_next_start_finds_what_an_earlier_one_made(running):
     assert connect(environment).get_dataset("mine")
 
 
-def test_servers_are_stopped_once_the_command_has_ended_even_badly(first_run):
-    assert first_run.result.returncode == 7, first_run.result.stderr
-    assert processes_using(first_run.data_dir) == []
+def test_interruption_reaches_the_command_and_stops_the_servers(first_run):
+    """The command chooses how it ends: even badly, no server is left."""
+    assert first_run.exit_code == 7, first_run.stderr
+    assert first_run.left_running == []
 
 
 def test_proxies_of_the_shell_do_not_matter(first_run):
-    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert first_run.exit_code == 7, first_run.stderr
 
 
 def test_folder_whose_name_has_an_apostrophe_works(first_run):
-    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert first_run.exit_code == 7, first_run.stderr
 
 
 def test_folder_is_closed_to_other_users(first_run):
@@ -210,32 +278,17 @@ def test_folder_is_closed_to_other_users(first_run):
 
 
 def test_folder_that_others_made_in_the_temporary_folder_does_not_matter(first_run):
-    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert first_run.exit_code == 7, first_run.stderr
     assert [path.name for path in first_run.temporary.iterdir()] == ["bqemu_uploads"]
 
 
 def test_fresh_starts_from_nothing_and_deletes_nothing_of_the_user(first_run, running):
     folder, environment, _ = running
 
-    assert first_run.result.returncode == 7, first_run.result.stderr
+    assert first_run.exit_code == 7, first_run.stderr
     assert connect(environment).get_table("projet_local_raw.flights").num_rows == 336_776
     # A folder of the user may have such a name.
     assert (folder / "prefect" / "mine.sql").read_text() == "select 1"
-
-
-def test_interruption_reaches_the_command_and_stops_the_servers(data_dir):
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", SLEEP],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout.readline() == "go\n"
-
-    process.send_signal(signal.SIGINT)
-
-    assert process.wait(timeout=30) == 128 + signal.SIGINT
-    assert processes_using(data_dir) == []
 
 
 @pytest.fixture
@@ -306,40 +359,68 @@ def test_signal_during_the_start_stops_the_servers(data_dir):
 
 
 def test_server_that_does_not_start_is_reported_with_the_end_of_its_log(tmp_path):
-    (tmp_path / "bigquery").mkdir()
-    (tmp_path / "bigquery" / "bqemulator.duckdb").write_text("not a database")
+    command = ["bash", "-c", "echo not a database; exit 1"]
+    with (tmp_path / "log").open("w+b") as log:
+        server = LocalServer("Le serveur", command, {}, listen(), "", log, "Relancez.")
+        server.start()
 
-    with pytest.raises(InfrastructureError) as error, run_local_servers(tmp_path):
-        pass
+        with pytest.raises(InfrastructureError) as error:
+            server.wait_until_ready()
 
-    assert "bqemulator" in str(error.value)
-    assert "not a valid DuckDB database" in str(error.value)
-    assert processes_using(tmp_path) == []
+    assert "Le serveur n'a pas démarré" in str(error.value)
+    assert "not a database" in str(error.value)
+    assert "Relancez." in str(error.value)
 
 
-def test_server_that_dies_is_said_at_once_and_ends_a_command_that_is_deaf(data_dir):
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, "--data-dir", str(data_dir), sys.executable, "-c", DEAF],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def test_local_bigquery_that_dies_is_said_at_once_and_ends_the_pipeline(killed):
+    """The BigQuery client would wait ten minutes for it to come back."""
+    assert killed.exit_code == 3
+    assert killed.said_after < 5
+    assert killed.ended_after < 15
+    assert "--fresh" in killed.rest
+    assert "make clean" in killed.rest
+    assert killed.left_running == []
+
+
+def test_run_after_the_local_bigquery_was_killed_loses_no_row(killed, running):
+    _, environment, _ = running
+
+    following = killed.project.run_pipeline("--commands", "run", **environment | killed.variables)
+
+    assert following.returncode == 0, following.stderr
+    sql = (
+        "select count(*), count(distinct concat(cast(time_hour as string), carrier, "
+        "cast(flight as string))) from projet_local_dev.loaded"
     )
-    assert process.stdout.readline() == "go\n"
-    start = time.monotonic()
+    counts = connect(environment).query_and_wait(sql).to_arrow().to_pylist()[0].values()
+    assert list(counts) == [336_776, 336_776]
 
-    os.kill(next(pid for pid, c in processes(data_dir) if "bqemulator" in c), signal.SIGKILL)
-    said = process.stderr.readline()
-    said_after = time.monotonic() - start
-    rest = process.stderr.read()
 
-    assert process.wait() == 3
-    assert time.monotonic() - start < 15
-    assert said_after < 2
-    assert "s'est arrêté" in said
-    assert "--fresh" in rest
-    assert "make clean" in rest
-    assert processes_using(data_dir) == []
+def test_servers_and_command_end_with_a_tool_that_is_killed():
+    """If a server went on, it would keep its database locked, and the next start would fail."""
+    command = [sys.executable, "-c", RUN_BESIDE_SERVER, sys.executable, "-c", SLEEP]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "go\n"
+        family = psutil.Process(process.pid).children()
+        process.kill()
+
+    assert len(family) == 2
+    assert psutil.wait_procs(family, timeout=15)[1] == []
+
+
+def test_server_that_dies_ends_a_command_that_is_deaf(tmp_path):
+    # The server dies once the command no longer listens.
+    server_command = ["bash", "-c", f"until [ -e {tmp_path}/deaf ]; do sleep 0.1; done"]
+    command = [sys.executable, "-c", DEAF, str(tmp_path / "deaf")]
+    with (tmp_path / "log").open("w+b") as log:
+        server = LocalServer("Le serveur", server_command, {}, listen(), "", log, "Relancez.")
+        server.start()
+        start = time.monotonic()
+
+        assert run_command(command, dict(os.environ), [server]) == 3
+
+    assert time.monotonic() - start < 20
+    assert processes_using(tmp_path) == []
 
 
 def test_server_that_dies_ends_a_command_that_listens_at_once(tmp_path, capsys):
@@ -375,21 +456,14 @@ def limit_the_size_of_files(_):
     return ["bash", "-c", 'ulimit -f 1024; exec "$@"', "bash"]
 
 
-def damage_the_prefect_database(folder):
-    (folder / "prefect").mkdir()
-    (folder / "prefect" / "prefect.db").write_text("not a database" * 100)
-    return []
-
-
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (make_read_only, "Permission denied"),
         (limit_the_size_of_files, "File too large"),
-        (damage_the_prefect_database, "file is not a database"),
     ],
 )
-def test_damaged_or_full_folder_is_named_with_the_remedy(damage, reason, tmp_path):
+def test_read_only_or_full_folder_is_named_with_the_remedy(damage, reason, tmp_path):
     prefix = damage(tmp_path)
 
     result = run(tmp_path, "true", prefix=prefix)
@@ -400,65 +474,4 @@ def test_damaged_or_full_folder_is_named_with_the_remedy(damage, reason, tmp_pat
     assert "--fresh" in result.stderr.splitlines()[-1]
     assert "make clean" in result.stderr.splitlines()[-1]
     assert "Traceback (most recent call last):" not in result.stderr.splitlines()[0]
-
-
-def test_servers_listen_on_this_machine_only(local_environment):
-    for variable in ("PREFECT_API_URL", "DBT_BIGQUERY_API_ENDPOINT"):
-        port = int(local_environment[variable].split(":")[2].split("/")[0])
-        listeners = {
-            line.split()[1].split(":")[0]
-            for table in ("/proc/net/tcp", "/proc/net/tcp6")
-            for line in Path(table).read_text().splitlines()[1:]
-            if line.split()[1].endswith(f":{port:04X}") and line.split()[3] == "0A"
-        }
-        assert listeners == {"0100007F"}
-
-
-def test_prefect_server_refuses_who_has_not_its_secret(local_environment):
-    answer = read_blocks(local_environment["PREFECT_API_URL"])
-
-    assert answer.status_code == 401
-    assert "private_key" not in answer.text
-
-
-def test_prefect_server_lets_no_other_page_in(local_environment):
-    preflight = httpx.options(
-        f"{local_environment['PREFECT_API_URL']}/block_documents/filter",
-        headers={"Origin": "https://example.com", "Access-Control-Request-Method": "POST"},
-    )
-    answer = read_blocks(local_environment["PREFECT_API_URL"], Origin="https://example.com")
-
-    assert preflight.status_code == 400
-    for response in (preflight, answer):
-        assert "access-control-allow-origin" not in response.headers
-
-
-@pytest.mark.parametrize("path", ["events/in", "events/out", "logs/out"])
-def test_prefect_server_streams_nothing_to_who_has_not_its_secret(path, local_environment):
-    url = f"{local_environment['PREFECT_API_URL'].replace('http', 'ws')}/{path}"
-
-    with (
-        connect_socket(url, subprotocols=[Subprotocol("prefect")], proxy=None) as socket,
-        pytest.raises(ConnectionClosed) as refusal,
-    ):
-        socket.send(json.dumps({"type": "auth", "token": "wrong"}))
-        socket.recv(timeout=10)
-
-    assert refusal.value.rcvd.reason == "Invalid token"
-
-
-def test_secret_of_the_prefect_server_is_in_no_file_and_no_message(local_environment):
-    secret = local_environment["PREFECT_API_AUTH_STRING"]
-    server = make_prefect_server("", {}, io.BytesIO(), "")
-    folder = Path(local_environment["PREFECT_HOME"]).parent
-
-    assert not [command for command in processes_using(folder) if secret in command]
-    assert not [x for x in folder.rglob("*") if x.is_file() and secret.encode() in x.read_bytes()]
-    assert server.client_environment["PREFECT_API_AUTH_STRING"] not in repr(server)
-
-
-def test_environment_hides_the_settings_and_keys_of_the_user(local_environment):
-    assert "PREFECT_API_KEY" not in local_environment
-    assert "GOOGLE_APPLICATION_CREDENTIALS" not in local_environment
-    # If it were unset instead of empty, load_dotenv would take the value of the user's .env.
-    assert local_environment["GCP_REGION"] == ""
+    assert processes_using(tmp_path) == []
