@@ -13,16 +13,18 @@ from prefect.settings import (
 
 from bi_pipeline.bigquery.connection import load_credentials
 from create_gcp_block import main
-from project import ONE_MODEL, in_environment, prefect_client
+from project import in_environment, prefect_client
 from stand_in_cloud import stand_in_cloud
 from support.local_content import make_throwaway_key, use_prefect_server
+
+KEY = make_throwaway_key()
 
 
 @pytest.fixture
 def key_file(tmp_path):
     """The file of a good key, for its owner only."""
     path = tmp_path / "sa_key.json"
-    path.write_text(json.dumps(make_throwaway_key()))
+    path.write_text(json.dumps(KEY))
     path.chmod(0o600)
     return path
 
@@ -39,7 +41,7 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
 
     assert main(arguments) == 0
     first = capsys.readouterr()
-    key_file.write_text(json.dumps(make_throwaway_key() | {"private_key_id": "second"}))
+    key_file.write_text(json.dumps(KEY | {"private_key_id": "second"}))
     assert main(arguments) == 0
     second = capsys.readouterr()
 
@@ -49,7 +51,7 @@ def test_block_is_created_then_replaced_and_said_so(key_file, prefect_api, capsy
     assert info["private_key_id"] == "second"
 
 
-OF_ANOTHER = make_throwaway_key() | {"client_email": "b@projet.iam.gserviceaccount.com"}
+OF_ANOTHER = KEY | {"client_email": "b@projet.iam.gserviceaccount.com"}
 # The content of a block, and the words for it in the refusal.
 HELD = {
     "key of another account": (
@@ -78,31 +80,39 @@ def read_held(environment, name):
         return client.read_block_document_by_name(name, "gcp-credentials").data
 
 
+@pytest.fixture(scope="module")
+def shared_block(tmp_path_factory, local_environment):
+    """The name of a block."""
+    path = tmp_path_factory.mktemp("key") / "sa_key.json"
+    path.write_text(json.dumps(KEY))
+    with use_prefect_server(local_environment):
+        main(["--key-file", str(path), "--block-name", "shared"])
+    return "shared"
+
+
 @pytest.mark.parametrize(("data", "said"), HELD.values(), ids=HELD)
-def test_block_of_another_account_is_replaced_on_an_explicit_word_only(
-    key_file, local_environment, prefect_api, capsys, data, said
+def test_block_of_another_account_is_left_as_it_is(
+    key_file, shared_block, local_environment, prefect_api, capsys, data, said
 ):
-    arguments = ["--key-file", str(key_file), "--block-name", "shared"]
-    main([*arguments, "--replace"])
-    hold(local_environment, "shared", data)
-    capsys.readouterr()
+    hold(local_environment, shared_block, data)
 
-    refused = main(arguments)
+    assert main(["--key-file", str(key_file), "--block-name", shared_block]) == 2
+
     captured = capsys.readouterr()
-    left = read_held(local_environment, "shared")
-    done = main([*arguments, "--replace"])
-
-    assert (refused, done) == (2, 0)
-    for word in (
-        said,
-        f"la clé de {make_throwaway_key()['client_email']}",
-        "--replace",
-        "--block-name",
-    ):
+    for word in (said, f"la clé de {KEY['client_email']}", "--replace", "--block-name"):
         assert word in captured.err
     assert "PRIVATE KEY" not in captured.out + captured.err
-    assert left == data
-    assert read_held(local_environment, "shared")["service_account_info"]["private_key"]
+    assert read_held(local_environment, shared_block) == data
+
+
+def test_explicit_word_replaces_the_block_of_another_account(
+    key_file, shared_block, local_environment, prefect_api
+):
+    hold(local_environment, shared_block, {"service_account_info": "x"})
+
+    assert main(["--key-file", str(key_file), "--block-name", shared_block, "--replace"]) == 0
+
+    assert read_held(local_environment, shared_block)["service_account_info"] == KEY
 
 
 def test_key_is_not_dropped_for_the_default_credentials_without_the_word(
@@ -211,11 +221,8 @@ def test_check_says_that_bigquery_does_not_answer(local_environment, capsys):
     assert "127.0.0.1" in out
 
 
-def test_check_of_a_missing_block_names_it(make_project):
-    project = make_project(ONE_MODEL)
+def test_check_of_a_missing_block_names_it(local_environment, capsys):
+    with in_environment(local_environment):
+        assert main(["--check", "--block-name", "pas-la"]) == 2
 
-    run = project.run("utilities/create_gcp_block.py", "--check", "--block-name", "pas-la")
-
-    assert run.returncode == 2
-    assert "pas-la" in run.stderr
-    assert "Traceback" not in run.stderr
+    assert "pas-la" in capsys.readouterr().err

@@ -9,13 +9,10 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from prefect.client.schemas.actions import (
-    DeploymentScheduleCreate,
-    DeploymentUpdate,
-    WorkPoolCreate,
-)
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL, temporary_settings
@@ -24,11 +21,9 @@ import deploy
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import PROJECT_ROOT
 from pipeline import dbt_full_pipeline
-from project import prefect_client, run_main
+from project import git, prefect_client, run_main
 from stand_in_cloud import KEY, MANAGED_TEMPLATE, WORKSPACE, stand_in_cloud
 from support.prefect_login import find_on_prefect
-
-pytestmark = pytest.mark.slow
 
 FLOW_AND_DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 BY_PREFECT_CLOUD = "dbt_full_pipeline/pipeline-dbt-complet"
@@ -49,28 +44,32 @@ PREFECT_API_KEY = "pnu_other"
 """
 
 
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """A folder with the files of the project in a git repository, `project`, pushed to `origin`."""
+    root = tmp_path_factory.mktemp("committed")
+    project = root / "project"
+    for folder in ("prefect", "utilities"):
+        shutil.copytree(
+            PROJECT_ROOT / folder, project / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    (project / "prefect.yaml").write_bytes((PROJECT_ROOT / "prefect.yaml").read_bytes())
+    (project / ".gitignore").write_text(".env\n__pycache__/\n")
+    git(root, "init", "--quiet", "--bare", "--initial-branch=main", "origin")
+    git(project, "init", "--quiet", "--initial-branch=main")
+    git(project, "add", ".")
+    git(project, "commit", "--quiet", "-m", "x")
+    git(project, "push", "--quiet", str(root / "origin"), "main")
+    return root
+
+
 class Checkout:
     """A clone of the project's files whose origin is a local repository named as on GitHub."""
 
-    def __init__(self, root: Path, login: dict[str, str]) -> None:
+    def __init__(self, committed: Path, root: Path, login: dict[str, str]) -> None:
         self.root = root / "project"
-        self.git("init", "--quiet", "--bare", "--initial-branch=main", "origin", cwd=root)
-        self.root.mkdir()
-        for folder in ("prefect", "utilities"):
-            shutil.copytree(
-                PROJECT_ROOT / folder,
-                self.root / folder,
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
-        (self.root / "prefect.yaml").write_bytes((PROJECT_ROOT / "prefect.yaml").read_bytes())
-        (self.root / ".gitignore").write_text(".env\n__pycache__/\n")
-        self.git("init", "--quiet", "--initial-branch=main")
-        self.git("config", "user.email", "a@b")
-        self.git("config", "user.name", "a")
+        shutil.copytree(committed, root, dirs_exist_ok=True)
         self.set_origin("https://x:ghp_token@github.com/equipe/projet.git")
-        self.git("add", ".")
-        self.git("commit", "--quiet", "-m", "x")
-        self.git("push", "--quiet", "origin", "main")
         self.environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(root),
@@ -81,13 +80,12 @@ class Checkout:
             "GCP_PROJECT_ID": "mon-projet",
         }
 
-    def git(self, *arguments, cwd=None):
-        subprocess.run(["git", *arguments], cwd=cwd or self.root, check=True, capture_output=True)
+    def git(self, *arguments):
+        git(self.root, *arguments)
 
     def set_origin(self, url):
         """Have origin bear this address, and be the local repository."""
-        subprocess.run(["git", "remote", "remove", "origin"], cwd=self.root, capture_output=True)
-        self.git("remote", "add", "origin", url)
+        self.git("config", "remote.origin.url", url)
         self.git("config", f"url.{self.root.parent / 'origin'}.insteadOf", url)
 
     def start(self, *arguments, **variables):
@@ -102,14 +100,14 @@ class Checkout:
             start_new_session=True,
         )
 
-    def deploy(self, *arguments, **variables):
-        """Run deploy.py to its end."""
+    def run(self, *arguments, **variables):
+        """Run deploy.py in a process of its own, to its end."""
         process = self.start(*arguments, **variables)
         output = process.communicate()
         return subprocess.CompletedProcess(process.args, process.returncode, *output)
 
-    def ask(self, *arguments, **variables):
-        """Run deploy.py where it does not come to `prefect deploy`: in this process, at once."""
+    def deploy(self, *arguments, **variables):
+        """Run deploy.py in this process, without `.env` and the profiles of Prefect in HOME."""
         environment = {k: v for k, v in (self.environment | variables).items() if v is not None}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(deploy, "PROJECT_ROOT", self.root)
@@ -125,17 +123,17 @@ class PrefectServer:
     def clear(self):
         with prefect_client(self.environment) as client:
             for name in (FLOW_AND_DEPLOYMENT, BY_PREFECT_CLOUD, BARE_PREFECT_CLOUD, OF_TEAM_B):
-                if found := self.find(name):
+                if found := find_on_prefect(client.read_deployment_by_name, name):
                     client.delete_deployment(found.id)
             for name in ("pipeline-dbt", "other"):
                 with suppress(ObjectNotFound):
                     client.delete_work_pool(name)
 
-    def make_pool(self, kind):
+    def make_pool(self, kind, name="pipeline-dbt"):
         template = MANAGED_TEMPLATE if kind == "prefect:managed" else {}
         with prefect_client(self.environment) as client:
             client.create_work_pool(
-                WorkPoolCreate(name="pipeline-dbt", type=kind, base_job_template=template)
+                WorkPoolCreate(name=name, type=kind, base_job_template=template)
             )
 
     def make_deployment(self, name=FLOW_AND_DEPLOYMENT, **fields):
@@ -157,27 +155,79 @@ def cloud(local_environment):
         yield cloud
 
 
-@pytest.fixture
-def prefect_server(local_environment):
-    """A server without the deployment, and without its work pool."""
+@pytest.fixture(scope="module")
+def server_to_clear(local_environment):
+    """The server, on which the tests of other files find nothing of these."""
     prefect_server = PrefectServer(local_environment)
-    prefect_server.clear()
     yield prefect_server
     prefect_server.clear()
 
 
 @pytest.fixture
-def on_cloud(tmp_path, cloud):
-    """A shell logged in to Prefect Cloud, in a checkout."""
-    login = {"PREFECT_API_URL": cloud.workspace_url, "PREFECT_API_KEY": KEY}
-    return Checkout(tmp_path, {"PREFECT_CLOUD_API_URL": cloud.url, **login})
+def prefect_server(server_to_clear):
+    """A server without the deployment, and without its work pool."""
+    server_to_clear.clear()
+    return server_to_clear
 
 
 @pytest.fixture
-def on_own_server(tmp_path, local_environment):
+def on_cloud(committed, tmp_path, cloud):
+    """A shell logged in to Prefect Cloud, in a checkout."""
+    login = {"PREFECT_API_URL": cloud.workspace_url, "PREFECT_API_KEY": KEY}
+    return Checkout(committed, tmp_path, {"PREFECT_CLOUD_API_URL": cloud.url, **login})
+
+
+@pytest.fixture
+def on_own_server(committed, tmp_path, local_environment):
     """A shell that uses a Prefect server of its own, in a checkout."""
-    names = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")
-    return Checkout(tmp_path, {name: local_environment[name] for name in names})
+    return Checkout(committed, tmp_path, login_of_server(local_environment))
+
+
+def login_of_server(environment):
+    """Return the variables by which a shell uses the server of this environment."""
+    return {name: environment[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")}
+
+
+@pytest.fixture(scope="module")
+def deployed_on_cloud(committed, tmp_path_factory, cloud, server_to_clear):
+    """A first deployment by a shell whose login is in a profile; the run, and what it made."""
+    checkout = Checkout(
+        committed, tmp_path_factory.mktemp("cloud"), {"PREFECT_CLOUD_API_URL": cloud.url}
+    )
+    profiles = Path(checkout.environment["HOME"]) / ".prefect" / "profiles.toml"
+    profiles.parent.mkdir()
+    profiles.write_text(PROFILES.format(workspace_url=cloud.workspace_url, key=KEY))
+    server_to_clear.clear()
+    server_to_clear.make_pool("prefect:managed")
+    run = checkout.run("--yes")
+    return SimpleNamespace(run=run, made=server_to_clear.find())
+
+
+@pytest.fixture(scope="module")
+def deployed_by_team_b(committed, tmp_path_factory, local_environment, server_to_clear):
+    """A first deployment on the server of another team, from a branch, with an `.env` and a cron.
+
+    `before` and `after` are the other team's deployment.
+    """
+    checkout = Checkout(
+        committed, tmp_path_factory.mktemp("team-b"), login_of_server(local_environment)
+    )
+    checkout.git("switch", "-qc", "feature/x")
+    checkout.git("push", "-q", "origin", "feature/x")
+    (checkout.root / ".env").write_text(
+        "GCP_REGION=EU\nDBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=a@b.iam.gserviceaccount.com\n"
+    )
+    server_to_clear.clear()
+    server_to_clear.make_pool("process")
+    server_to_clear.make_deployment(**OF_TEAM_A)
+    # This one, made by prefect-cloud, is the other team's too: if its schedule counted as a second
+    # one of ours, deploy.py would refuse.
+    server_to_clear.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
+    before = server_to_clear.find()
+    run = checkout.run("--yes", "--name", "equipe-b", "--cron", "30 6 * * 1-5")
+    made, after = server_to_clear.find(OF_TEAM_B), server_to_clear.find()
+    assert run.returncode == 0, run.stdout + run.stderr
+    return SimpleNamespace(run=run, made=made, before=before, after=after)
 
 
 REFERENCE = "{{ prefect.blocks.secret.mot-de-passe }}"
@@ -197,15 +247,13 @@ OF_TEAM_A = OURS | {
 }
 
 
+@pytest.mark.slow
 def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the_form(
-    on_cloud, prefect_server
+    deployed_on_cloud,
 ):
-    prefect_server.make_pool("prefect:managed")
-
-    run = on_cloud.deploy("--yes")
+    run, made = deployed_on_cloud.run, deployed_on_cloud.made
 
     assert run.returncode == 0, run.stdout + run.stderr
-    made = prefect_server.find()
     (schedule,) = made.schedules
     assert (schedule.schedule.cron, schedule.schedule.timezone) == ("0 9 * * *", "Europe/Paris")
     assert made.global_concurrency_limit.limit == 1
@@ -224,33 +272,62 @@ def test_prefect_cloud_gets_the_time_zone_the_schedule_one_run_at_a_time_and_the
     )
 
 
-def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(
-    on_own_server, prefect_server
-):
-    prefect_server.make_pool("process")
-    on_own_server.git("switch", "-qc", "feature/x")
-    on_own_server.git("push", "-q", "origin", "feature/x")
+@pytest.mark.slow
+def test_login_is_that_of_the_active_profile(deployed_on_cloud):
+    assert deployed_on_cloud.run.returncode == 0, deployed_on_cloud.run.stderr
+    assert f"Prefect Cloud, workspace {WORKSPACE}" in deployed_on_cloud.run.stdout
+    assert deployed_on_cloud.made
 
-    run = on_own_server.deploy("--yes")
 
-    assert run.returncode == 0, run.stdout + run.stderr
-    made = prefect_server.find()
+@pytest.mark.slow
+def test_no_secret_is_shown_or_deployed(deployed_on_cloud):
+    run, made = deployed_on_cloud.run, deployed_on_cloud.made.model_dump_json()
+
+    for secret in (KEY, "ghp_token"):
+        assert secret not in run.stdout + run.stderr + made
+
+
+@pytest.mark.slow
+def test_server_of_ones_own_gets_the_same_from_any_branch_without_an_image(deployed_by_team_b):
+    made = deployed_by_team_b.made
+
     assert made.schedules[0].schedule.timezone == "Europe/Paris"
-    assert made.job_variables == {"env": SETTINGS}
+    assert made.job_variables == {"env": {**SETTINGS, "GCP_REGION": "EU"}}
     assert made.pull_steps[0][CLONE]["branch"] == "feature/x"
-    assert "le serveur Prefect http://127.0.0.1" in run.stdout
+    assert "le serveur Prefect http://127.0.0.1" in deployed_by_team_b.run.stdout
 
 
+@pytest.mark.slow
+def test_two_teams_on_one_prefect_each_have_their_deployment(deployed_by_team_b):
+    clone = deployed_by_team_b.made.pull_steps[0][CLONE]
+
+    assert clone["repository"] == "https://github.com/equipe/projet.git"
+    assert deployed_by_team_b.after == deployed_by_team_b.before
+
+
+@pytest.mark.slow
+def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(deployed_by_team_b):
+    output = deployed_by_team_b.run.stdout
+
+    assert "GCP_REGION=EU" in output
+    assert "gserviceaccount" not in output + deployed_by_team_b.made.model_dump_json()
+
+
+@pytest.mark.slow
+def test_cron_of_the_command_line_is_that_of_a_first_deployment(deployed_by_team_b):
+    (schedule,) = deployed_by_team_b.made.schedules
+
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 6 * * 1-5", "Europe/Paris")
+
+
+@pytest.mark.slow
 def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, prefect_server):
     prefect_server.make_pool("process")
-    on_own_server.deploy("--yes")
     env = {**SETTINGS, "DBT_THREADS": "2", "MY_MODELS_READ_IT": REFERENCE}
+    variables = {"env": env, "working_dir": "/x"}
+    prefect_server.make_deployment(**OURS, **KEPT, job_variables=variables)
     with prefect_client(prefect_server.environment) as client:
         first = prefect_server.find()
-        client.update_deployment(
-            first.id,
-            DeploymentUpdate(job_variables={"env": env, "working_dir": "/x"}, **KEPT),
-        )
         client.update_deployment_schedule(
             first.id,
             first.schedules[0].id,
@@ -276,6 +353,7 @@ def test_second_deployment_leaves_what_was_set_on_the_first(on_own_server, prefe
     assert {"tags": second.tags, "parameters": second.parameters} == KEPT
 
 
+@pytest.mark.slow
 def test_killed_as_it_deploys_it_has_lost_nothing_that_was_set(on_own_server, prefect_server):
     prefect_server.make_pool("process")
     variables = {"env": {**SETTINGS, "MY_MODELS_READ_IT": REFERENCE}, "working_dir": "/x"}
@@ -306,7 +384,7 @@ def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
     on_own_server.git("switch", "-qc", "next")
     on_own_server.git("push", "-q", "origin", "next")
 
-    run = on_own_server.ask("--cron", "0 6 * * *", GCP_REGION="EU")
+    run = on_own_server.deploy("--cron", "0 6 * * *", GCP_REGION="EU")
 
     url = "https://github.com/equipe/projet.git"
     assert run.returncode == 0, run.stderr
@@ -325,67 +403,46 @@ def test_plan_says_what_would_change_and_shows_no_value_that_is_not_a_setting(
     ]
 
 
-@pytest.mark.parametrize(
-    ("theirs", "words"),
-    [
-        (
-            {"pull_steps": OF_TEAM_A["pull_steps"]},
-            "dépôt : https://github.com/a/p.git → https://github.com/equipe/projet.git",
-        ),
-        ({"dataset": "a_prod"}, "DBT_BIGQUERY_DATASET_PROD : a_prod → p_prod"),
-        ({"project": "projet-de-a"}, "GCP_PROJECT_ID : projet-de-a → mon-projet"),
-    ],
-    ids=["repository", "dataset", "project"],
-)
-def test_deployment_of_another_team_is_left_alone(on_own_server, prefect_server, theirs, words):
+def test_deployment_of_another_team_is_left_alone(on_own_server, prefect_server):
     prefect_server.make_pool("process")
-    env = {
-        "GCP_PROJECT_ID": theirs.get("project", "mon-projet"),
-        "DBT_BIGQUERY_DATASET_PROD": theirs.get("dataset", "p_prod"),
-    }
-    code = {"pull_steps": theirs["pull_steps"]} if "pull_steps" in theirs else {}
-    prefect_server.make_deployment(**OURS | code, job_variables={"env": env})
+    env = {"GCP_PROJECT_ID": "projet-de-a", "DBT_BIGQUERY_DATASET_PROD": "a_prod"}
+    prefect_server.make_deployment(**OF_TEAM_A, job_variables={"env": env})
     before = prefect_server.find()
 
-    plan, run = on_own_server.ask(), on_own_server.ask("--yes")
+    plan, run = on_own_server.deploy(), on_own_server.deploy("--yes")
 
     assert (plan.returncode, run.returncode) == (0, 2)
     for text in (plan.stdout, run.stderr):
-        assert words in text
-        assert "--name" in text
-        assert "--replace" in text
+        for words in (
+            "  - dépôt : https://github.com/a/p.git → https://github.com/equipe/projet.git",
+            "  - DBT_BIGQUERY_DATASET_PROD : a_prod → p_prod",
+            "  - GCP_PROJECT_ID : projet-de-a → mon-projet",
+            "--name",
+            "--replace",
+        ):
+            assert words in text
     assert "ghp_a" not in plan.stdout + run.stdout + run.stderr
     assert prefect_server.find() == before
 
 
-def test_explicit_word_takes_the_place_of_another_team_s_deployment(on_own_server, prefect_server):
+@pytest.mark.slow
+def test_explicit_word_takes_the_place_of_another_team_s_deployment_its_pool_and_its_schedule(
+    on_own_server, prefect_server
+):
     prefect_server.make_pool("process")
-    prefect_server.make_deployment(**OF_TEAM_A)
+    prefect_server.make_pool("process", "other")
+    theirs = OF_TEAM_A | {"work_pool_name": "other", "job_variables": {"working_dir": "/a"}}
+    prefect_server.make_deployment(**theirs)
 
-    run = on_own_server.deploy("--yes", "--replace")
+    run = on_own_server.deploy("--yes", "--replace", "--cron", "30 6 * * 1-5")
 
     assert run.returncode == 0, run.stdout + run.stderr
-    assert (
-        prefect_server.find().pull_steps[0][CLONE]["repository"]
-        == "https://github.com/equipe/projet.git"
-    )
-
-
-def test_two_teams_on_one_prefect_each_have_their_deployment(on_own_server, prefect_server):
-    prefect_server.make_pool("process")
-    prefect_server.make_deployment(**OF_TEAM_A)
-    # This one, made by prefect-cloud, is the other team's too: if its schedule counted as a second
-    # one of ours, deploy.py would refuse.
-    prefect_server.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
-    before = prefect_server.find()
-
-    run = on_own_server.deploy("--yes", "--name", "equipe-b")
-
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert prefect_server.find() == before
-    made = prefect_server.find(OF_TEAM_B)
+    made = prefect_server.find()
     assert made.pull_steps[0][CLONE]["repository"] == "https://github.com/equipe/projet.git"
-    assert made.job_variables == {"env": SETTINGS}
+    # Without working_dir: what was said to another pool means nothing to this one.
+    assert (made.work_pool_name, made.job_variables) == ("pipeline-dbt", {"env": SETTINGS})
+    (schedule,) = made.schedules
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 6 * * 1-5", "Europe/Paris")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "Équipe", "-a", "a b"])
@@ -396,28 +453,12 @@ def test_name_that_is_not_one_is_refused(capsys, name):
     assert "--name" in capsys.readouterr().err
 
 
-def test_change_of_work_pool_leaves_what_was_said_to_the_other(on_cloud, prefect_server):
-    prefect_server.make_pool("prefect:managed")
-    on_cloud.deploy("--yes")
-    with prefect_client(prefect_server.environment) as client:
-        client.create_work_pool(WorkPoolCreate(name="other", type="process"))
-    path = on_cloud.root / "prefect.yaml"
-    path.write_text(path.read_text().replace("name: pipeline-dbt\n", "name: other\n"))
-    on_cloud.git("commit", "-qam", "other")
-    on_cloud.git("push", "-q", "origin", "main")
-
-    run = on_cloud.deploy("--yes")
-
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert prefect_server.find().work_pool_name == "other"
-    assert prefect_server.find().job_variables == {"env": SETTINGS}
-
-
+@pytest.mark.slow
 def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(
     on_own_server, prefect_server
 ):
     prefect_server.make_pool("process")
-    on_own_server.deploy("--yes")
+    prefect_server.make_deployment(**OURS)
     path = on_own_server.root / "prefect.yaml"
     comments, _, rest = path.read_text().partition("\npull:\n")
     step = re.search(r"^#(  - prefect.*set_working_directory:)\n#(.*)$", comments, re.MULTILINE)
@@ -436,22 +477,11 @@ def test_image_holds_the_code_when_the_comments_of_the_file_are_followed(
     assert made.job_variables["image"].endswith("/pipeline-dbt:COMMIT")
 
 
-def test_cron_takes_the_place_of_the_schedule(on_own_server, prefect_server):
-    prefect_server.make_pool("process")
-
-    for cron in ("0 6 * * *", "30 6 * * 1-5"):
-        run = on_own_server.deploy("--yes", "--cron", cron)
-
-        assert run.returncode == 0, run.stdout + run.stderr
-        (schedule,) = prefect_server.find().schedules
-        assert schedule.schedule.cron == cron
-        assert schedule.schedule.timezone == "Europe/Paris"
-
-
+@pytest.mark.slow
 def test_without_yes_all_is_shown_and_nothing_done(on_cloud, prefect_server):
     prefect_server.make_pool("prefect:managed")
 
-    run = on_cloud.ask()
+    run = on_cloud.deploy()
 
     assert run.returncode == 0, run.stderr
     assert "https://github.com/equipe/projet.git, branche main" in run.stdout
@@ -462,49 +492,13 @@ def test_without_yes_all_is_shown_and_nothing_done(on_cloud, prefect_server):
     assert prefect_server.find() is None
 
 
-def test_no_secret_is_shown_or_deployed(on_cloud, prefect_server):
-    prefect_server.make_pool("prefect:managed")
-
-    run = on_cloud.deploy("--yes")
-
-    made = prefect_server.find().model_dump_json()
-    for secret in (KEY, "ghp_token"):
-        assert secret not in run.stdout + run.stderr + made
-
-
-def test_login_is_that_of_the_active_profile(on_cloud, prefect_server, cloud):
-    prefect_server.make_pool("prefect:managed")
-    profiles = Path(on_cloud.environment["HOME"]) / ".prefect" / "profiles.toml"
-    profiles.parent.mkdir()
-    profiles.write_text(PROFILES.format(workspace_url=cloud.workspace_url, key=KEY))
-
-    run = on_cloud.deploy("--yes", PREFECT_API_URL=None, PREFECT_API_KEY=None)
-
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert prefect_server.find()
-
-
-def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(
-    on_own_server, prefect_server
-):
-    prefect_server.make_pool("process")
-    (on_own_server.root / ".env").write_text(
-        "GCP_REGION=EU\nDBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=a@b.iam.gserviceaccount.com\n"
-    )
-
-    run = on_own_server.deploy()
-
-    assert "GCP_REGION=EU" in run.stdout
-    assert "gserviceaccount" not in run.stdout
-
-
 @pytest.mark.parametrize(
     ("shell", "kind"), [("on_cloud", "prefect:managed"), ("on_own_server", "process")]
 )
 def test_missing_work_pool_is_said_with_the_command_and_not_made(
     request, prefect_server, shell, kind
 ):
-    run = request.getfixturevalue(shell).ask("--yes")
+    run = request.getfixturevalue(shell).deploy("--yes")
 
     assert run.returncode == 2
     assert f"prefect work-pool create --type {kind} pipeline-dbt" in run.stderr
@@ -512,17 +506,19 @@ def test_missing_work_pool_is_said_with_the_command_and_not_made(
         client.read_work_pool("pipeline-dbt")
 
 
+@pytest.mark.slow
 def test_schedule_that_prefect_cloud_made_is_not_doubled(on_cloud, prefect_server):
     prefect_server.make_pool("prefect:managed")
     prefect_server.make_deployment(BY_PREFECT_CLOUD)
 
-    run = on_cloud.ask("--yes")
+    run = on_cloud.deploy("--yes")
 
     assert run.returncode == 2
     assert f"uvx prefect-cloud unschedule {BY_PREFECT_CLOUD}" in run.stderr
     assert prefect_server.find() is None
 
 
+@pytest.mark.slow
 def test_deployment_that_fails_gives_its_exit_code(on_own_server, prefect_server):
     prefect_server.make_pool("prefect-agent")
 
@@ -533,6 +529,7 @@ def test_deployment_that_fails_gives_its_exit_code(on_own_server, prefect_server
     assert prefect_server.find() is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -545,7 +542,7 @@ def test_deployment_that_fails_gives_its_exit_code(on_own_server, prefect_server
     ids=["key refused", "no answer"],
 )
 def test_prefect_cloud_that_cannot_be_asked_is_said(on_cloud, variables):
-    run = on_cloud.ask("--yes", **variables)
+    run = on_cloud.deploy("--yes", **variables)
 
     assert run.returncode == 3
     assert run.stderr.startswith("Prefect Cloud")
@@ -572,7 +569,7 @@ def test_what_would_fail_later_is_refused_now(on_cloud, prepare, variables, word
     if prepare:
         prepare(on_cloud)
 
-    run = on_cloud.ask("--yes", **variables)
+    run = on_cloud.deploy("--yes", **variables)
 
     assert run.returncode == 2
     assert all(word in run.stderr for word in words), run.stderr
@@ -584,7 +581,7 @@ def test_files_that_stand_in_the_way_are_named(on_cloud):
         (on_cloud.root / name).write_text("")
     (on_cloud.root / "prefect" / "pipeline.py").write_text("")
 
-    run = on_cloud.ask()
+    run = on_cloud.deploy()
 
     assert run.returncode == 2
     assert "(prefect/pipeline.py, a, b, c, clé.sql et 3 de plus)" in run.stderr

@@ -1,17 +1,17 @@
 """The pipeline as a deployment: a real server, a real worker, a clone of its own."""
 
-import logging
 import os
 import subprocess
 import sys
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from google.api_core.exceptions import NotFound
 from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
     FlowRunFilterId,
@@ -25,6 +25,7 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.states import Scheduled
 from prefect.variables import Variable
 
+from bi_pipeline.result import WITH_WARNINGS
 from bi_pipeline.settings import PipelineSettings
 from pipeline import dbt_full_pipeline
 from project import ONE_MODEL, copy_project
@@ -32,11 +33,21 @@ from support.local_content import UNIVERSE_DOMAIN, use_prefect_server
 
 pytestmark = pytest.mark.slow
 
+MODELS = ONE_MODEL | {
+    "models/other.sql": "select 1 as id",
+    "models/one.yml": """
+models:
+  - name: one
+    columns:
+      - name: id
+        data_tests:
+          - accepted_values: {arguments: {values: [2]}, config: {severity: warn}}
+""",
+}
 DEPLOYMENT = "pipeline-dbt-complet/pipeline-dbt-complet"
 # Each way to configure a run writes into a dataset of its own, which shows the setting that won.
 DEV, PROD = "deployed_dev", "deployed_prod"
-NO_TARGET_DEV, ENVIRONMENT_DEV = "no_target_dev", "by_environment_dev"
-NO_TARGET_PAGE = "dbt-run-projet-local-no-target-dev"
+ENVIRONMENT_DEV = "by_environment_dev"
 
 
 class Deployment:
@@ -91,7 +102,7 @@ def has_table(bigquery, dataset, table="one"):
 def deployment(tmp_path_factory, local_environment):
     """The project, deployed from prefect.yaml, with a worker in a folder of its own."""
     root = tmp_path_factory.mktemp("deployed")
-    project = copy_project(root, local_environment, ONE_MODEL)
+    project = copy_project(root, local_environment, MODELS)
     for command in (
         ["init", "--quiet", "--initial-branch=main"],
         ["add", "."],
@@ -104,12 +115,13 @@ def deployment(tmp_path_factory, local_environment):
         "GIT_REPOSITORY": str(project.root),
         "GIT_BRANCH": "main",
         "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         # The pipeline never reads it from a Variable: without it here, the runs would ask Google.
         "DBT_BIGQUERY_API_ENDPOINT": local_environment["DBT_BIGQUERY_API_ENDPOINT"],
     }
     deployment = Deployment(project.root, environment)
-    deployment.prefect("work-pool", "create", "--type", "process", "pipeline-dbt")
+    with use_prefect_server(environment), get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="pipeline-dbt", type="process"))
     elsewhere = tmp_path_factory.mktemp("worker")
     with (elsewhere / "log").open("wb") as log:
         worker = subprocess.Popen(
@@ -143,7 +155,9 @@ def clear_schedules(client, deployment):
 
 def fire_schedule(client, deployment):
     """Give the deployment a schedule until one of its runs has begun; return that run."""
-    schedule = IntervalSchedule(interval=timedelta(seconds=15))
+    # Each 15 seconds, Prefect would make a hundred runs at once, for nothing.
+    soon = datetime.now(UTC) + timedelta(seconds=15)
+    schedule = IntervalSchedule(interval=timedelta(minutes=1), anchor_date=soon)
     client.create_deployment_schedules(deployment.as_deployed.id, [(schedule, True)])
     begun = FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING])
     begun_filter = FlowRunFilter(state=FlowRunFilterState(type=begun))
@@ -163,31 +177,27 @@ def fire_schedule(client, deployment):
 def runs(deployment, local_environment):
     """Runs that were started together and have ended, by what configured them.
 
-    The schedule starts that which the Variables configure.
+    The schedule starts that which the Variables configure. That of the environment has parameters.
     """
-    how = {
-        "no target": {"DBT_TARGET": "", "DBT_BIGQUERY_DATASET_DEV": NO_TARGET_DEV},
-        "environment": {name: local_environment[name] for name in PipelineSettings.list_variables()}
-        | {"DBT_TARGET": "dev", "DBT_BIGQUERY_DATASET_DEV": ENVIRONMENT_DEV},
-        "parameters": {},
+    environment = {name: local_environment[name] for name in PipelineSettings.list_variables()} | {
+        "DBT_TARGET": "prod",
+        "DBT_BIGQUERY_DATASET_DEV": ENVIRONMENT_DEV,
     }
-    parameters = {"target": "dev", "select": "nothing_like_this", "commands": ["run"]}
     with get_client(sync_client=True) as client:
-        scheduled = fire_schedule(client, deployment)
-        runs = {"variables": scheduled} | {
-            name: client.create_flow_run_from_deployment(
+        runs = {
+            "variables": fire_schedule(client, deployment),
+            "environment": client.create_flow_run_from_deployment(
                 deployment.as_deployed.id,
                 state=Scheduled(),
-                parameters=parameters if name == "parameters" else {},
+                parameters={"target": "dev", "select": "one", "commands": ["run"]},
                 # A run's own variables win over those of prefect.yaml.
                 job_variables={"env": environment},
-            )
-            for name, environment in how.items()
+            ),
         }
         deadline = time.monotonic() + 480
         while not all(run.state.is_final() for run in runs.values()):
             assert time.monotonic() < deadline
-            time.sleep(0.5)
+            time.sleep(1)
             runs = {name: client.read_flow_run(run.id) for name, run in runs.items()}
     return runs
 
@@ -218,15 +228,11 @@ def test_run_of_the_schedule_configured_by_variables_writes_into_prod_and_leaves
     assert log_line(run, "Target           : prod\nDataset utilisé  : deployed_prod")
 
 
-def test_run_with_no_target_writes_into_dev_and_warns(runs, bigquery):
-    run = runs["no target"]
+def test_run_in_which_dbt_warned_has_a_state_of_its_own_that_names_the_test(runs):
+    state = runs["variables"].state
 
-    assert run.state.is_completed(), run.state
-    assert has_table(bigquery, NO_TARGET_DEV)
-    assert log_line(run, "DBT_TARGET", NO_TARGET_DEV, "dbt_target").level == logging.WARNING
-    with get_client(sync_client=True) as client:
-        artifacts = {x.key: x.data for x in client.read_artifacts(flow_run_filter=only(run))}
-    assert "DBT_TARGET n'est défini nulle part" in artifacts[NO_TARGET_PAGE]
+    assert state.name == WITH_WARNINGS
+    assert "accepted_values_one_id__2 (models/one.yml)" in state.message
 
 
 def test_environment_alone_is_enough_and_wins_over_variables(runs, bigquery):
@@ -236,12 +242,13 @@ def test_environment_alone_is_enough_and_wins_over_variables(runs, bigquery):
     assert has_table(bigquery, ENVIRONMENT_DEV)
 
 
-def test_parameters_choose_the_target_and_the_nodes(runs):
-    run = runs["parameters"]
+def test_parameters_choose_the_target_the_nodes_and_the_commands(runs, bigquery):
+    run = runs["environment"]
 
-    assert run.state.is_failed()
-    assert "aucun nœud" in run.state.message
-    assert log_line(run, "Target           : dev")
+    assert log_line(run, f"Target           : dev\nDataset utilisé  : {ENVIRONMENT_DEV}")
+    assert not has_table(bigquery, ENVIRONMENT_DEV, "other")
+    # Not the state of a run in which dbt warned: the test has not run.
+    assert run.state.name == "Completed"
 
 
 def test_runs_started_together_do_not_overlap(runs):

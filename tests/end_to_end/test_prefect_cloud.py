@@ -108,18 +108,9 @@ def test_second_deployment_drops_the_schedule(deployed):
     assert deployed[1].schedules == []
 
 
-def test_run_starts_a_run_of_the_deployment(deployed, prefect_cloud, local_environment):
-    started = prefect_cloud("run", DEPLOYMENT)
-
-    assert started.returncode == 0, started.stdout + started.stderr
-    with prefect_client(local_environment) as client:
-        runs = client.read_flow_runs(limit=50, sort="EXPECTED_START_TIME_DESC")
-    names = [run.name for run in runs if run.deployment_id == deployed[0].id]
-    assert [name for name in names if name in started.stdout]
-
-
-def test_run_starts_what_deploy_py_deployed_too(deployed, prefect_cloud, local_environment):
-    name = "pipeline-dbt-complet/pipeline-dbt-complet"
+def test_run_starts_a_run_of_what_deploy_py_deployed_too(
+    deployed, prefect_cloud, local_environment
+):
     with prefect_client(local_environment) as client:
         deployment_id = client.create_deployment(
             flow_id=client.create_flow_from_name("pipeline-dbt-complet"),
@@ -127,18 +118,10 @@ def test_run_starts_what_deploy_py_deployed_too(deployed, prefect_cloud, local_e
             work_pool_name=deployed[0].work_pool_name,
         )
 
-        started = prefect_cloud("run", name)
+        started = prefect_cloud("run", "pipeline-dbt-complet/pipeline-dbt-complet")
 
+        runs = client.read_flow_runs(limit=50, sort="EXPECTED_START_TIME_DESC")
         client.delete_deployment(deployment_id)
     assert started.returncode == 0, started.stdout + started.stderr
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("run", "pipeline-dbt-complet"),
-        ("schedule", "pipeline-dbt-complet", "--cron", "0 9 * * *"),
-    ],
-)
-def test_commands_of_the_first_notice_are_refused(deployed, prefect_cloud, command):
-    assert prefect_cloud(*command).returncode != 0
+    names = [run.name for run in runs if run.deployment_id == deployment_id]
+    assert [name for name in names if name in started.stdout]

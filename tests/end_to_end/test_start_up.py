@@ -6,13 +6,15 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+import pipeline
 from bi_pipeline.settings import PROJECT_ROOT
-from project import ONE_MODEL, read_blocks
+from project import ONE_MODEL, copy_prefect_database, read_blocks
 
 # Starts as the pipeline does, prints what is imported, and aborts, without atexit, once its input
 # ends.
@@ -50,12 +52,14 @@ class Start:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def start(tmp_path_factory, local_environment):
     """A start whose process was killed."""
+    home = tmp_path_factory.mktemp("start") / "prefect-home"
+    copy_prefect_database(Path(local_environment["PREFECT_HOME"]), home)
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", START],
         cwd=PROJECT_ROOT,
-        env=os.environ | SHELL | {"PREFECT_HOME": str(tmp_path_factory.mktemp("home"))},
+        env=os.environ | SHELL | {"PREFECT_HOME": str(home)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,12 +77,14 @@ def start(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_import_brings_nothing_that_a_refused_command_does_without(start):
     assert "pipeline" in start.imported
     left_out = {"dbt", "prefect.server.api.server", "prefect_dbt", "prefect_gcp"}
     assert start.imported & left_out == set()
 
 
+@pytest.mark.slow
 def test_libraries_and_temporary_server_bring_nothing_that_nothing_needs(start):
     assert "prefect_gcp" in start.imported_with_server
     left_out = {
@@ -88,6 +94,7 @@ def test_libraries_and_temporary_server_bring_nothing_that_nothing_needs(start):
     assert start.imported_with_server & left_out == set()
 
 
+@pytest.mark.slow
 def test_temporary_server_ends_with_its_process_even_killed(start):
     assert start.exit_code == -signal.SIGABRT
     assert start.api_url.startswith("http://127.0.0.1:")
@@ -98,18 +105,22 @@ def test_temporary_server_ends_with_its_process_even_killed(start):
             time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_temporary_server_refuses_who_has_not_its_secret(start):
     """The secrets of another server, in the user's shell, do not weaken it."""
     assert start.answer_to_a_stranger.status_code == 401
     assert "access-control-allow-origin" not in start.answer_to_a_stranger.headers
 
 
-def test_refused_command_line_shows_nothing_and_runs_nothing(make_project):
-    run = make_project(ONE_MODEL).run_pipeline("--target", "production")
+def test_refused_command_line_shows_nothing_and_runs_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(pipeline, "ensure_prefect_server", pytest.fail)
 
-    assert run.returncode == 2
-    assert run.stdout == ""
-    assert run.stderr.splitlines()[-1].startswith("pipeline.py : --target")
+    with pytest.raises(SystemExit, match=r"^2$"):
+        pipeline.main(["--target", "production"])
+
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines()[-1].startswith("pipeline.py : --target")
 
 
 def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):
@@ -127,17 +138,3 @@ def test_ctrl_c_while_python_imports_is_said_without_a_traceback(make_project):
 
     assert process.communicate(timeout=30)[1] == "Interrompu.\n"
     assert process.returncode == 130
-
-
-@pytest.mark.slow
-def test_run_on_a_temporary_server_reaches_nothing_outside_the_machine(
-    make_project, outside, without_prefect_server
-):
-    url, requests = outside
-    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), url)
-    local = {"NO_PROXY": "", "no_proxy": ""}
-
-    run = make_project(ONE_MODEL).run_pipeline(**proxies, **local, **without_prefect_server)
-
-    assert run.returncode == 0, run.stderr
-    assert requests == []

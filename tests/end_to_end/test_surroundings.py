@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from project import copy_project
+from project import copy_prefect_database, copy_project
 
 # The model prints.sql prints the token in every way that dbt has, and reads a variable of the
 # project. one.sql reads it: if dbt obeyed the shell's DBT_EMPTY, one.sql would have no row.
@@ -57,7 +57,10 @@ def run(tmp_path_factory, local_environment, outside):
     # Many a shell names a proxy without excepting this machine: the local servers would be asked
     # through it.
     local = dict.fromkeys(("NO_PROXY", "no_proxy"), "")
-    around = FLAGS | proxies | local | {"DBT_MY_COUNTRY": "fr", "DBT_TARGET": "dev"}
+    # On a temporary Prefect server, which has requests of its own to make outside.
+    copy_prefect_database(Path(local_environment["PREFECT_HOME"]), root / "prefect-home")
+    server = {"PREFECT_API_URL": "", "PREFECT_HOME": str(root / "prefect-home")}
+    around = FLAGS | proxies | local | server | {"DBT_MY_COUNTRY": "fr", "DBT_TARGET": "dev"}
     profiles, stop = set(), threading.Event()
 
     def watch() -> None:
@@ -125,9 +128,8 @@ def test_nothing_is_left_in_the_temporary_folder(run):
 
 
 def test_model_can_print_no_key_and_its_token_is_masked_everywhere(run, key_lines):
-    prefect_home = Path(run.project.environment["PREFECT_HOME"])
-    files = [path for folder in (run.root, prefect_home) for path in folder.rglob("*")]
-    written = {path: path.read_text(errors="replace") for path in files if path.is_file()}
+    files = [path for path in run.root.rglob("*") if path.is_file()]
+    written = {path: path.read_text(errors="replace") for path in files}
     written |= {"output": run.process.stdout + run.process.stderr, "profile": str(run.profiles)}
     # The last pattern is the beginning of a signed token, with its dot: `eyJ` alone may stand in
     # any random text, such as the encrypted block in Prefect's database.
