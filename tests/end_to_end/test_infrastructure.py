@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dotenv import dotenv_values
@@ -113,19 +114,67 @@ def need_terraform():
         pytest.skip("Terraform is not on PATH: install it to run the tests of infrastructure/")
 
 
-@pytest.fixture
-def infrastructure(tmp_path):
-    """The files of a project, on which nothing was run."""
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """The plan of a project with the example of variables."""
     need_terraform()
-    return Infrastructure(tmp_path)
+    project = Infrastructure(tmp_path_factory.mktemp("example"))
+    shutil.copy(FOLDER / "terraform.tfvars.example", project.folder / "terraform.tfvars")
+    project.run("terraform -chdir=infrastructure init")
+    return project.plan()
 
 
-@pytest.fixture
-def with_key(infrastructure):
-    """The infrastructure of a project that asks for the key of dev, made once."""
-    infrastructure.set_variables(create_key=True)
-    infrastructure.run("make infra")
-    return infrastructure
+@pytest.fixture(scope="module")
+def keyless(tmp_path_factory):
+    """The infrastructure of a project that asks for all but a key, made once."""
+    need_terraform()
+    project = Infrastructure(tmp_path_factory.mktemp("keyless"))
+    project.set_variables(
+        load_sample_data=True,
+        impersonators=["group:equipe@example.com"],
+        github_repository="octocat/hello-world",
+        extra_datasets={"dev": ["marketing"], "prod": ["marketing"]},
+    )
+    project.run("make infra")
+    return project
+
+
+def find_rotation():
+    """Return the command of the README that makes another key."""
+    lines = (PROJECT_ROOT / "README.md").read_text().splitlines()
+    return next(line for line in lines if "-replace=" in line).split("  #")[0]
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    """The life of a project with a key: one account, then two, then another key."""
+    need_terraform()
+    project = Infrastructure(tmp_path_factory.mktemp("keyed"))
+    files = {path: path.read_text() for path in project.folder.glob("*.tf")}
+    for path in files:
+        if path.name != "versions.tf":
+            path.unlink()
+    shutil.copy(OLDER, project.folder / "main.tf")
+    project.run("make infra")
+    first_key = project.key_id()
+    for path, text in files.items():
+        path.write_text(text)
+    project.set_variables(create_key=True)
+    plan = project.plan()
+    project.run("make infra")
+    taken_over = SimpleNamespace(
+        plan=plan,
+        key_id=project.key_id(),
+        modes=project.state_modes(),
+        next_plan=project.run("terraform -chdir=infrastructure plan -no-color"),
+        outputs=project.run("terraform -chdir=infrastructure output -json"),
+        key=(project.root / ".secrets" / "sa_key.json").read_bytes(),
+    )
+    # As Terraform leaves them when it is not `make infra` that runs it.
+    project.run("chmod 644 infrastructure/terraform.tfstate*")
+    output = project.run(find_rotation())
+    rotated = SimpleNamespace(output=output, key_id=project.key_id(), modes=project.state_modes())
+    return SimpleNamespace(first_key=first_key, taken_over=taken_over, rotated=rotated)
 
 
 @pytest.mark.slow
@@ -145,39 +194,31 @@ def test_tests_of_terraform_pass(tmp_path):
     assert f"{runs} passed, 0 failed" in result.stdout
 
 
-def test_variables_and_outputs_are_described_and_no_output_is_sensitive(infrastructure):
-    infrastructure.run("terraform -chdir=infrastructure init")
-
-    configuration = infrastructure.plan()["configuration"]["root_module"]
+def test_variables_and_outputs_are_described_and_no_output_is_sensitive(example):
+    configuration = example["configuration"]["root_module"]
 
     described = configuration["variables"] | configuration["outputs"]
     assert all(body.get("description") for body in described.values())
     assert not any(body.get("sensitive") for body in configuration["outputs"].values())
 
 
-def test_example_of_variables_shows_them_all_and_lets_the_sample_data_in(infrastructure):
-    shutil.copy(FOLDER / "terraform.tfvars.example", infrastructure.folder / "terraform.tfvars")
-    infrastructure.run("terraform -chdir=infrastructure init")
+def test_example_of_variables_shows_them_all_and_lets_the_sample_data_in(example):
+    text = (FOLDER / "terraform.tfvars.example").read_text()
 
-    plan = infrastructure.plan()
+    shown = re.findall(r"(?m)^(?:# )?(\w+) +=", text)
 
-    example = (FOLDER / "terraform.tfvars.example").read_text()
-    shown = re.findall(r"(?m)^(?:# )?(\w+) +=", example)
-    assert sorted(shown) == sorted(plan["configuration"]["root_module"]["variables"])
-    created = {change["address"] for change in plan["resource_changes"]}
+    assert sorted(shown) == sorted(example["configuration"]["root_module"]["variables"])
+    created = {change["address"] for change in example["resource_changes"]}
     assert 'google_bigquery_dataset_iam_member.data_editor["raw"]' in created
 
 
-def test_road_without_a_key_goes_from_make_infra_to_env(infrastructure):
-    infrastructure.set_variables(impersonators=["user:ada@example.com"])
-
-    infrastructure.run("make infra")
-    infrastructure.run("make outputs")
+def test_road_without_a_key_goes_from_make_infra_to_env(keyless):
+    keyless.run("make outputs")
     generated = subprocess.run(
         [
             *(sys.executable, PROJECT_ROOT / "utilities" / "generate_env.py"),
-            *("--outputs-json", infrastructure.folder / "terraform-outputs.json"),
-            *("--output", infrastructure.root / ".env"),
+            *("--outputs-json", keyless.folder / "terraform-outputs.json"),
+            *("--output", keyless.root / ".env"),
         ],
         capture_output=True,
         text=True,
@@ -185,7 +226,7 @@ def test_road_without_a_key_goes_from_make_infra_to_env(infrastructure):
 
     assert generated.returncode == 0, generated.stderr
     assert "laissé de côté" not in generated.stdout
-    assert dotenv_values(infrastructure.root / ".env") == {
+    assert dotenv_values(keyless.root / ".env") == {
         "PREFECT_GCP_CREDENTIALS_BLOCK": "sa-key",
         "DBT_TARGET": "dev",
         "DBT_BIGQUERY_DATASET_DEV": "mon_projet_dev",
@@ -196,18 +237,10 @@ def test_road_without_a_key_goes_from_make_infra_to_env(infrastructure):
         "GCP_REGION": "EU",
         "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": DEV,
     }
-    assert not (infrastructure.root / ".secrets").exists()
+    assert not (keyless.root / ".secrets").exists()
 
 
-def test_rights_are_these_and_no_other(infrastructure):
-    infrastructure.set_variables(
-        load_sample_data=True,
-        impersonators=["group:equipe@example.com"],
-        github_repository="octocat/hello-world",
-        extra_datasets={"dev": ["marketing"], "prod": ["marketing"]},
-    )
-    infrastructure.run("make infra")
-
+def test_rights_are_these_and_no_other(keyless):
     # Every resource with a role, whatever its type: otherwise a right that a new kind of resource
     # gives would be missed.
     rights = {
@@ -218,7 +251,7 @@ def test_rights_are_these_and_no_other(infrastructure):
                 -1
             ],
         )
-        for resource in infrastructure.resources()
+        for resource in keyless.resources()
         if "role" in (right := resource["values"]) or "iam" in resource["type"].split("_")[-2:]
     }
 
@@ -238,14 +271,12 @@ def test_rights_are_these_and_no_other(infrastructure):
     }
 
 
-def test_accounts_are_those_of_the_outputs(infrastructure):
-    infrastructure.run("make infra")
-
-    outputs = json.loads(infrastructure.run("terraform -chdir=infrastructure output -json"))
+def test_accounts_are_those_of_the_outputs(keyless):
+    outputs = json.loads(keyless.run("terraform -chdir=infrastructure output -json"))
 
     accounts = {
         resource["index"]: resource["values"]["email"]
-        for resource in infrastructure.resources()
+        for resource in keyless.resources()
         if resource["type"] == "google_service_account"
     }
     assert accounts == {"dev": DEV, "prod": PROD}
@@ -254,75 +285,59 @@ def test_accounts_are_those_of_the_outputs(infrastructure):
 
 
 @pytest.mark.slow
-def test_prod_and_raw_are_neither_deleted_nor_replaced(infrastructure):
-    infrastructure.set_variables(extra_datasets={"prod": ["marketing"]})
-    infrastructure.run("make infra")
+@pytest.mark.parametrize(
+    ("variables", "options"),
+    [({}, "-destroy"), ({"region": "US"}, "")],
+    ids=["destroyed", "moved to another region, without its extra dataset"],
+)
+def test_prod_and_raw_are_neither_deleted_nor_replaced(variables, options, keyless):
+    tfvars = keyless.folder / "terraform.tfvars"
+    before = tfvars.read_text()
 
-    for values, options in [
-        ({"region": "US"}, ""),
-        ({"project_id": "autre-projet"}, ""),
-        ({"extra_datasets": {}}, ""),
-        ({}, "-destroy"),
-    ]:
-        infrastructure.set_variables(**({"extra_datasets": {"prod": ["marketing"]}} | values))
-        result = infrastructure.try_to_run(f"terraform -chdir=infrastructure plan {options}")
+    try:
+        if variables:
+            keyless.set_variables(**variables)
+        plan = keyless.try_to_run(f"terraform -chdir=infrastructure plan -no-color {options}")
+    finally:
+        tfvars.write_text(before)
 
-        assert result.returncode != 0, values
-        assert "Instance cannot be destroyed" in result.stderr
+    assert plan.returncode != 0
+    refused = re.findall(
+        r'google_bigquery_dataset\.guarded\["(\w+)"\]\s+has\s+lifecycle', plan.stderr
+    )
+    assert sorted(refused) == ["prod", "prod_marketing", "raw"]
 
 
 @pytest.mark.slow
-def test_state_of_one_account_is_taken_over(infrastructure):
-    files = {path: path.read_text() for path in infrastructure.folder.glob("*.tf")}
-    for path in files:
-        if path.name != "versions.tf":
-            path.unlink()
-    shutil.copy(OLDER, infrastructure.folder / "main.tf")
-    infrastructure.run("make infra")
-    key = infrastructure.key_id()
-    for path, text in files.items():
-        path.write_text(text)
-    infrastructure.set_variables(create_key=True)
-
-    changes = infrastructure.plan()["resource_changes"]
-    infrastructure.run("make infra")
+def test_state_of_one_account_is_taken_over(keyed):
+    changes = keyed.taken_over.plan["resource_changes"]
 
     lost = {x["address"] for x in changes if "delete" in x["change"]["actions"]}
+
     # Only the account's rights on raw and prod go. If a dataset, an account or a key went, data or
     # access would be lost.
     rights = "google_bigquery_dataset_iam_member.data_editor"
     assert lost == {f'{rights}["prod"]', f'{rights}["raw"]'}
-    assert infrastructure.key_id() == key
-    assert "No changes" in infrastructure.run("terraform -chdir=infrastructure plan -no-color")
+    assert keyed.taken_over.key_id == keyed.first_key
+    assert "No changes" in keyed.taken_over.next_plan
 
 
-def rotation():
-    """Return the command of the README that makes another key."""
-    lines = (PROJECT_ROOT / "README.md").read_text().splitlines()
-    return next(line for line in lines if "-replace=" in line).split("  #")[0]
+CLOSED = {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
 
 
-def test_state_which_holds_the_key_is_for_its_owner_only(with_key):
-    with_key.run(rotation())
-
-    modes = with_key.state_modes()
-    assert modes == {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
+@pytest.mark.slow
+def test_state_which_holds_the_key_is_for_its_owner_only(keyed):
+    assert keyed.taken_over.modes == CLOSED
 
 
-def test_state_that_others_could_read_is_closed(with_key):
-    with_key.run("chmod 644 infrastructure/terraform.tfstate")
-    with_key.run("cp infrastructure/terraform.tfstate infrastructure/terraform.tfstate.backup")
-
-    with_key.run("make infra")
-
-    modes = with_key.state_modes()
-    assert modes == {"terraform.tfstate": "0o600", "terraform.tfstate.backup": "0o600"}
+@pytest.mark.slow
+def test_state_that_others_could_read_is_closed(keyed):
+    assert keyed.rotated.modes == CLOSED
 
 
-def test_no_output_gives_the_key(with_key):
-    key = (with_key.root / ".secrets" / "sa_key.json").read_bytes()
-
-    outputs = with_key.run("terraform -chdir=infrastructure output -json")
+@pytest.mark.slow
+def test_no_output_gives_the_key(keyed):
+    outputs, key = keyed.taken_over.outputs, keyed.taken_over.key
 
     assert '"dev_key_file"' in outputs
     # Google's provider gives the key in base64: an output could show that, or the decoded text.
@@ -330,12 +345,11 @@ def test_no_output_gives_the_key(with_key):
     assert "PRIVATE KEY" not in outputs
 
 
-def test_key_is_replaced_and_the_old_one_destroyed_last(with_key):
-    old = with_key.key_id()
+@pytest.mark.slow
+def test_key_is_replaced_and_the_old_one_destroyed_last(keyed):
+    output = keyed.rotated.output
 
-    output = with_key.run(rotation())
-
-    assert with_key.key_id() != old
+    assert keyed.rotated.key_id != keyed.taken_over.key_id
     created = output.index("google_service_account_key.pipeline[0]: Creation complete")
     destroyed = output.index("google_service_account_key.pipeline[0] (deposed")
     assert created < destroyed
