@@ -20,7 +20,9 @@ CANNOT_BE_BUILT = {
 
 
 def test_what_cannot_be_built_is_said_at_once(tmp_path, local_environment):
-    project = copy_project(tmp_path, local_environment, CANNOT_BE_BUILT)
+    batched = INCREMENTAL.format(BY_BATCH) + CANNOT_BE_BUILT["models/paint.sql"]
+    models = CANNOT_BE_BUILT | {"models/batched.sql": batched}
+    project = copy_project(tmp_path, local_environment, models)
 
     pipeline = project.run_pipeline("--commands", "build", "--exclude", "colours")
 
@@ -37,6 +39,9 @@ def test_what_cannot_be_built_is_said_at_once(tmp_path, local_environment):
         "paint (models/paint.sql) : colours est un seed de ce projet, pas encore chargé : "
         "--commands seed run test"
     ) in end
+    assert (
+        " ; colours est un seed de ce projet, pas encore chargé : --commands seed run test"
+    ) in next(line for line in end.splitlines() if "batched (models/batched.sql) : lots" in line)
     assert "essai" not in pipeline.stderr
 
 
