@@ -122,6 +122,7 @@ def deployment(tmp_path_factory, local_environment):
     deployment = Deployment(project.root, environment)
     with use_prefect_server(environment), get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="pipeline-dbt", type="process"))
+    deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
     elsewhere = tmp_path_factory.mktemp("worker")
     with (elsewhere / "log").open("wb") as log:
         worker = subprocess.Popen(
@@ -131,7 +132,6 @@ def deployment(tmp_path_factory, local_environment):
             stdout=log,
             stderr=log,
         )
-    deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
     variables = {
         name: local_environment[name] for name in ("GCP_PROJECT_ID", "DBT_BIGQUERY_DATASET_RAW")
     } | {"DBT_BIGQUERY_DATASET_DEV": DEV, "DBT_BIGQUERY_DATASET_PROD": PROD}

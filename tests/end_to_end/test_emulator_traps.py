@@ -14,14 +14,6 @@ DOUBLE = (
     "functions: [{name: double, arguments: [{name: x, data_type: int64}], "
     "returns: {data_type: int64}}]"
 )
-CANNOT_BE_BUILT = {
-    "models/learn.py": "def model(dbt, session):\n    return session.sql('select 1 as id')\n",
-    "models/place.sql": "select st_geogpoint(1, 2) as place",
-    "models/paint.sql": "select * from {{ ref('colours') }}",
-    "seeds/colours.csv": "id,name\n1,red\n",
-    "functions/wrong.sql": "nowhere(x) * 2",
-    "functions/wrong.yml": DOUBLE.replace("double", "wrong"),
-}
 YESTERDAY = datetime.now(UTC).date() - timedelta(days=1)
 INCREMENTAL = "{{{{ config(materialized='incremental', {}) }}}}\n"
 BY_DAY = (
@@ -31,6 +23,15 @@ BY_BATCH = (
     f"incremental_strategy='microbatch', event_time='at', batch_size='day', begin='{YESTERDAY}', "
     "partition_by={'field': 'at', 'data_type': 'timestamp', 'granularity': 'day'}"
 )
+CANNOT_BE_BUILT = {
+    "models/learn.py": "def model(dbt, session):\n    return session.sql('select 1 as id')\n",
+    "models/place.sql": "select st_geogpoint(1, 2) as place",
+    "models/paint.sql": "select * from {{ ref('colours') }}",
+    "models/late.sql": INCREMENTAL.format(BY_BATCH) + "select * from {{ ref('colours') }}",
+    "seeds/colours.csv": "id,name\n1,red\n",
+    "functions/wrong.sql": "nowhere(x) * 2",
+    "functions/wrong.yml": DOUBLE.replace("double", "wrong"),
+}
 # At its second run, a model writes the first day again, and gains columns or loses some.
 DAYS = """
 {% if is_incremental() %} select date '2024-01-01' as day, 2 as id
@@ -110,10 +111,13 @@ def test_what_cannot_be_built_is_said_at_once_and_nothing_else_fails(builds):
     assert "(models/learn.py) : le BigQuery local ne sait pas exécuter un modèle Python" in end
     assert "(models/place.sql) : le BigQuery local ne sait pas calculer en géographie" in end
     assert (
+        " ; colours est un seed de ce projet, pas encore chargé : --commands seed run test"
+    ) in next(line for line in end.splitlines() if "late (models/late.sql) : lots" in line)
+    assert (
         "paint (models/paint.sql) : colours est un seed de ce projet, pas encore chargé : "
         "--commands seed run test"
     ) in end
-    assert re.search(r"Done\..* ERROR=4 ", builds.second.stderr)
+    assert re.search(r"Done\..* ERROR=5 ", builds.second.stderr)
     assert "essai" not in builds.second.stderr
 
 

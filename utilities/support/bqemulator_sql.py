@@ -1,29 +1,46 @@
 """Has bqemulator 1.4.0 run SQL that BigQuery takes and bqemulator by itself refuses.
 
-It is the SQL that dbt writes: contracts, grants, the second run of an incremental model. What the
-local BigQuery still cannot do is in `prefect/bi_pipeline/reports/local_limits.py`.
+It is the SQL that dbt writes (contracts, grants, the second run of an incremental model), and what
+hooks have: changes of tables, copies. What the local BigQuery still cannot do is in
+`prefect/bi_pipeline/reports/local_limits.py`.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import sqlglot
 from bqemulator.api.dependencies import AppContext
-from bqemulator.api.routes import jobs
-from bqemulator.catalog.ddl_sync import _introspect_schema, _split_target
-from bqemulator.catalog.models import JobMeta, TableFieldSchema
+from bqemulator.catalog import ddl_sync
+from bqemulator.catalog.ddl_sync import _split_target
+from bqemulator.catalog.models import TableFieldSchema, TableSchema
 from bqemulator.domain.errors import InvalidQueryError
 from bqemulator.jobs import executor
-from bqemulator.sql import table_rewriter, translator
-from bqemulator.sql.rewriter import aggregate_variants, create_table_schema_ctas
+from bqemulator.scripting import interpreter
+from bqemulator.scripting.ast import BeginStmt, SetStmt, SqlStmt, Statement
+from bqemulator.scripting.lexer import tokenize
+from bqemulator.scripting.parser import Parser
+from bqemulator.sql import inner_query, table_rewriter, translator
+from bqemulator.sql.rewriter import (
+    aggregate_variants,
+    create_table_schema_ctas,
+    row_access_filter,
+)
 from bqemulator.storage import sql_identifiers
+from bqemulator.storage.sql_identifiers import quoted_table_ref
 from bqemulator.udf.naming import qualified_routine_name_parts
 from sqlglot import exp
+from sqlglot.dialects.duckdb import DuckDB
 
-execute = jobs.execute_query_job
+parse_sql_statement = Parser._parse_sql_statement
+parse_set = Parser._parse_set
+introspect_schema = ddl_sync._introspect_schema
+expand_views = row_access_filter._Rewriter.rewrite_tree
+type_parameters = DuckDB.Generator.TYPE_PARAM_SETTINGS
 sync_dropped_object = executor.sync_dropped_object
+rewrite_and_translate = inner_query.rewrite_and_translate_statement
 rewrite_datetime_helpers = translator.rewrite_datetime_helpers
 cast_to_schema = create_table_schema_ctas._cast_projections_to_schema
 find_first_select = create_table_schema_ctas._first_select
@@ -31,67 +48,114 @@ find_filter_target = aggregate_variants._filter_target
 flatten_calls = table_rewriter._rewrite_schema_qualified_calls
 validate_id = sql_identifiers._validate_sql_id
 
-# A comment ends at its first */: with `.*?`, many of them would be tried in all their combinations.
-COMMENTS = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\n]*\n)*"
-ALTER_TABLE = re.compile(rf"{COMMENTS}alter\s+table\s", re.IGNORECASE)
-INGESTION_TIME = re.compile(r"\binsert\s+into\s+[^\s(]+\s*\(\s*_PARTITIONTIME\b", re.IGNORECASE)
+NAME = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*"
 
-# Statements of dbt's, and what has the same sense here.
-REWRITES = {
-    # There is one user, who may do everything: a right is neither given nor taken.
-    rf"\A{COMMENTS}(?:grant|revoke)\s.*": "select 1",
-    r"`[^`]+`\.`region-[^`]+`\.INFORMATION_SCHEMA\.OBJECT_PRIVILEGES": (
-        "(select '' as object_schema, '' as object_name, '' as privilege_type, '' as grantee "
-        "limit 0)"
-    ),
-    # `set (name) = (select as struct value)` gives BigQuery's variable the value, and that of
-    # bqemulator a struct of one field.
-    r"(\bset\s*\(\s*\w+\s*\)\s*=\s*\(\s*select)\s+as\s+struct\b": r"\1",
-}
+
+def compile_start(pattern: str) -> re.Pattern[str]:
+    """Return what matches the start of a statement; a space stands for any number of them."""
+    return re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.DOTALL)
+
+
+# There is one user, who may do everything: a right is neither given nor taken.
+RIGHTS = compile_start("(?:grant|revoke) ")
+INGESTION_TIME = compile_start(rf"insert (?:into )?{NAME}\s*\(\s*_PARTITIONTIME\b")
+LOAD = compile_start("load data ")
+COPY = compile_start(
+    rf"(create (?:or replace )?table (?:if not exists )?{NAME}) (?:clone|copy) "
+    rf"({NAME}(?: for system_time as of .+?)?)(\s*options\s*\(.*\))?\s*\Z"
+)
+ALTER = compile_start(rf"alter (?:table|schema|(?:materialized )?view) (?:if exists )?{NAME} ")
+# Keys, which BigQuery does not enforce, and options, which change no row.
+WITHOUT_EFFECT = compile_start(
+    rf"add (?:constraint (?:if not exists )?{NAME} )?(?:primary|foreign) key\b|"
+    rf"drop (?:primary key\b|constraint )|(?:alter column (?:if exists )?{NAME} )?set options\b"
+)
+NO_PRIVILEGE = sqlglot.parse_one(
+    "(select '' as object_schema, '' as object_name, '' as privilege_type, '' as grantee limit 0)"
+)
+STRUCT_OF_VARIABLES = compile_start(r"(\(\s*select) as struct\b")
 
 # DuckDB's TIME_BUCKET counts weeks from a Monday, months and years from January 2000.
 BUCKETS = {
     "DAY": (1, "DAY"),
     "ISOWEEK": (7, "DAY"),
+    "ISOYEAR": (372, "DAY"),
     "MONTH": (1, "MONTH"),
     "QUARTER": (3, "MONTH"),
     "YEAR": (1, "YEAR"),
 }
+# Of a BIGNUMERIC, bqemulator's literals keep 10 decimals and sqlglot's casts 5. If all have 10,
+# which no NUMERIC has, a column's type can be read from DuckDB.
+BIGNUMERIC = {exp.DType.BIGDECIMAL: ((38, 10), (38, 38))}
+DUCKDB_TYPES = {"DECIMAL(38,10)": "BIGNUMERIC", "INTERVAL": "INTERVAL", "JSON": "JSON"}
 WEEK_DAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 
 # Letters of any alphabet, accents apart from their letters (as in names of files on macOS), digits,
-# _ and -. BigQuery allows more; a quote would end the identifier in DuckDB's SQL.
-TABLE_NAME = re.compile(r"[\w\u0300-\u036f-]{1,255}")
+# spaces, _ and -. BigQuery allows more; a quote would end the identifier in DuckDB's SQL.
+TABLE_NAME = re.compile(r"[\w\u0300-\u036f -]{1,255}")
 
 
-async def rewrite_and_execute(
-    project_id: str, job_id: str, sql: str, *others: Any, **options: Any
-) -> JobMeta:
-    """Run the statement of a job as one, or several, that bqemulator can run."""
-    for statement in rewrite(sql):
-        job = await execute(project_id, job_id, statement, *others, **options)
-    return job
+def parse_statement(parser: Parser) -> Statement:
+    """Return the statement at the parser's place as one, or several, that bqemulator can run.
+
+    InvalidQueryError if it cannot. The parser knows strings and comments, and each statement of a
+    script. In the place of several, or of none, is a block of them.
+    """
+    statement = parse_sql_statement(parser)
+    rewritten = rewrite(statement.sql)
+    if rewritten == [statement.sql]:
+        return statement
+    return BeginStmt(tuple(SqlStmt(sql) for sql in rewritten), exception_handler=None)
 
 
 def rewrite(sql: str) -> list[str]:
-    """Return what bqemulator is to run for a statement; InvalidQueryError if it cannot."""
-    if INGESTION_TIME.search(sql):
+    """Return what bqemulator is to run for a statement: itself, others, or nothing."""
+    if INGESTION_TIME.match(sql):
         # bqemulator would put CURRENT_TIMESTAMP() among the columns, and its syntax error would not
         # name what it cannot do.
         raise InvalidQueryError("_PARTITIONTIME: no partitions by ingestion time.")
-    for pattern, replacement in REWRITES.items():
-        sql = re.sub(pattern, replacement, sql, flags=re.IGNORECASE | re.DOTALL)
-    alter = parse(sql) if ALTER_TABLE.match(sql) else None
-    if not isinstance(alter, exp.Alter) or len(alter.args["actions"]) == 1:
-        # As it is: sqlglot would write `set options ()` without its options.
-        return [sql]
-    # DuckDB takes one change of a table at a time.
-    statements = []
-    for action in alter.args["actions"]:
-        one = alter.copy()
-        one.set("actions", [action.copy()])
-        statements.append(one.sql("bigquery"))
-    return statements
+    if LOAD.match(sql):
+        # DuckDB's syntax error would not name it.
+        raise InvalidQueryError("LOAD DATA: Cannot resolve gs:// URIs.")
+    if RIGHTS.match(sql):
+        return []
+    if copy := COPY.match(sql):
+        return [copy.expand(r"\1\3 as select * from \2")]
+    if altered := ALTER.match(sql):
+        # DuckDB takes one change of a table at a time.
+        changes = split_list(sql[altered.end() :])
+        return [f"{altered[0]}{change}" for change in changes if not WITHOUT_EFFECT.match(change)]
+    return [sql]
+
+
+def split_list(sql: str) -> list[str]:
+    """Return the parts between commas, but for those inside of parentheses or of a type."""
+    parts, depth, part = [], 0, ""
+    end = 0
+    for token in tokenize(sql):
+        if token.kind == "EOF" or (token.value == "," and not depth):
+            parts.append(part)
+            part = ""
+        else:
+            # Without the comments before a part, which may hide how it begins.
+            part += sql[end if part else token.start : token.end]
+        end = token.end
+        if token.kind in ("PUNCT", "OP") and set(token.value) <= set("(<>)"):
+            depth += sum(1 if sign in "(<" else -1 for sign in token.value)
+    return parts
+
+
+def parse_assignment(parser: Parser) -> SetStmt:
+    """Return the SET at the parser's place, with the sense that BigQuery gives it.
+
+    `set (name) = (select as struct value)` gives BigQuery's variable the value, and that of
+    bqemulator a struct of one field.
+    """
+    has_list = parser._cursor.peek().value == "("
+    statement = parse_set(parser)
+    if not (has_list and (struct := STRUCT_OF_VARIABLES.match(statement.source_expr))):
+        return statement
+    return replace(statement, source_expr=struct[1] + statement.source_expr[struct.end() :])
 
 
 def parse(sql: str) -> exp.Expression | None:
@@ -103,21 +167,75 @@ def parse(sql: str) -> exp.Expression | None:
     return tree if isinstance(tree, exp.Expression) else None
 
 
+async def translate(bq_sql: str, **options: Any) -> str:
+    """Return a statement in DuckDB's SQL, to which nobody has been given a right."""
+    tree = parse(bq_sql) if "object_privileges" in bq_sql.lower() else None
+    if tree:
+        for table in list(tree.find_all(exp.Table)):
+            if table.name.upper() == "INFORMATION_SCHEMA.OBJECT_PRIVILEGES":
+                nothing = NO_PRIVILEGE.copy()
+                nothing.set("alias", table.args.get("alias"))
+                table.replace(nothing)
+        bq_sql = tree.sql("bigquery")
+    return str(await rewrite_and_translate(bq_sql, **options))
+
+
+def find_dropped(drop: exp.Drop) -> exp.Expression | None:
+    """Return what a DROP drops, where bqemulator looks for it.
+
+    sqlglot 30.30 has it in a list: bqemulator would keep in its catalog what is dropped, and put
+    the query of a view in the place of its name.
+    """
+    return next(iter(drop.args.get("tables") or ()), None)
+
+
 def sync_altered_object(sql: str, project_id: str, context: AppContext) -> None:
     """Remove from the catalog what DROP has dropped; give it the columns that ALTER TABLE left."""
     sync_dropped_object(sql, project_id, context)
-    alter = parse(sql) if ALTER_TABLE.match(sql) else None
+    alter = parse(sql) if "alter" in sql.lower() else None
     if not isinstance(alter, exp.Alter):
         return
-    name = _split_target(alter.this, project_id)
-    if table := context.catalog.get_table(*name):
+    project, dataset, name = _split_target(alter.this, project_id)
+    table, change = context.catalog.get_table(project, dataset, name), alter.args["actions"][0]
+    if table and isinstance(change, exp.AlterRename):
+        context.catalog.delete_table(project, dataset, name)
+        context.catalog.create_table(table.model_copy(update={"table_id": change.this.name}))
+    elif table:
         described = {(field.name, field.type): field for field in table.schema_.fields}
-        schema = _introspect_schema(*name, context)
+        schema = describe_columns(project, dataset, name, context)
         fields: list[TableFieldSchema] = [
             described.get((field.name, field.type), field) for field in schema.fields
         ]
         schema = schema.model_copy(update={"fields": tuple(fields)})
         context.catalog.update_table(table.model_copy(update={"schema_": schema}))
+
+
+def describe_columns(project: str, dataset: str, table: str, context: AppContext) -> TableSchema:
+    """Return the columns of a table, with the types that Arrow does not tell from others."""
+    schema = introspect_schema(project, dataset, table, context)
+    rows = context.engine.execute(f"FROM {quoted_table_ref(project, dataset, table)} LIMIT 0")
+    types = [data_type for _, data_type, *_ in rows.description]
+    fields = tuple(map(restore_type, schema.fields, types))
+    return schema.model_copy(update={"fields": fields})
+
+
+def restore_type(field: TableFieldSchema, data_type: Any) -> TableFieldSchema:
+    """Return a column, or a field of one, with the type that it has in DuckDB (DuckDBPyType)."""
+    if data_type.id == "list":
+        return restore_type(field, data_type.children[0][1])
+    if data_type.id == "struct":
+        types = [child for _, child in data_type.children]
+        fields = tuple(map(restore_type, field.fields, types))
+        return field.model_copy(update={"fields": fields})
+    return field.model_copy(update={"type": DUCKDB_TYPES.get(str(data_type), field.type)})
+
+
+def quote_views(rewriter: Any, tree: exp.Expression, *, depth: int) -> bool:
+    """Put the queries of views in their place, under names that may have spaces; return if any."""
+    expanded = expand_views(rewriter, tree, depth=depth)
+    for name in tree.find_all(exp.Identifier):
+        name.set("quoted", name.quoted or " " in name.name)
+    return bool(expanded)
 
 
 def unwrap_select(body: exp.Expression | None) -> exp.Select | None:
@@ -161,22 +279,41 @@ def keep_dates(sql: str) -> str:
     tree = parse(sql) if "date_trunc" in sql.lower() else None
     if not tree:
         return str(rewrite_datetime_helpers(sql))
-    for call in list(tree.find_all(exp.DateTrunc)):
-        unit, shift = call.args["unit"], 0
-        if isinstance(unit, exp.WeekStart) or unit.name == "WEEK":
-            first_day = unit.name.upper() if isinstance(unit, exp.WeekStart) else "SUNDAY"
-            unit, shift = exp.var("ISOWEEK"), WEEK_DAYS.index(first_day)
-        if unit.name in BUCKETS:
-            count, period = BUCKETS[unit.name]
-            width, offset = make_interval(count, period), make_interval(shift, "DAY")
-            arguments = [width, call.this, offset]
-            call.replace(exp.Anonymous(this="time_bucket", expressions=arguments))
+    # The inner ones first: an ISO year takes a copy of what it truncates.
+    for call in reversed(list(tree.find_all(exp.DateTrunc))):
+        call.replace(truncate(call))
     return str(rewrite_datetime_helpers(tree.sql("bigquery")))
 
 
-def make_interval(count: int, unit: str) -> exp.Interval:
+def truncate(call: exp.Expression) -> exp.Expression:
+    """Return a DATE_TRUNC to which DuckDB gives BigQuery's result and type."""
+    moment, unit, zone = call.this, call.args["unit"], call.args.get("zone")
+    if zone:
+        # sqlglot would leave the zone out, in silence.
+        local = call.copy()
+        local.set("this", exp.Datetime(this=moment, expression=zone))
+        local.set("zone", None)
+        return exp.Timestamp(this=truncate(local), zone=zone.copy())
+    shift = make_interval(exp.Literal.number(0), "DAY")
+    if isinstance(unit, exp.WeekStart) or unit.name == "WEEK":
+        first_day = unit.name.upper() if isinstance(unit, exp.WeekStart) else "SUNDAY"
+        shift = make_interval(exp.Literal.number(WEEK_DAYS.index(first_day)), "DAY")
+        unit = exp.var("ISOWEEK")
+    elif unit.name == "ISOYEAR":
+        # A bucket that is longer than the year, and begins with it.
+        origin = exp.cast(exp.Literal.string("2000-01-03"), "date")
+        days = exp.DateDiff(this=call.copy(), expression=origin, unit=exp.var("DAY"))
+        shift = make_interval(days, "DAY")
+    elif unit.name not in BUCKETS:
+        return call
+    count, period = BUCKETS[unit.name]
+    width = make_interval(exp.Literal.number(count), period)
+    return exp.Anonymous(this="time_bucket", expressions=[width, moment, shift])
+
+
+def make_interval(count: exp.Expression, unit: str) -> exp.Interval:
     """Return a length of time, as SQL."""
-    return exp.Interval(this=exp.Literal.number(count), unit=exp.var(unit))
+    return exp.Interval(this=count, unit=exp.var(unit))
 
 
 def flatten_routines(tree: exp.Expression, project_id: str) -> bool:
@@ -204,8 +341,16 @@ def validate_name(value: str, kind: str) -> str:
 
 
 REPLACEMENTS = (
-    (jobs, "execute_query_job", rewrite_and_execute),
+    (ddl_sync, "_introspect_schema", describe_columns),
+    (DuckDB.Generator, "TYPE_PARAM_SETTINGS", type_parameters | BIGNUMERIC),
+    (row_access_filter._Rewriter, "rewrite_tree", quote_views),
+    (Parser, "_parse_sql_statement", parse_statement),
+    (Parser, "_parse_set", parse_assignment),
+    (executor, "rewrite_and_translate_statement", translate),
+    (interpreter, "rewrite_and_translate_statement", translate),
+    (exp.Drop, "this", property(find_dropped)),
     (executor, "sync_dropped_object", sync_altered_object),
+    (interpreter, "sync_dropped_object", sync_altered_object),
     (create_table_schema_ctas, "_first_select", unwrap_select),
     (create_table_schema_ctas, "_cast_projections_to_schema", refuse_nulls),
     (aggregate_variants, "_filter_target", unwrap_distinct),

@@ -24,17 +24,19 @@ class DbtLog:
         errors: the errors it logged.
         events: the names of all that it logged.
         listed: the `unique_id` of what `dbt list` found.
+        batch_errors: the first error in the batches of a microbatch, by its `unique_id`.
     """
 
     errors: list[str] = field(default_factory=list)
     events: set[str] = field(default_factory=set)
     listed: list[str] = field(default_factory=list)
+    batch_errors: dict[str, str] = field(default_factory=dict)
 
 
 def read_log(command: str, lines: list[str]) -> DbtLog:
     """Return what is read of the lines that a dbt command printed, JSON or not."""
     log = DbtLog()
-    for name, level, message in filter(None, map(_read_event, lines)):
+    for name, level, message, unique_id in filter(None, map(_read_event, lines)):
         log.events.add(name)
         # When `docs generate` cannot make the catalog, dbt gives the reason in a warning; its
         # error, WriteCatalogFailure, holds a count only, and would hide the reason.
@@ -43,6 +45,9 @@ def read_log(command: str, lines: list[str]) -> DbtLog:
         # traceback would be shown instead of the message.
         if (failed or name == "CatalogGenerationError") and not message.startswith("Traceback"):
             log.errors.append(message)
+        if name == "GenericExceptionOnRun":
+            # Its first line names no node, and run_results.json says « ERROR » of a microbatch.
+            log.batch_errors.setdefault(unique_id, message.partition("\n")[2])
         if command == "list" and name == "PrintEvent":
             # `dbt list` prints each node in a PrintEvent, and so does print() in a macro, any text:
             # without this, that text would end the run in a traceback.
@@ -51,12 +56,17 @@ def read_log(command: str, lines: list[str]) -> DbtLog:
     return log
 
 
-def _read_event(line: str) -> tuple[str, int, str] | None:
-    """Return the name, the level and the text of an event of dbt; None for any other line."""
+def _read_event(line: str) -> tuple[str, int, str, str] | None:
+    """Return the name, the level, the text and the `unique_id`, if any, of an event of dbt.
+
+    None for any other line.
+    """
     try:
-        event = json.loads(line)["info"]
+        content = json.loads(line)
+        event = content["info"]
         level = logging.getLevelNamesMapping().get(event["level"].upper(), logging.INFO)
-        return event["name"], level, event["msg"].strip()
+        unique_id = (content.get("data") or {}).get("unique_id", "")
+        return event["name"], level, event["msg"].strip(), unique_id
     except Exception:
         # If this function raised in `_show_plainly`, the thread that reads dbt's output would end,
         # and dbt would wait for ever for room in the pipe.
@@ -71,7 +81,7 @@ def _show_plainly(record: logging.LogRecord) -> bool:
         # Show a line that is no JSON, perhaps a crash of dbt's; but not prefect_shell's remarks on
         # the process (« PID 4242 completed… »), which tell users nothing.
         return not line.startswith(("PID ", "Successfully closed"))
-    _, record.levelno, record.msg = event
+    _, record.levelno, record.msg, _ = event
     record.levelname, record.args = logging.getLevelName(record.levelno), ()
     return bool(record.msg) and not record.msg.startswith("Traceback")
 

@@ -31,13 +31,24 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_results(
-    document: dict[str, Any], manifest_path: Path, *, is_local: bool
+    document: dict[str, Any],
+    manifest_path: Path,
+    batch_errors: dict[str, str],
+    *,
+    is_local: bool,
 ) -> list[NodeResult]:
     """Return the results in a file of dbt, with what the manifest knows of their nodes.
 
-    `is_local` says whether they are those of the BigQuery on this machine.
+    `batch_errors` are those that dbt logged of microbatches, by `unique_id`; `is_local` says
+    whether the results are those of the BigQuery on this machine.
     """
-    results: list[dict[str, Any]] = document.get("results", [])
+    # dbt's own message of a microbatch says only that it failed (« ERROR »).
+    results: list[dict[str, Any]] = [
+        result | {"message": batch_errors.get(result["unique_id"], "")}
+        if _list_failed_batches(result)
+        else result
+        for result in document.get("results", [])
+    ]
     # The manifest is big, and reading it slow: read it only for nodes that failed or warned, for
     # their file and a seed that they miss, and for seeds, for their table, which run_results.json
     # does not name.
@@ -94,9 +105,15 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         result.get("adapter_response") or {},
         node.get("original_file_path", "?"),
         os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
-        (result.get("batch_results") or {}).get("failed", []),
+        _list_failed_batches(result),
         _find_freshness(result),
     )
+
+
+def _list_failed_batches(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return start and end of each batch that failed; none for what is no microbatch."""
+    failed: list[tuple[str, str]] = (result.get("batch_results") or {}).get("failed", [])
+    return failed
 
 
 def _find_freshness(result: dict[str, Any]) -> Freshness | None:

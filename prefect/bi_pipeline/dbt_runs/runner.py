@@ -213,7 +213,12 @@ class DbtRunner:
         """Return what a command did, from what it printed and its file of results, if any."""
         log = read_log(command, ended.lines)
         document = read_json(self.target_dir / results) if results else {}
-        nodes = read_results(document, self.target_dir / MANIFEST, is_local=self.settings.is_local)
+        nodes = read_results(
+            document,
+            self.target_dir / MANIFEST,
+            log.batch_errors,
+            is_local=self.settings.is_local,
+        )
         invocation_id = document.get("metadata", {}).get("invocation_id", "")
         return DbtResult(
             command,

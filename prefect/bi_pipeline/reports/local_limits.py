@@ -68,7 +68,7 @@ LIMITS = (
         "lire `__TABLES__`",
         "lisez `INFORMATION_SCHEMA.TABLES`",
     ),
-    Limit("Cannot resolve gs:// URIs", "lire ni écrire dans un bucket (`gs://`)"),
+    Limit("Cannot resolve gs:// URIs", "lire ni écrire dans un bucket (`gs://`, `load data`)"),
     Limit(
         "Function not found: ",
         "appeler toutes les fonctions (`net.host`, `hll_count.init`…)",

@@ -14,7 +14,8 @@ BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incré
 # dbt puts these titles on lines of their own before BigQuery's message. If a title were taken for
 # the reason, users would read « Database Error in model a » and not why.
 TITLE = re.compile(
-    r"\w+ Error( in .*)?|An error occurred during execution of unit test .*|\S+ failed, error:"
+    r"(Exception on worker thread\. )?\w+ Error( in .*)?|\S+ failed, error:"
+    r"|An error occurred during execution of unit test .*"
 )
 
 # dbt exits 0 when it has nothing to do, and that would pass for work done: the message says « dbt
@@ -138,11 +139,22 @@ def _find_reason(node: NodeResult) -> str:
             f"{_format_age(node.freshness.age_seconds)} ; limite : {count} {PERIODS[period]}"
         )
     if node.failed_batches:
-        batches = [
-            f"{_format_moment(start)} → {_format_moment(end)}" for start, end in node.failed_batches
-        ]
-        more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
-        return f"lots en échec : {', '.join(batches[:SHOWN_BATCHES])}{more}"
+        reason = f" ; {_find_message(node)}" if node.message else ""
+        return f"lots en échec : {_list_batches(node)}{reason}"
+    return _find_message(node)
+
+
+def _list_batches(node: NodeResult) -> str:
+    """Return when each batch that failed starts and ends."""
+    batches = [
+        f"{_format_moment(start)} → {_format_moment(end)}" for start, end in node.failed_batches
+    ]
+    more = f" et {len(batches) - SHOWN_BATCHES} de plus" if len(batches) > SHOWN_BATCHES else ""
+    return ", ".join(batches[:SHOWN_BATCHES]) + more
+
+
+def _find_message(node: NodeResult) -> str:
+    """Return what a known message means; the line of any other that says most."""
     explanation, limit = explain_node(node), find_limit(node)
     if explanation and (limit is None or limit.certain):
         return explanation

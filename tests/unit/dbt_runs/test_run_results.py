@@ -1,9 +1,10 @@
-"""What dbt's files say of nodes: the seed that a failed one misses."""
+"""What dbt's files and its log say of nodes: why one failed, the seed that it misses."""
 
 import json
 
 import pytest
 
+from bi_pipeline.dbt_runs.dbt_log import read_log
 from bi_pipeline.dbt_runs.run_results import read_results
 
 MANIFEST = {
@@ -43,6 +44,38 @@ def test_missing_table_is_that_of_a_seed(message, seed, tmp_path):
         "message": f"Database Error\n  {message}",
     }
 
-    (node,) = read_results({"results": [failed]}, tmp_path / "manifest.json", is_local=False)
+    (node,) = read_results({"results": [failed]}, tmp_path / "manifest.json", {}, is_local=False)
 
     assert node.missing_seed == ("raw_customers" if seed else "")
+
+
+# As dbt 1.12.6 logs and writes it: the reason is in no file of results.
+BATCH_ERROR = {
+    "data": {"unique_id": "model.p.days"},
+    "info": {
+        "name": "GenericExceptionOnRun",
+        "level": "error",
+        "msg": "[ERROR]: Unhandled error while executing \nException on worker thread. Database "
+        "Error\n  Not found: Table my-project.dev_seeds.customers was not found in location US",
+    },
+}
+LATER_ERROR = BATCH_ERROR | {"info": BATCH_ERROR["info"] | {"msg": "[ERROR]: x\nLater"}}
+MICROBATCH = {
+    "status": "error",
+    "message": "ERROR",
+    "batch_results": {"successful": [], "failed": [["2024-01-01", "2024-01-02"]]},
+}
+
+
+def test_microbatch_has_the_reason_of_its_first_batch_that_failed(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    log = read_log("run", [json.dumps(BATCH_ERROR), json.dumps(LATER_ERROR)])
+    results = [MICROBATCH | {"unique_id": f"model.p.{name}"} for name in ("days", "other")]
+
+    days, other = read_results(
+        {"results": results}, tmp_path / "manifest.json", log.batch_errors, is_local=False
+    )
+
+    assert days.message.startswith("Exception on worker thread. Database Error\n  Not found: Table")
+    assert days.missing_seed == "raw_customers"
+    assert other.message == ""

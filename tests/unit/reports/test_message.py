@@ -69,6 +69,7 @@ DIFFERENCE = (
     "\n\nactual differs from expected:\n\n@@ ,id,name\r\n   ,1 ,a\r\n+++,2 ,b\r\n---,3 ,c\r\n\n"
 )
 STALE = Freshness("2014-01-01T04:00:00+00:00", 406_964_940.0, (12, "hour"))
+BATCH_ERROR = "Exception on worker thread. Database Error\n  Unrecognized name: nope at [1:8]\n"
 BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
 
 
@@ -107,8 +108,22 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
             ],
         ),
         (
-            failed("model.p.days", "ERROR", status="partial success", failed_batches=BATCHES),
+            failed("model.p.days", status="partial success", failed_batches=BATCHES),
             ["modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00"],
+        ),
+        (
+            failed("model.p.days", BATCH_ERROR, failed_batches=BATCHES),
+            [
+                "modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; "
+                "Unrecognized name: nope at [1:8]"
+            ],
+        ),
+        (
+            failed("model.p.days", BATCH_ERROR, failed_batches=BATCHES, missing_seed="colours"),
+            [
+                "modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; colours "
+                "est un seed de ce projet, pas encore chargé : --commands seed run test"
+            ],
         ),
         (
             failed("model.p.a", "Not found: Table p:d.colours was", missing_seed="colours"),
@@ -125,6 +140,8 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
         "no title",
         "stale source",
         "microbatch",
+        "microbatch with its reason",
+        "microbatch of a seed that is not loaded",
         "seed that is not loaded",
     ],
 )
