@@ -105,13 +105,14 @@ def test_block_without_a_key_takes_the_default_credentials(credentials, google, 
     assert len(rows) == len(tokens) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("credentials", "variables", "lifetime", "asked"),
     [
         # One token for the person, one for the account.
         (authorized_user, {"DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": ACCOUNT}, 3600, [2]),
         # If each process of dbt kept its first token, five would be asked for.
-        pytest.param(external_account, {}, 2, range(8, 40), marks=pytest.mark.slow),
+        (external_account, {}, 2, range(8, 40)),
     ],
     ids=["person who acts as an account", "federation whose tokens expire"],
 )

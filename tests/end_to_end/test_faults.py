@@ -81,7 +81,7 @@ class Case:
 
 # One case of each kind, as each runs dbt: absorbed by dbt, redone by `dbt retry`, never ending. The
 # kind of each fault is tested without dbt in tests/unit/test_result.py.
-CASES = [
+ABSORBED = [
     Case(
         "absorbed-without-another-start",
         [
@@ -95,6 +95,8 @@ CASES = [
             Fault("submit", Reply(502, b"<html>Bad Gateway</html>"), "third"),
         ],
     ),
+]
+DONE_AGAIN = [
     Case(
         "metadata-503-for-long-then-nodes-of-both-commands",
         [
@@ -171,7 +173,10 @@ def check_words(pipeline, folder, faults):
 
 @pytest.mark.parametrize(
     "case",
-    [*CASES, *(pytest.param(case, marks=pytest.mark.slow) for case in NEVER_ENDING)],
+    [
+        *ABSORBED,
+        *(pytest.param(case, marks=pytest.mark.slow) for case in DONE_AGAIN + NEVER_ENDING),
+    ],
     ids=lambda case: case.name,
 )
 def test_fault(case, project, proxy, bigquery, local_environment):
