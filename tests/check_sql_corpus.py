@@ -223,7 +223,26 @@ from {{ source('bare', 'orders') }} as o group by o.id
         "    select * except (id, kind) from {{ source('bare', 'events') }}\n"
         ") as is_parent from {{ source('bare', 'events') }} where parent_id is null\n",
     },
+    "names_of_a_header": {
+        "header_variable.sql": "{{ config(sql_header='declare first_id int64 default 3;') }}\n"
+        "select 1 as id from (select 1) where 1 < first_id\n",
+        "header_table.sql": "{{ config(sql_header='create temp table seen as select 1 as id;') }}\n"
+        "select id from seen\n",
+    },
     # The analyser calls these unreleased, or knows no graph.
+    "language_of_bigquery": {
+        "private.sql": """\
+select with differential_privacy options(
+    epsilon = 1, delta = 0.01, max_groups_contributed = 2, privacy_unit_column = id
+) x, avg(id, contribution_bounds_per_group => (0, 10)) as mean
+from {{ source('seen', 'orders') }} group by x
+""",
+        "like_any.sql": "select 'a' like any unnest(['a%']) as is_like\n",
+        "graph.sql": "select * from graph_table(shop.g match (a)-[b]->(c) return a.id as id)\n",
+        "levels.sql": "select sum(max(id) group by x) as total\n"
+        "from {{ source('seen', 'orders') }}\n",
+        "arrays_as_keys.sql": "select distinct [id] as ids from {{ source('seen', 'orders') }}\n",
+    },
     "match_recognize": {
         "match_recognize.sql": """\
 select *
@@ -266,6 +285,33 @@ select id, lower(status) as state from {{ source('nobody', 'orders') }}
         },
         "given_twice.sql, ligne 1 (modèle given_twice) :\n"
         "    CREATE TABLE has columns with duplicate name name\n",
+    ),
+    "name_that_the_header_has_not": (
+        {
+            "other_header.sql": "{{ config(sql_header='declare first_id int64 default 3;') }}\n"
+            "select 1 as id from (select 1) where 1 < last_id\n",
+        },
+        "other_header.sql, ligne 2 (modèle other_header) :\n    Unrecognized name: last_id\n",
+    ),
+    "json_as_a_key": (
+        {"json_key.sql": "select j from (select parse_json('1') as j) group by j\n"},
+        "json_key.sql, ligne 1 (modèle json_key) :\n"
+        "    Grouping by expressions of type JSON is not allowed\n",
+    ),
+    "json_in_an_order": (
+        {"json_order.sql": "select j from (select parse_json('1') as j) order by j\n"},
+        "json_order.sql, ligne 1 (modèle json_order) :\n"
+        "    ORDER BY does not support expressions of type JSON\n",
+    ),
+    "json_that_is_distinct": (
+        {"json_distinct.sql": "select distinct j from (select parse_json('1') as j)\n"},
+        "json_distinct.sql, ligne 1 (modèle json_distinct) :\n"
+        "    Column j of type JSON cannot be used in SELECT DISTINCT\n",
+    ),
+    "arrays_that_are_compared": (
+        {"same_arrays.sql": "select [1] = [1] as is_same\n"},
+        "same_arrays.sql, ligne 1 (modèle same_arrays) :\n"
+        "    Equality is not defined for arguments of type ARRAY<INT64>\n",
     ),
     # Refused whatever the columns are.
     "aggregate_in_where": (

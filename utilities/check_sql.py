@@ -60,7 +60,7 @@ COMMENT = re.compile(r"--[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 # without a dot that is not listed here is a mistake, as BigQuery has none of that name.
 BEYOND = re.compile(
     r"Table not found: \S*\.|Function not found: \S*\.|Table-valued function not found|"
-    rf"Model not found|Unrecognized name: @@|{TOO_DEEP}|"
+    rf"Model not found|Property graph not found|Unrecognized name: @@|{TOO_DEEP}|"
     r"Function not found: (contains_substr|search|vector_search|text_analyze|bag_of_words|tf_idf|"
     r"collate|m(in|ax)_by|dlp_\w+|st_regionstats|external_object_transform)\b",
     re.IGNORECASE,
@@ -70,6 +70,8 @@ BEYOND = re.compile(
 @dataclass
 class Check:
     """What has been read of a project so far, and the columns that came out of it."""
+# What a script before the statement may have made: a temporary table or function, a variable.
+MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized name): `?(\w+)")
 
     analyser: SqlAnalyser
     project: DbtProject
@@ -219,7 +221,8 @@ class Check:
 
     def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
         """Note where a node's SQL is refused, or that the analyser lacks what BigQuery may have."""
-        if BEYOND.match(str(error)) or ("Function not found" in str(error) and has_header(node)):
+        made = MADE_BY_HEADER.match(str(error))
+        if BEYOND.match(str(error)) or (made and names_in_header(node, made[1])):
             self.read_for_grammar += 1
             self._leave(node, f"hors de portée : {str(error).partition(';')[0]}")
             return
@@ -393,6 +396,12 @@ def render_wrapping(node: Any) -> tuple[str, str]:
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
     if node.config.materialized == "ephemeral":
         # A column without a name is refused in a table, not in a common table expression.
+def names_in_header(node: Any, name: str) -> bool:
+    """Return whether the script before the node's statement has this name in it."""
+    header = str(node.config.get("sql_header") or "")
+    return bool(re.search(rf"\b{re.escape(name)}\b", header, re.IGNORECASE))
+
+
         return "select * from (", "\n)"
     return "create table `relation` as (", "\n)"
 
