@@ -229,6 +229,37 @@ from {{ source('bare', 'orders') }} as o group by o.id
         "header_table.sql": "{{ config(sql_header='create temp table seen as select 1 as id;') }}\n"
         "select id from seen\n",
     },
+    "external_tables": {
+        "external.yml": """\
+sources:
+  - name: lake
+    tables:
+      - name: days
+        external:
+          location: gs://lake/*
+          options: {hive_partition_uri_prefix: gs://lake}
+          partitions: [{name: day, data_type: date}]
+        columns: [{name: id, data_type: int64}]
+      - name: unsaid
+        external: {location: gs://lake/*, options: {hive_partition_uri_prefix: gs://lake}}
+        columns: [{name: id, data_type: int64}]
+""",
+        "external_days.sql": "select id, extract(year from day) as year, _file_name as file\n"
+        "from {{ source('lake', 'days') }}\n",
+        "external_unsaid.sql": "select id + 1 as id, day from {{ source('lake', 'unsaid') }}\n",
+    },
+    "quoted_names_in_yaml": {
+        "quoted_names.yml": """\
+sources:
+  - name: quoted
+    tables: [{name: orders, columns: [{name: "`order`", data_type: string}]}]
+models:
+  - name: quoted_names
+    config: {contract: {enforced: true}}
+    columns: [{name: "`order`", data_type: string}]
+""",
+        "quoted_names.sql": "select `order` from {{ source('quoted', 'orders') }}\n",
+    },
     # The analyser calls these unreleased, or knows no graph.
     "language_of_bigquery": {
         "private.sql": """\
@@ -292,6 +323,10 @@ select id, lower(status) as state from {{ source('nobody', 'orders') }}
             "select 1 as id from (select 1) where 1 < last_id\n",
         },
         "other_header.sql, ligne 2 (modèle other_header) :\n    Unrecognized name: last_id\n",
+    ),
+    "external_table_without_the_column": (
+        {"lost_day.sql": "select id, dai from {{ source('lake', 'days') }}\n"},
+        "lost_day.sql, ligne 1 (modèle lost_day) :\n    Unrecognized name: dai; Did you mean day?",
     ),
     "json_as_a_key": (
         {"json_key.sql": "select j from (select parse_json('1') as j) group by j\n"},

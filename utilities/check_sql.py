@@ -27,7 +27,12 @@ from support.column_guesses import (
     make_guess,
 )
 from support.dbt_offline import DbtProject, NeedsBigQueryError, add_project_options, show_path
-from support.declared_types import explain_type_error, list_contract_types, list_declared_types
+from support.declared_types import (
+    explain_type_error,
+    list_contract_types,
+    list_declared_types,
+    lists_all_columns,
+)
 from support.googlesql import (
     STRING,
     TIMESTAMP,
@@ -97,8 +102,9 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
         """Read the whole project, each node after those it reads."""
         self.project.answer_for_bigquery(self.find_declared_types, self.find_query_columns)
         for source in self.project.manifest.sources.values():
-            name = f"source {source.source_name}.{source.name}"
-            self._declare(source, f"{name} sans `data_type` à chaque colonne")
+            is_typed = all(list_declared_types(source).values()) and source.columns
+            lack = "ses `partitions`" if is_typed else "`data_type` à chaque colonne"
+            self._declare(source, f"source {source.source_name}.{source.name} sans {lack}")
         for node in self.project.list_nodes():
             if node.resource_type == "seed":
                 self._learn(node, self.project.list_seed_columns(node))
@@ -129,17 +135,24 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
         manifest = self.project.manifest
         read = {parent for node in manifest.nodes.values() for parent in node.depends_on_nodes}
         sources = (manifest.sources[name] for name in sorted(read & manifest.sources.keys()))
-        types = ((source, self._find_source_types(source)) for source in sources)
-        missing = (source for source, known in types if not (known and all(known.values())))
+        missing = (source for source in sources if not lists_all_columns(source))
         names = (self._name_source(source) for source in missing if can_be_asked(source))
         return [name for name in names if name not in self.kept]
 
-    def _find_source_types(self, source: Any) -> dict[str, str]:
-        """Return the types of a source's columns: its YAML's if it has all, else those kept."""
-        types = list_declared_types(source)
-        if types and all(types.values()):
-            return types
-        return (self.kept or {}).get(self._name_source(source), types)
+    def _find_known_types(self, node: Any) -> tuple[dict[str, str], bool]:
+        """Return the types of the columns that are known of a node, and whether they are all.
+
+        Those of a source are its YAML's if it has all, else those kept. Without a contract, the
+        YAML of a model need not name all its columns: if it counted as the whole list, a node that
+        reads another column would be refused.
+        """
+        types = list_declared_types(node)
+        if node.resource_type != "source":
+            return types, bool(types and node.config.contract.enforced)
+        kept = (self.kept or {}).get(self._name_source(node))
+        if kept is None or lists_all_columns(node):
+            return types, lists_all_columns(node)
+        return kept, bool(kept)
 
     def _name_source(self, source: Any) -> str:
         """Return the name of a source in the file that keeps its columns."""
@@ -269,8 +282,7 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
-        is_source = node.resource_type == "source"
-        types = self._find_source_types(node) if is_source else list_declared_types(node)
+        types, are_all = self._find_known_types(node)
         columns, faults = self._find_types(types)
         # Without a contract, the YAML of a model need not name all its columns: if it counted as
         # the whole list, a node that reads another column would be refused.
