@@ -70,13 +70,13 @@ BEYOND = re.compile(
     r"collate|m(in|ax)_by|dlp_\w+|st_regionstats|external_object_transform)\b",
     re.IGNORECASE,
 )
+# What a script before the statement may have made: a temporary table or function, a variable.
+MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized name): `?(\w+)")
 
 
 @dataclass
 class Check:
     """What has been read of a project so far, and the columns that came out of it."""
-# What a script before the statement may have made: a temporary table or function, a variable.
-MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized name): `?(\w+)")
 
     analyser: SqlAnalyser
     project: DbtProject
@@ -91,7 +91,7 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
     errors: set[tuple[str, int | None, str]] = field(default_factory=set)
     # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    statements: int = 0
+    judged: int = 0
     # The tables whose columns are not known, with what is guessed of them.
     guesses: Tables = field(default_factory=dict)
     # By reason, the names of the nodes judged with guesses.
@@ -202,7 +202,6 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
         variables = self._find_variables(node) if incremental else {}
         before, after = render_wrapping(node)
         statement = before + sql + after
-        self.statements += 1
         try:
             if causes:
                 found = Guesser(self.analyser, statement, known, variables).judge(guesses)
@@ -216,21 +215,30 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
             self._note_error(node, sql, error, incremental=incremental)
             return
         if causes:
+            self.judged += 1
             self.judged_by_guesses[causes[0]].append(node.name)
-        if incremental:
-            return
-        if causes:
-            self.unknown[node.unique_id] = causes[0]
-            added = list_snapshot_columns(node, {})
-            found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
-            self.guesses[make_table_path(node)] = found
-            if has_contract(node):
-                self.not_judged["contrat : ses colonnes viennent de colonnes devinées"].append(
-                    node.name
-                )
-        else:
-            self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
-            self._check_contract(node, columns)
+            if not incremental:
+                self._keep_guesses(node, found, causes[0])
+        elif incremental or self._keep_columns(node, columns):
+            self.judged += 1
+
+    def _keep_guesses(self, node: Any, found: GuessedTable, cause: str) -> None:
+        """Keep the columns that a node's SQL gives, some of which come from guesses."""
+        self.unknown[node.unique_id] = cause
+        added = list_snapshot_columns(node, {})
+        found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
+        self.guesses[make_table_path(node)] = found
+        if has_contract(node):
+            self.not_judged["contrat : ses colonnes viennent de colonnes devinées"].append(
+                node.name
+            )
+
+    def _keep_columns(self, node: Any, columns: Columns) -> bool:
+        """Keep the columns that a node's SQL gives; return whether its contract is kept."""
+        self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
+        before = len(self.refusals)
+        self._check_contract(node, columns)
+        return len(self.refusals) == before
 
     def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
         """Note where a node's SQL is refused, or that the analyser lacks what BigQuery may have."""
@@ -284,9 +292,7 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
             return
         types, are_all = self._find_known_types(node)
         columns, faults = self._find_types(types)
-        # Without a contract, the YAML of a model need not name all its columns: if it counted as
-        # the whole list, a node that reads another column would be refused.
-        if types and len(columns) == len(types) and (is_source or node.config.contract.enforced):
+        if are_all and len(columns) == len(types):
             self.columns[path] = columns
             return
         # Not a refusal: BigQuery never reads these types.
@@ -390,6 +396,12 @@ def has_header(node: Any) -> bool:
     return bool(node.config.get("sql_header"))
 
 
+def names_in_header(node: Any, name: str) -> bool:
+    """Return whether the script before the node's statement has this name in it."""
+    header = str(node.config.get("sql_header") or "")
+    return bool(re.search(rf"\b{re.escape(name)}\b", header, re.IGNORECASE))
+
+
 def parse_table_path(relation: str) -> TablePath:
     """Return the path of a relation that is quoted as BigQuery quotes it."""
     return tuple(relation.replace("`", "").split("."))
@@ -408,12 +420,6 @@ def render_wrapping(node: Any) -> tuple[str, str]:
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
     if node.config.materialized == "ephemeral":
         # A column without a name is refused in a table, not in a common table expression.
-def names_in_header(node: Any, name: str) -> bool:
-    """Return whether the script before the node's statement has this name in it."""
-    header = str(node.config.get("sql_header") or "")
-    return bool(re.search(rf"\b{re.escape(name)}\b", header, re.IGNORECASE))
-
-
         return "select * from (", "\n)"
     return "create table `relation` as (", "\n)"
 
@@ -446,6 +452,8 @@ def start_analyser(folder: Path) -> SqlAnalyser:
 
 def shorten(names: list[str]) -> str:
     """Return the first names of a list, and how many others there are."""
+    # An incremental model has two statements, hence its name twice.
+    names = list(dict.fromkeys(names))
     others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
     return f"{', '.join(names[:5] if others else names)}{others}"
 
@@ -462,12 +470,13 @@ def render_report(check: Check) -> str:
             f"! Dans {folder.name}/{FILE_NAME}, il manque {', '.join(missing)} : "
             f"`{name_command(folder)}`"
         )
-    judged = check.statements - check.read_for_grammar
+    read = len(check.refusals) + check.judged + check.read_for_grammar
     guesses = f", dont {sum(map(len, guessed.values()))} avec des colonnes devinées"
     grammar = f", {check.read_for_grammar} pour leur grammaire seule"
     lines.append(
-        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL : "
-        f"{count(len(check.refusals), 'refusée', 'refusées')}, {count(judged, 'jugée', 'jugées')}"
+        f"{count(read, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL : "
+        f"{count(len(check.refusals), 'refusée', 'refusées')}, "
+        f"{count(check.judged, 'jugée', 'jugées')}"
         f"{guesses if guessed else ''}{grammar if check.read_for_grammar else ''}."
     )
     return "\n".join(lines)

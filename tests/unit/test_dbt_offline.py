@@ -2,12 +2,14 @@
 
 import pytest
 
+from bi_pipeline.errors import ConfigurationError
 from support.dbt_offline import (
     MARK,
     find_line_in_yaml,
     find_marked_line,
     find_remedy,
     mark_lines,
+    parse_project,
 )
 from support.googlesql import POSITION
 
@@ -75,3 +77,12 @@ def test_remedy_for_a_project_elsewhere_names_its_folder(tmp_path):
     (tmp_path / "packages.yml").write_text("packages: [{package: dbt-labs/dbt_utils}]")
 
     assert f"`.venv/bin/dbt deps --project-dir {tmp_path}`" in find_remedy(tmp_path)
+
+
+def test_folder_without_a_project_is_said_with_what_to_give(tmp_path):
+    for folder, what in ((tmp_path / "nowhere", "n'existe pas"), (tmp_path, "n'a pas de")):
+        with pytest.raises(ConfigurationError) as error:
+            parse_project(folder, [], tmp_path / "work")
+
+        assert f"le dossier {folder} {what}" in str(error.value)
+        assert "Donnez à --project-dir celui qui contient dbt_project.yml." in str(error.value)
