@@ -27,7 +27,12 @@ from support.column_guesses import (
     make_guess,
 )
 from support.dbt_offline import DbtProject, NeedsBigQueryError, add_project_options, show_path
-from support.declared_types import explain_type_error, list_contract_types, list_declared_types
+from support.declared_types import (
+    explain_type_error,
+    list_contract_types,
+    list_declared_types,
+    lists_all_columns,
+)
 from support.googlesql import (
     STRING,
     TIMESTAMP,
@@ -60,11 +65,13 @@ COMMENT = re.compile(r"--[^\n]*|#[^\n]*|/\*.*?\*/", re.DOTALL)
 # without a dot that is not listed here is a mistake, as BigQuery has none of that name.
 BEYOND = re.compile(
     r"Table not found: \S*\.|Function not found: \S*\.|Table-valued function not found|"
-    rf"Model not found|Unrecognized name: @@|{TOO_DEEP}|"
+    rf"Model not found|Property graph not found|Unrecognized name: @@|{TOO_DEEP}|"
     r"Function not found: (contains_substr|search|vector_search|text_analyze|bag_of_words|tf_idf|"
     r"collate|m(in|ax)_by|dlp_\w+|st_regionstats|external_object_transform)\b",
     re.IGNORECASE,
 )
+# What a script before the statement may have made: a temporary table or function, a variable.
+MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized name): `?(\w+)")
 
 
 @dataclass
@@ -84,7 +91,7 @@ class Check:
     errors: set[tuple[str, int | None, str]] = field(default_factory=set)
     # By reason, the names of the nodes that are not judged.
     not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    statements: int = 0
+    judged: int = 0
     # The tables whose columns are not known, with what is guessed of them.
     guesses: Tables = field(default_factory=dict)
     # By reason, the names of the nodes judged with guesses.
@@ -95,8 +102,9 @@ class Check:
         """Read the whole project, each node after those it reads."""
         self.project.answer_for_bigquery(self.find_declared_types, self.find_query_columns)
         for source in self.project.manifest.sources.values():
-            name = f"source {source.source_name}.{source.name}"
-            self._declare(source, f"{name} sans `data_type` à chaque colonne")
+            is_typed = all(list_declared_types(source).values()) and source.columns
+            lack = "ses `partitions`" if is_typed else "`data_type` à chaque colonne"
+            self._declare(source, f"source {source.source_name}.{source.name} sans {lack}")
         for node in self.project.list_nodes():
             if node.resource_type == "seed":
                 self._learn(node, self.project.list_seed_columns(node))
@@ -127,17 +135,24 @@ class Check:
         manifest = self.project.manifest
         read = {parent for node in manifest.nodes.values() for parent in node.depends_on_nodes}
         sources = (manifest.sources[name] for name in sorted(read & manifest.sources.keys()))
-        types = ((source, self._find_source_types(source)) for source in sources)
-        missing = (source for source, known in types if not (known and all(known.values())))
+        missing = (source for source in sources if not lists_all_columns(source))
         names = (self._name_source(source) for source in missing if can_be_asked(source))
         return [name for name in names if name not in self.kept]
 
-    def _find_source_types(self, source: Any) -> dict[str, str]:
-        """Return the types of a source's columns: its YAML's if it has all, else those kept."""
-        types = list_declared_types(source)
-        if types and all(types.values()):
-            return types
-        return (self.kept or {}).get(self._name_source(source), types)
+    def _find_known_types(self, node: Any) -> tuple[dict[str, str], bool]:
+        """Return the types of the columns that are known of a node, and whether they are all.
+
+        Those of a source are its YAML's if it has all, else those kept. Without a contract, the
+        YAML of a model need not name all its columns: if it counted as the whole list, a node that
+        reads another column would be refused.
+        """
+        types = list_declared_types(node)
+        if node.resource_type != "source":
+            return types, bool(types and node.config.contract.enforced)
+        kept = (self.kept or {}).get(self._name_source(node))
+        if kept is None or lists_all_columns(node):
+            return types, lists_all_columns(node)
+        return kept, bool(kept)
 
     def _name_source(self, source: Any) -> str:
         """Return the name of a source in the file that keeps its columns."""
@@ -187,7 +202,6 @@ class Check:
         variables = self._find_variables(node) if incremental else {}
         before, after = render_wrapping(node)
         statement = before + sql + after
-        self.statements += 1
         try:
             if causes:
                 found = Guesser(self.analyser, statement, known, variables).judge(guesses)
@@ -201,25 +215,35 @@ class Check:
             self._note_error(node, sql, error, incremental=incremental)
             return
         if causes:
+            self.judged += 1
             self.judged_by_guesses[causes[0]].append(node.name)
-        if incremental:
-            return
-        if causes:
-            self.unknown[node.unique_id] = causes[0]
-            added = list_snapshot_columns(node, {})
-            found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
-            self.guesses[make_table_path(node)] = found
-            if has_contract(node):
-                self.not_judged["contrat : ses colonnes viennent de colonnes devinées"].append(
-                    node.name
-                )
-        else:
-            self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
-            self._check_contract(node, columns)
+            if not incremental:
+                self._keep_guesses(node, found, causes[0])
+        elif incremental or self._keep_columns(node, columns):
+            self.judged += 1
+
+    def _keep_guesses(self, node: Any, found: GuessedTable, cause: str) -> None:
+        """Keep the columns that a node's SQL gives, some of which come from guesses."""
+        self.unknown[node.unique_id] = cause
+        added = list_snapshot_columns(node, {})
+        found.columns |= {name.lower(): make_guess(kind) for name, kind in added.items()}
+        self.guesses[make_table_path(node)] = found
+        if has_contract(node):
+            self.not_judged["contrat : ses colonnes viennent de colonnes devinées"].append(
+                node.name
+            )
+
+    def _keep_columns(self, node: Any, columns: Columns) -> bool:
+        """Keep the columns that a node's SQL gives; return whether its contract is kept."""
+        self.columns[make_table_path(node)] = columns | list_snapshot_columns(node, columns)
+        before = len(self.refusals)
+        self._check_contract(node, columns)
+        return len(self.refusals) == before
 
     def _note_error(self, node: Any, sql: str, error: SqlError, *, incremental: bool) -> None:
         """Note where a node's SQL is refused, or that the analyser lacks what BigQuery may have."""
-        if BEYOND.match(str(error)) or ("Function not found" in str(error) and has_header(node)):
+        made = MADE_BY_HEADER.match(str(error))
+        if BEYOND.match(str(error)) or (made and names_in_header(node, made[1])):
             self.read_for_grammar += 1
             self._leave(node, f"hors de portée : {str(error).partition(';')[0]}")
             return
@@ -266,12 +290,9 @@ class Check:
             # The SQL of its full refresh has given its columns; only its incremental SQL failed. If
             # its columns counted as unknown, the nodes that read it would not be judged.
             return
-        is_source = node.resource_type == "source"
-        types = self._find_source_types(node) if is_source else list_declared_types(node)
+        types, are_all = self._find_known_types(node)
         columns, faults = self._find_types(types)
-        # Without a contract, the YAML of a model need not name all its columns: if it counted as
-        # the whole list, a node that reads another column would be refused.
-        if types and len(columns) == len(types) and (is_source or node.config.contract.enforced):
+        if are_all and len(columns) == len(types):
             self.columns[path] = columns
             return
         # Not a refusal: BigQuery never reads these types.
@@ -375,6 +396,12 @@ def has_header(node: Any) -> bool:
     return bool(node.config.get("sql_header"))
 
 
+def names_in_header(node: Any, name: str) -> bool:
+    """Return whether the script before the node's statement has this name in it."""
+    header = str(node.config.get("sql_header") or "")
+    return bool(re.search(rf"\b{re.escape(name)}\b", header, re.IGNORECASE))
+
+
 def parse_table_path(relation: str) -> TablePath:
     """Return the path of a relation that is quoted as BigQuery quotes it."""
     return tuple(relation.replace("`", "").split("."))
@@ -425,6 +452,8 @@ def start_analyser(folder: Path) -> SqlAnalyser:
 
 def shorten(names: list[str]) -> str:
     """Return the first names of a list, and how many others there are."""
+    # An incremental model has two statements, hence its name twice.
+    names = list(dict.fromkeys(names))
     others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
     return f"{', '.join(names[:5] if others else names)}{others}"
 
@@ -441,12 +470,13 @@ def render_report(check: Check) -> str:
             f"! Dans {folder.name}/{FILE_NAME}, il manque {', '.join(missing)} : "
             f"`{name_command(folder)}`"
         )
-    judged = check.statements - check.read_for_grammar
+    read = len(check.refusals) + check.judged + check.read_for_grammar
     guesses = f", dont {sum(map(len, guessed.values()))} avec des colonnes devinées"
     grammar = f", {check.read_for_grammar} pour leur grammaire seule"
     lines.append(
-        f"{count(check.statements, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL : "
-        f"{count(len(check.refusals), 'refusée', 'refusées')}, {count(judged, 'jugée', 'jugées')}"
+        f"{count(read, 'requête lue', 'requêtes lues')} par l'analyseur de GoogleSQL : "
+        f"{count(len(check.refusals), 'refusée', 'refusées')}, "
+        f"{count(check.judged, 'jugée', 'jugées')}"
         f"{guesses if guessed else ''}{grammar if check.read_for_grammar else ''}."
     )
     return "\n".join(lines)

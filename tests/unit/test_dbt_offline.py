@@ -2,6 +2,7 @@
 
 import pytest
 
+from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR
 from support.dbt_offline import (
     MARK,
@@ -9,6 +10,7 @@ from support.dbt_offline import (
     find_marked_line,
     find_remedy,
     mark_lines,
+    parse_project,
 )
 from support.googlesql import POSITION
 
@@ -82,3 +84,12 @@ def test_remedy_for_the_packages_of_our_project_is_the_pipeline_that_installs_th
     monkeypatch.setattr("support.dbt_offline.packages_are_missing", lambda folder: True)
 
     assert "prefect/pipeline.py --commands deps" in find_remedy(DBT_PROJECT_DIR)
+
+
+def test_folder_without_a_project_is_said_with_what_to_give(tmp_path):
+    for folder, what in ((tmp_path / "nowhere", "n'existe pas"), (tmp_path, "n'a pas de")):
+        with pytest.raises(ConfigurationError) as error:
+            parse_project(folder, [], tmp_path / "work")
+
+        assert f"le dossier {folder} {what}" in str(error.value)
+        assert "Donnez à --project-dir celui qui contient dbt_project.yml." in str(error.value)

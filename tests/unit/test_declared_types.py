@@ -3,8 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+from dbt.artifacts.resources.v1.source_definition import ExternalTable
 
-from support.declared_types import find_nearest_type, list_declared_types
+from support.declared_types import find_nearest_type, list_declared_types, lists_all_columns
+
+DAY = {"name": "day", "data_type": "date"}
 
 
 @pytest.mark.parametrize(
@@ -26,12 +29,31 @@ from support.declared_types import find_nearest_type, list_declared_types
         ({"a": "STRUCT"}, {"a": ""}),
         ({"a": "array", "a.b": "date", "a.c": None}, {"a": ""}),
         ({"a.b": "record", "a.b.c": "date"}, {"a": ""}),
+        ({"`order`": "date", "a.`b`": "date"}, {"order": "date", "a": "STRUCT<`b` date>"}),
     ],
 )
 def test_fields_make_the_type_of_their_column(declared, types):
     columns = {name: SimpleNamespace(name=name, data_type=kind) for name, kind in declared.items()}
 
     assert list_declared_types(SimpleNamespace(columns=columns)) == types
+
+
+@pytest.mark.parametrize(
+    ("external", "are_all"),
+    [
+        (None, True),
+        ({"location": "gs://lake/*"}, True),
+        ({"options": {"hive_partition_uri_prefix": "gs://lake"}}, False),
+        ({"options": {"hive_partition_uri_prefix": "gs://lake"}, "partitions": [DAY]}, True),
+    ],
+)
+def test_partitions_of_an_external_table_are_columns(external, are_all):
+    columns = {"id": SimpleNamespace(name="id", data_type="int64")}
+    made = None if external is None else ExternalTable.from_dict(external)
+    source = SimpleNamespace(columns=columns, external=made)
+
+    assert lists_all_columns(source) == are_all
+    assert ("day" in list_declared_types(source)) == ("partitions" in (external or {}))
 
 
 @pytest.mark.parametrize(

@@ -43,19 +43,31 @@ PROBES = ("STRING", "INT64", "DATE", "BOOL")
 # Errors that no column cures.
 HOPELESS = re.compile(
     r"Syntax error|Function not found|Table not found|Table-valued function not found|"
-    rf"Model not found|Type not found|Unrecognized name: @@|{TOO_DEEP}"
+    rf"Model not found|Property graph not found|Type not found|Unrecognized name: @@|{TOO_DEEP}|"
+    r"Aggregate function \S+ not allowed in WHERE|Multi-level aggregation requires|"
+    r"The HAVING clause requires|The QUALIFY clause requires"
 )
 MISSING = re.compile(
     r"Unrecognized name: (`[^`]+`|\w+)|Name (.+?) not found inside|"
     r"Column (.+?) in (?:USING|SELECT \*)|"
     r"Field name (.+?) does not exist|Cannot access field (.+?) on"
 )
+# Errors of a column that is guessed in one table while it is another's: the `*` of the first gives
+# it, or it is not grouped there. The last two also come of a column that is guessed in too few
+# tables: in `(select max(x) from b)`, x is the outer query's unless b has one.
+MISPLACED = re.compile(
+    r"CREATE TABLE has columns with duplicate name (.+)|"
+    r"Column (?:name )?(.+?) (?:in .+ )?is ambiguous|"
+    r".* references column (.+?) which is (?:neither grouped nor aggregated|not visible)"
+)
 # Errors that names alone decide, whatever the types of the columns.
 NO_COLUMN = re.compile(
     r"Unrecognized name|Name .+? not found inside|Column .+? in (?:USING|SELECT \*)|"
-    r".* references column .* neither grouped nor aggregated"
+    + MISPLACED.pattern
 )
-AMBIGUOUS = re.compile(r"Column name (.+?) is ambiguous")
+# Errors of a subquery that gives several columns. With a `*`, it may give a single one: a column
+# that is guessed in its table may be another table's.
+ONE_COLUMN = re.compile(r".*(?:only one output column|cannot have more than one column)")
 MISMATCH = re.compile(
     r"No matching signature|Unable to (?:coerce|find common)|incompatible types|Invalid cast|"
     r"Could not cast|should return type|must be|not supported|does not support|is not allowed for|"
@@ -133,7 +145,7 @@ class Guesser:
 
     def _cure(self, tables: Tables, error: SqlError, seen: frozenset[Any]) -> bool:
         """Search columns with which there is no error, this one first; whether there are any."""
-        if HOPELESS.match(str(error)) or self._is_of_literals(error):
+        if HOPELESS.match(str(error)) or has_wrong_count(error) or self._is_of_literals(error):
             raise error
         seen |= {make_key(error)}
         independent = True
@@ -144,7 +156,7 @@ class Guesser:
             new = self._analyse(moved)
             if new is None:
                 return True
-            independent = independent and is_same(new, error)
+            independent = independent and (is_same(new, error) or leads_back(new, error, seen))
             if make_key(new) in seen:
                 continue
             if names & self._find_words(new):
@@ -159,21 +171,12 @@ class Guesser:
 
     def _list_moves(self, tables: Tables, error: SqlError) -> Iterator[tuple[Tables, set[Any]]]:
         """Yield changes of the tables, and the names whose types they change; likeliest first."""
-        message = str(error)
-        if missing := MISSING.match(message):
-            name = next(filter(None, missing.groups())).strip("`").lower()
+        if misplaced := find_name(MISPLACED, error):
+            yield from ((moved, set()) for moved in list_other_owners(tables, misplaced))
+        elif missing := find_name(MISSING, error):
             for way in self._list_owners(tables, error):
-                place = read(tables, way)
-                fields = place if isinstance(place, dict) else {}
-                if name not in fields:
-                    yield change(tables, way, {**fields, name: "STRING"}), set()
-        elif ambiguous := AMBIGUOUS.match(message):
-            name = ambiguous[1].strip("`").lower()
-            for way in list_places(tables):
-                place = read(tables, way)
-                if isinstance(place, dict) and name in place:
-                    yield change(tables, way, {n: x for n, x in place.items() if n != name}), set()
-        elif MISMATCH.search(message):
+                yield from ((moved, set()) for moved in add(tables, way, missing, "STRING"))
+        elif MISMATCH.search(str(error)):
             yield from self._list_other_types(tables, error)
 
     def _list_owners(self, tables: Tables, error: SqlError) -> Iterator[Way]:
@@ -249,16 +252,21 @@ class Guesser:
         places = [way for way in list_places(tables) if way[1]]
         if MARK in str(error):
             return False
+        if ONE_COLUMN.match(str(error)) and "*" in "".join(self._find_expressions(error)[:1]):
+            return False
         if NO_COLUMN.match(str(error)):
             # Names alone decide, unless a name may be a field of what is guessed.
             return all(isinstance(read(tables, way), str) for way in places)
-        more = {
-            path: GuessedTable({**table.columns, "dbt_check_probe": "STRING"}, table.is_open)
-            for path, table in tables.items()
-            if table.is_open
-        }
-        if not is_same(self._analyse({**tables, **more}), error):
-            return False
+        # In a subquery, a name of the expression may be a column of the subquery's own table, not
+        # of the outer query's. A table in which that makes the name ambiguous cannot have it.
+        names = self._find_path(error) | self._find_words(error)
+        for path in (path for path, table in tables.items() if table.is_open):
+            added: dict[str, Guess] = {name: {} for name in names}
+            added["dbt_check_probe"] = "STRING"
+            more = GuessedTable({**added, **tables[path].columns})
+            new = self._analyse({**tables, path: more})
+            if not is_same(new, error) and "is ambiguous" not in str(new):
+                return False
         leaves = [way for way in places if not isinstance(read(tables, way), dict)]
         return not any(True for _ in self._list_influential(tables, leaves, error))
 
@@ -307,6 +315,24 @@ def make_key(error: SqlError) -> tuple[str, tuple[int, int]]:
 def is_same(one: SqlError | None, other: SqlError) -> bool:
     """Whether the analyser says the same, of the same types, at the same place."""
     return one is not None and (str(one), one.place) == (str(other), other.place)
+
+
+def leads_back(new: SqlError, error: SqlError, seen: frozenset[Any]) -> bool:
+    """Whether a column, given to another table because of an error, is missing where it was."""
+    name = find_name(MISPLACED, error)
+    return bool(name) and find_name(MISSING, new) == name and make_key(new) in seen
+
+
+def has_wrong_count(error: SqlError) -> bool:
+    """Whether no signature of a function takes so many arguments, whatever their types."""
+    signatures = str(error).count("\n  Signature: ")
+    return 0 < signatures == str(error).count("\n    Signature requires at ")
+
+
+def find_name(errors: re.Pattern[str], error: SqlError) -> str:
+    """Return the name that an error of these is about, in lower case; none for another error."""
+    found = errors.match(str(error))
+    return next(filter(None, found.groups())).strip("`").lower() if found else ""
 
 
 def make_columns(table: GuessedTable, number: int) -> Columns:
@@ -382,6 +408,35 @@ def change(tables: Tables, way: Way, guess: Guess) -> Tables:
     path, steps = way
     columns: Any = replace_at(tables[path].columns, steps, guess)
     return {**tables, path: GuessedTable(columns, tables[path].is_open)}
+
+
+def add(tables: Tables, way: Way, name: str, guess: Guess) -> Iterator[Tables]:
+    """Yield the tables with one more name at a place, unless it is there."""
+    place = read(tables, way)
+    fields = place if isinstance(place, dict) else {}
+    if name not in fields:
+        yield change(tables, way, {**fields, name: guess})
+
+
+def list_other_owners(tables: Tables, name: str) -> Iterator[Tables]:
+    """Yield the tables with a name elsewhere than where it is: nowhere, there, or there as well."""
+    guesses = []
+    for way in list_places(tables):
+        place = read(tables, way)
+        if isinstance(place, dict) and name in place:
+            guesses.append(place[name])
+            less = change(tables, way, {n: x for n, x in place.items() if n != name})
+            yield less
+            for other in list_from_places(less):
+                if other != way:
+                    yield from add(less, other, name, place[name])
+    for way in list_from_places(tables):
+        yield from add(tables, way, name, guesses[0] if guesses else "STRING")
+
+
+def list_from_places(tables: Tables) -> Iterator[Way]:
+    """Yield the ways to what a FROM clause reads: open tables, and the elements of arrays."""
+    yield from (way for way in list_places(tables) if not way[1] or way[1][-1] == 0)
 
 
 def change_all(tables: Tables, ways: list[Way], guess: Guess) -> Tables:

@@ -230,6 +230,12 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
 
     dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
     """
+    if not (folder / "dbt_project.yml").is_file():
+        what = "n'a pas de dbt_project.yml" if folder.is_dir() else "n'existe pas"
+        raise ConfigurationError(
+            f"Projet dbt : le dossier {show_path(folder)} {what}. Donnez à --project-dir celui qui "
+            "contient dbt_project.yml."
+        )
     for name, value in DEFAULTS.items():
         # An empty variable counts as unset, as in PipelineSettings: left empty, it would give the
         # tables an empty project or dataset.

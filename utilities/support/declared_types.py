@@ -29,16 +29,38 @@ def list_declared_types(node: Any) -> dict[str, str]:
     """Return the type of each column that the YAML of a node lists, empty if it does not say.
 
     `a.b` is a field of the column `a`: of a struct, or of the array of structs that `a` is said to
-    be. A RECORD may be either.
+    be. A RECORD may be either. The partitions of an external table are columns of it.
     """
-    return _nest({column.name: column.data_type or "" for column in node.columns.values()})
+    partitions = _list_partitions(node)
+    types = {column.name: column.data_type or "" for column in node.columns.values()}
+    types |= {partition.name: partition.data_type for partition in partitions}
+    # A name is quoted in YAML where dbt has to quote it.
+    return _nest({name.replace("`", ""): kind for name, kind in types.items()})
+
+
+def lists_all_columns(source: Any) -> bool:
+    """Return whether the YAML of a source lists all its columns, each with its type.
+
+    An external table has a column for each partition in the paths of its files as well.
+    """
+    options = source.external.extra.get("options") if source.external is not None else None
+    partitioned = "hive_partition_uri_prefix" in (options or {})
+    types = list_declared_types(source)
+    return bool(types and all(types.values()) and (not partitioned or _list_partitions(source)))
+
+
+def _list_partitions(node: Any) -> list[Any]:
+    """Return the partitions of an external table that have a name and a type in its YAML."""
+    partitions = getattr(getattr(node, "external", None), "partitions", None) or []
+    return [partition for partition in partitions if not isinstance(partition, str)]
 
 
 def list_contract_types(node: Any) -> dict[str, str]:
     """Return the type of each column that the contract of a model promises, as dbt reads it."""
     columns = {
-        column.name: {"name": column.name, "data_type": column.data_type}
+        name: {"name": name, "data_type": column.data_type}
         for column in node.columns.values()
+        for name in [column.name.replace("`", "")]
     }
     if node.contract.alias_types:
         for column in columns.values():

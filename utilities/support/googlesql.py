@@ -35,6 +35,10 @@ ALIASES = {
 # BigQuery's SQL and its API each name some types otherwise than the analyser does.
 SQL_NAMES = {"DOUBLE": "FLOAT64"}
 API_NAMES = {"DOUBLE": "FLOAT", "INT64": "INTEGER", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
+# The language that the analyser calls released is not quite BigQuery's, by its reference: BigQuery
+# compares and orders neither arrays nor JSON, and groups by no JSON.
+NOT_IN_BIGQUERY = {"JSON_TYPE_COMPARISON", "ARRAY_EQUALITY", "ARRAY_ORDERING"}
+ALSO_IN_BIGQUERY = {"DIFFERENTIAL_PRIVACY", "LIKE_ANY_SOME_ALL_ARRAY"}
 TOO_DEEP = "Expression too deep for zetasql"
 POSITION = re.compile(r" \[at (\d+):(\d+)\]$")
 
@@ -48,7 +52,7 @@ class SqlError(Exception):
 
 
 class SqlAnalyser:
-    """The analyser, with BigQuery's product mode and every released feature of the language."""
+    """The analyser, with BigQuery's product mode and BigQuery's language."""
 
     def __init__(self, folder: Path) -> None:
         """Start the analyser: 15 s, under one once `folder` holds the compiled module."""
@@ -56,7 +60,11 @@ class SqlAnalyser:
         self.service = ZetaSqlLocalService.get_instance()
         self.language = types.LanguageOptions.maximum_features()
         self.language.product_mode = types.ProductMode.PRODUCT_EXTERNAL
-        self.language.reserved_keywords = ["QUALIFY", "MATCH_RECOGNIZE"]
+        released = set(self.language.enabled_language_features)
+        self.language.enabled_language_features = sorted(
+            released - _find_features(NOT_IN_BIGQUERY) | _find_features(ALSO_IN_BIGQUERY)
+        )
+        self.language.reserved_keywords = ["QUALIFY", "MATCH_RECOGNIZE", "GRAPH_TABLE"]
         self.language.supported_statement_kinds = [
             kind for kind in types.ResolvedNodeKind if kind.name.endswith("_STMT")
         ]
@@ -139,6 +147,10 @@ class SqlAnalyser:
                     folders[path[: depth - 1]].catalog.append(folders[path[:depth]])
             folders[path[:-1]].table.append(_make_table(path[-1], columns))
         return root
+
+
+def _find_features(names: set[str]) -> set[types.LanguageFeature]:
+    return {types.LanguageFeature[f"FEATURE_{name}"] for name in names}
 
 
 def _list_nodes(root: types.ASTNode) -> list[types.ASTNode]:
@@ -230,6 +242,7 @@ def _make_table(name: str, columns: Columns) -> types.SimpleTable:
         "_PARTITIONTIME": types.TypeKind.TYPE_TIMESTAMP,
         "_PARTITIONDATE": types.TypeKind.TYPE_DATE,
         "_TABLE_SUFFIX": types.TypeKind.TYPE_STRING,
+        "_FILE_NAME": types.TypeKind.TYPE_STRING,
     }
     return types.SimpleTable(
         name=name,
