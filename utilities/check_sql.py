@@ -70,7 +70,8 @@ BEYOND = re.compile(
     r"collate|m(in|ax)_by|dlp_\w+|st_regionstats|external_object_transform)\b",
     re.IGNORECASE,
 )
-# What a script before the statement may have made: a temporary table or function, a variable.
+# A script before the statement (`sql_header`) may have made these: a temporary table, a function, a
+# variable. The analyser, which does not run it, would refuse every model that uses them.
 MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized name): `?(\w+)")
 
 

@@ -56,7 +56,8 @@ def compile_start(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE | re.DOTALL)
 
 
-# There is one user, who may do everything: a right is neither given nor taken.
+# Grants mean nothing here, where one user may do everything. bqemulator would refuse them, and each
+# model that has some would fail.
 RIGHTS = compile_start("(?:grant|revoke) ")
 INGESTION_TIME = compile_start(rf"insert (?:into )?{NAME}\s*\(\s*_PARTITIONTIME\b")
 LOAD = compile_start("load data ")
@@ -65,7 +66,8 @@ COPY = compile_start(
     rf"({NAME}(?: for system_time as of .+?)?)(\s*options\s*\(.*\))?\s*\Z"
 )
 ALTER = compile_start(rf"alter (?:table|schema|(?:materialized )?view) (?:if exists )?{NAME} ")
-# Keys, which BigQuery does not enforce, and options, which change no row.
+# Changes of a table that change no row: keys, which BigQuery does not enforce, and options. DuckDB
+# would refuse them.
 WITHOUT_EFFECT = compile_start(
     rf"add (?:constraint (?:if not exists )?{NAME} )?(?:primary|foreign) key\b|"
     rf"drop (?:primary key\b|constraint )|(?:alter column (?:if exists )?{NAME} )?set options\b"
@@ -75,7 +77,8 @@ NO_PRIVILEGE = sqlglot.parse_one(
 )
 STRUCT_OF_VARIABLES = compile_start(r"(\(\s*select) as struct\b")
 
-# DuckDB's TIME_BUCKET counts weeks from a Monday, months and years from January 2000.
+# The period of each unit, for DuckDB's TIME_BUCKET. It counts weeks from a Monday, months and years
+# from January 2000.
 BUCKETS = {
     "DAY": (1, "DAY"),
     "ISOWEEK": (7, "DAY"),
@@ -84,14 +87,14 @@ BUCKETS = {
     "QUARTER": (3, "MONTH"),
     "YEAR": (1, "YEAR"),
 }
-# Of a BIGNUMERIC, bqemulator's literals keep 10 decimals and sqlglot's casts 5. If all have 10,
-# which no NUMERIC has, a column's type can be read from DuckDB.
+# DuckDB has no BIGNUMERIC. Kept with 10 decimals everywhere, as no NUMERIC is, a column is known for
+# one by its type in DuckDB; otherwise `make types` would record NUMERIC.
 BIGNUMERIC = {exp.DType.BIGDECIMAL: ((38, 10), (38, 38))}
 DUCKDB_TYPES = {"DECIMAL(38,10)": "BIGNUMERIC", "INTERVAL": "INTERVAL", "JSON": "JSON"}
 WEEK_DAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 
-# Letters of any alphabet, accents apart from their letters (as in names of files on macOS), digits,
-# spaces, _ and -. BigQuery allows more; a quote would end the identifier in DuckDB's SQL.
+# Letters of any alphabet, digits, spaces, _ and -; and accents as characters of their own, as macOS
+# writes them in names of files. BigQuery allows more, but a quote would end the name in DuckDB's SQL.
 TABLE_NAME = re.compile(r"[\w\u0300-\u036f -]{1,255}")
 
 
@@ -115,7 +118,7 @@ def rewrite(sql: str) -> list[str]:
         # name what it cannot do.
         raise InvalidQueryError("_PARTITIONTIME: no partitions by ingestion time.")
     if LOAD.match(sql):
-        # DuckDB's syntax error would not name it.
+        # DuckDB's syntax error would not say what the local BigQuery cannot do.
         raise InvalidQueryError("LOAD DATA: Cannot resolve gs:// URIs.")
     if RIGHTS.match(sql):
         return []
@@ -137,7 +140,7 @@ def split_list(sql: str) -> list[str]:
             parts.append(part)
             part = ""
         else:
-            # Without the comments before a part, which may hide how it begins.
+            # Comments before a part are left out: WITHOUT_EFFECT would not match behind them.
             part += sql[end if part else token.start : token.end]
         end = token.end
         if token.kind in ("PUNCT", "OP") and set(token.value) <= set("(<>)"):
@@ -279,7 +282,8 @@ def keep_dates(sql: str) -> str:
     tree = parse(sql) if "date_trunc" in sql.lower() else None
     if not tree:
         return str(rewrite_datetime_helpers(sql))
-    # The inner ones first: an ISO year takes a copy of what it truncates.
+    # The inner calls first: truncate() copies what an ISO year truncates, and a call in the copy
+    # would stay as it is.
     for call in reversed(list(tree.find_all(exp.DateTrunc))):
         call.replace(truncate(call))
     return str(rewrite_datetime_helpers(tree.sql("bigquery")))
@@ -289,7 +293,7 @@ def truncate(call: exp.Expression) -> exp.Expression:
     """Return a DATE_TRUNC to which DuckDB gives BigQuery's result and type."""
     moment, unit, zone = call.this, call.args["unit"], call.args.get("zone")
     if zone:
-        # sqlglot would leave the zone out, in silence.
+        # sqlglot would leave the zone out, and the result be another day's.
         local = call.copy()
         local.set("this", exp.Datetime(this=moment, expression=zone))
         local.set("zone", None)
@@ -300,7 +304,7 @@ def truncate(call: exp.Expression) -> exp.Expression:
         shift = make_interval(exp.Literal.number(WEEK_DAYS.index(first_day)), "DAY")
         unit = exp.var("ISOWEEK")
     elif unit.name == "ISOYEAR":
-        # A bucket that is longer than the year, and begins with it.
+        # TIME_BUCKET knows no ISO years: take a bucket that is longer than one, and begins with it.
         origin = exp.cast(exp.Literal.string("2000-01-03"), "date")
         days = exp.DateDiff(this=call.copy(), expression=origin, unit=exp.var("DAY"))
         shift = make_interval(days, "DAY")

@@ -37,10 +37,12 @@ SCALARS = {
         *("BYTES", "JSON", "TIME", "BIGNUMERIC", "INTERVAL", "GEOGRAPHY"),
     )
 }
-# If none of these changes an error, no type of the column would.
+# A guessed column is tried with each of these types. An error that stays the same with all of them
+# does not come from that column's type, and the statement may be refused for it.
 PROBES = ("STRING", "INT64", "DATE", "BOOL")
 
-# Errors that no column cures.
+# The analyser gives these errors whatever columns the unknown tables have: the statement is refused
+# without a guess.
 HOPELESS = re.compile(
     r"Syntax error|Function not found|Table not found|Table-valued function not found|"
     rf"Model not found|Property graph not found|Type not found|Unrecognized name: @@|{TOO_DEEP}|"
@@ -52,15 +54,15 @@ MISSING = re.compile(
     r"Column (.+?) in (?:USING|SELECT \*)|"
     r"Field name (.+?) does not exist|Cannot access field (.+?) on"
 )
-# Errors of a column that is guessed in one table while it is another's: the `*` of the first gives
-# it, or it is not grouped there. The last two also come of a column that is guessed in too few
-# tables: in `(select max(x) from b)`, x is the outer query's unless b has one.
+# Errors that a wrong table makes, when a column is guessed in it: its `*` gives the column twice, or
+# it is not grouped by. The last two also come when a column is guessed in too few tables: in
+# `(select max(x) from b)`, x is the outer query's unless b has one.
 MISPLACED = re.compile(
     r"CREATE TABLE has columns with duplicate name (.+)|"
     r"Column (?:name )?(.+?) (?:in .+ )?is ambiguous|"
     r".* references column (.+?) which is (?:neither grouped nor aggregated|not visible)"
 )
-# Errors that names alone decide, whatever the types of the columns.
+# Other types cannot end these errors, only other columns: to try types as well would take seconds.
 NO_COLUMN = re.compile(
     r"Unrecognized name|Name .+? not found inside|Column .+? in (?:USING|SELECT \*)|"
     + MISPLACED.pattern
@@ -441,7 +443,7 @@ def list_from_places(tables: Tables) -> Iterator[Way]:
 
 def change_all(tables: Tables, ways: list[Way], guess: Guess) -> Tables:
     """Return the tables with one guess at several places."""
-    # The element of an ARRAY before the ARRAY, which is gone after its own change.
+    # The longest ways first: once an ARRAY has another type, there is no element in it to change.
     for way in sorted(ways, key=lambda way: -len(way[1])):
         tables = change(tables, way, guess)
     return tables

@@ -34,7 +34,7 @@ def list_declared_types(node: Any) -> dict[str, str]:
     partitions = _list_partitions(node)
     types = {column.name: column.data_type or "" for column in node.columns.values()}
     types |= {partition.name: partition.data_type for partition in partitions}
-    # A name is quoted in YAML where dbt has to quote it.
+    # Some quote a column's name in their YAML, for dbt: the table's column has no backticks.
     return _nest({name.replace("`", ""): kind for name, kind in types.items()})
 
 

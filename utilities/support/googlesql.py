@@ -35,8 +35,8 @@ ALIASES = {
 # BigQuery's SQL and its API each name some types otherwise than the analyser does.
 SQL_NAMES = {"DOUBLE": "FLOAT64"}
 API_NAMES = {"DOUBLE": "FLOAT", "INT64": "INTEGER", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
-# The language that the analyser calls released is not quite BigQuery's, by its reference: BigQuery
-# compares and orders neither arrays nor JSON, and groups by no JSON.
+# The analyser's released language is not quite BigQuery's: with the first, it would accept arrays
+# and JSON that are compared, ordered or grouped by; without the second, refuse what BigQuery takes.
 NOT_IN_BIGQUERY = {"JSON_TYPE_COMPARISON", "ARRAY_EQUALITY", "ARRAY_ORDERING"}
 ALSO_IN_BIGQUERY = {"DIFFERENTIAL_PRIVACY", "LIKE_ANY_SOME_ALL_ARRAY"}
 TOO_DEEP = "Expression too deep for zetasql"
