@@ -87,14 +87,14 @@ BUCKETS = {
     "QUARTER": (3, "MONTH"),
     "YEAR": (1, "YEAR"),
 }
-# DuckDB has no BIGNUMERIC. Kept with 10 decimals everywhere, as no NUMERIC is, a column is known for
-# one by its type in DuckDB; otherwise `make types` would record NUMERIC.
+# DuckDB has no BIGNUMERIC. With 10 decimals, as no NUMERIC has, such a column is known by its type
+# in DuckDB; otherwise `make types` would record NUMERIC.
 BIGNUMERIC = {exp.DType.BIGDECIMAL: ((38, 10), (38, 38))}
 DUCKDB_TYPES = {"DECIMAL(38,10)": "BIGNUMERIC", "INTERVAL": "INTERVAL", "JSON": "JSON"}
 WEEK_DAYS = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 
 # Letters of any alphabet, digits, spaces, _ and -; and accents as characters of their own, as macOS
-# writes them in names of files. BigQuery allows more, but a quote would end the name in DuckDB's SQL.
+# writes them in names of files. BigQuery allows more; a quote would end the name in DuckDB's SQL.
 TABLE_NAME = re.compile(r"[\w\u0300-\u036f -]{1,255}")
 
 
