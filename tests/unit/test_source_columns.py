@@ -156,7 +156,13 @@ def test_remedy_is_the_command_for_the_folder_of_the_project(tmp_path):
 def make_source(package="cafe", relation="`p`.`raw`.`sales`"):
     """Return a source as dbt parses it, without types."""
     return SimpleNamespace(
-        **{"package_name": package, "source_name": "shop", "name": "sales", "columns": {}},
+        **{
+            "package_name": package,
+            "source_name": "shop",
+            "name": "sales",
+            "columns": {},
+            "external": None,
+        },
         **{"unique_id": f"source.{package}.shop.sales", "relation_name": relation},
         **{"original_file_path": "models/s.yml", "database": "p", "schema": "raw"},
     )

@@ -54,7 +54,7 @@ MISSING = re.compile(
     r"Column (.+?) in (?:USING|SELECT \*)|"
     r"Field name (.+?) does not exist|Cannot access field (.+?) on"
 )
-# Errors of a column that is guessed in the wrong table: the table's `*` gives it a second time, or it
+# Errors of a column that is guessed in the wrong table: that table's `*` gives it once more, or it
 # is not grouped by. The last two also come when a column is guessed in too few tables: in
 # `(select max(x) from b)`, x is the outer query's unless b has one.
 MISPLACED = re.compile(

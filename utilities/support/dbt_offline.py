@@ -230,12 +230,7 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
 
     dbt writes in `work` alone. Raises ConfigurationError with dbt's words.
     """
-    if not (folder / "dbt_project.yml").is_file():
-        what = "n'a pas de dbt_project.yml" if folder.is_dir() else "n'existe pas"
-        raise ConfigurationError(
-            f"Projet dbt : le dossier {show_path(folder)} {what}. Donnez à --project-dir celui qui "
-            "contient dbt_project.yml."
-        )
+    require_project(folder)
     for name, value in DEFAULTS.items():
         # An empty variable counts as unset, as in PipelineSettings: left empty, it would give the
         # tables an empty project or dataset.
@@ -270,6 +265,16 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     if answer.exception:
         raise ConfigurationError(f"Projet dbt : {answer.exception}\n{find_remedy(folder)}")
     return get_adapter_by_type("bigquery").config, answer.result
+
+
+def require_project(folder: Path) -> None:
+    """Raise ConfigurationError unless this is the folder of a dbt project."""
+    if not (folder / "dbt_project.yml").is_file():
+        what = "n'a pas de dbt_project.yml" if folder.is_dir() else "n'existe pas"
+        raise ConfigurationError(
+            f"Projet dbt : le dossier {show_path(folder)} {what}. Donnez à --project-dir celui qui "
+            "contient dbt_project.yml."
+        )
 
 
 def pretend_to_build() -> None:
