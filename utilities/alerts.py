@@ -235,7 +235,7 @@ def make_automations(deployment: Deployment, block_id: UUID, hours: float) -> li
         send = SendNotification(block_document_id=block_id, subject=subject, body=body)
         automations.append(Automation(name=subject, trigger=trigger, actions=[send]))
     # If the last heartbeat of a run arrives after its end, the trigger waits for another end and
-    # fires. Without `force`, Prefect refuses Crashed to a run that has ended.
+    # fires: with `force`, a run that has succeeded would become Crashed.
     crash = ChangeFlowRunState(
         name="Crashed", state=StateType.CRASHED, message=DEAD_MESSAGE, force=False
     )

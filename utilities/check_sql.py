@@ -54,7 +54,6 @@ from support.source_columns import (
     read_source_columns,
 )
 
-# The kinds of nodes whose SQL is read, in French. Seeds and sources have none.
 KINDS = {"model": "modèle", "snapshot": "snapshot", "test": "test"}
 OWN_MATERIALIZATIONS = {
     *("table", "view", "incremental", "ephemeral", "materialized_view", "snapshot", "test"),
@@ -77,27 +76,35 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
 
 @dataclass
 class Check:
-    """What has been read of a project so far, and the columns that came out of it."""
+    """What has been read of a project so far, and the columns that came out of it.
+
+    Attributes:
+        analyser, project: those that it reads with.
+        kept: the columns that the project's file keeps of its sources; None without such a file.
+        columns: those known, by table.
+        unknown: why the columns of a node are not known, by `unique_id`. A node that reads them is
+            not judged with them: it would be refused for columns that may be there.
+        guesses: the tables whose columns are not known, with what is guessed of them.
+        refusals: the messages, in French.
+        errors: node, line and reason of each refusal. An incremental model, whose SQL is read
+            twice, is not refused again for the same one.
+        judged, read_for_grammar: how many statements were judged in full, and for their grammar
+            alone; those refused are in neither.
+        judged_by_guesses, not_judged: names of nodes, by reason.
+    """
 
     analyser: SqlAnalyser
     project: DbtProject
-    # The columns that the project's file keeps of its sources, None without such a file.
     kept: SourceColumns | None = None
     columns: dict[TablePath, Columns] = field(default_factory=dict)
-    # By node, why its columns are unknown. A node that reads them cannot be judged either: it would
-    # be refused for columns that may be there.
     unknown: dict[str, str] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
-    # Node, line and reason: an incremental model is not refused a second time for the same one.
-    errors: set[tuple[str, int | None, str]] = field(default_factory=set)
-    # By reason, the names of the nodes that are not judged.
-    not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    judged: int = 0
-    # The tables whose columns are not known, with what is guessed of them.
     guesses: Tables = field(default_factory=dict)
-    # By reason, the names of the nodes judged with guesses.
-    judged_by_guesses: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    refusals: list[str] = field(default_factory=list)
+    errors: set[tuple[str, int | None, str]] = field(default_factory=set)
+    judged: int = 0
     read_for_grammar: int = 0
+    judged_by_guesses: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    not_judged: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def read(self) -> None:
         """Read the whole project, each node after those it reads."""
@@ -296,7 +303,7 @@ class Check:
         if are_all and len(columns) == len(types):
             self.columns[path] = columns
             return
-        # Not a refusal: BigQuery never reads these types.
+        # BigQuery never reads these types, so a wrong one is no reason to refuse the SQL.
         self.unknown[node.unique_id] = f"{node.name}.{faults[0]}" if faults else cause
         self.guesses[path] = GuessedTable(
             {
@@ -420,7 +427,8 @@ def render_wrapping(node: Any) -> tuple[str, str]:
     if node.resource_type == "test":
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
     if node.config.materialized == "ephemeral":
-        # A column without a name is refused in a table, not in a common table expression.
+        # An ephemeral model becomes a common table expression, where a column may have no name. Read
+        # as a table, the model would be refused for it.
         return "select * from (", "\n)"
     return "create table `relation` as (", "\n)"
 
@@ -453,7 +461,7 @@ def start_analyser(folder: Path) -> SqlAnalyser:
 
 def shorten(names: list[str]) -> str:
     """Return the first names of a list, and how many others there are."""
-    # An incremental model has two statements, hence its name twice.
+    # The SQL of an incremental model is read twice: its name would be listed twice.
     names = list(dict.fromkeys(names))
     others = f" et {len(names) - 5} autres" if len(names) > 6 else ""
     return f"{', '.join(names[:5] if others else names)}{others}"

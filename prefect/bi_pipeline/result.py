@@ -10,7 +10,7 @@ from typing import Any
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
 # dbt's RETRYABLE_STATUSES (1.12). If one were missing, « rien à reprendre » would be said of a run
-# that `dbt retry` would redo. `dbt retry` leaves hooks out, whatever their status.
+# that `dbt retry` would redo.
 RETRIED = FAILED_STATUSES | {"skipped"}
 
 # dbt exits 0 with these events when a selection names no node, or when there is nothing to do:

@@ -23,11 +23,13 @@ Guess = str | dict[str, "Guess"] | list["Guess"]
 # of an ARRAY.
 Way = tuple[TablePath, tuple[str | int, ...]]
 
-# A table that may have more columns than those guessed has one of this name as well. Through
-# `select *` it comes out of a statement, and says that its columns are not all known.
+# A column that each table has whose columns may not all be known. When it comes out of a statement
+# through `select *`, that statement's own columns are not all known: without it, a node that reads
+# one of the others would be refused.
 MARK = "dbt_check_more_columns"
 
-# Analyses that a statement is given, of 10 to 30 ms each.
+# An analysis takes 10 to 30 ms. Without a limit, one statement of hundreds of unknown columns could
+# take minutes; beyond it, the statement is judged for its grammar alone.
 MOST_ANALYSES = 400
 
 SCALARS = {
@@ -67,8 +69,8 @@ NO_COLUMN = re.compile(
     r"Unrecognized name|Name .+? not found inside|Column .+? in (?:USING|SELECT \*)|"
     + MISPLACED.pattern
 )
-# Errors of a subquery that gives several columns. With a `*`, it may give a single one: a column
-# that is guessed in its table may be another table's.
+# Errors of a subquery that gives several columns where one is due. With a `*` that may be the fault
+# of a guess, a column of another table guessed in this one: such a statement is not refused.
 ONE_COLUMN = re.compile(r".*(?:only one output column|cannot have more than one column)")
 MISMATCH = re.compile(
     r"No matching signature|Unable to (?:coerce|find common)|incompatible types|Invalid cast|"
@@ -151,8 +153,8 @@ class Guesser:
             raise error
         seen |= {make_key(error)}
         independent = True
-        # If the error that comes next has to do with the column that was changed, the change may be
-        # its cause: those come last.
+        # A move whose next error is about the column that it changed has perhaps caused that error:
+        # it is tried after the others, or the search would go on from a mistake.
         later = []
         for moved, names in self._list_moves(tables, error):
             new = self._analyse(moved)
@@ -186,13 +188,15 @@ class Guesser:
         message = str(error)
         parts = [way for way in list_places(tables) if way[1]]
         if not message.startswith(("Field name", "Cannot access field")):
-            # In `(select key from unnest(params))`, a column of the table would be found, too.
+            # In `(select key from unnest(params))`, `key` is a field of the array. As a column of
+            # the table it would end the error as well, and be a wrong guess.
             texts = (text.lower() for text in self._find_expressions(error))
             subquery = next((text for text in texts if "unnest" in text), "")
             words = set(re.findall(r"\w+", subquery))
             yield from (way for way in parts if way[1][-1] == 0 and str(way[1][-2]) in words)
             yield from ((path, ()) for path, table in tables.items() if table.is_open)
-        # The STRUCT that lacks a field is printed, its own mark at the end.
+        # The message prints the STRUCT that lacks the field, and the mark at its end tells which it
+        # is. Without that, a field of the same name would go to the wrong STRUCT.
         marks = re.findall(rf"{MARK}\w*", message)
         numbers = {path: number for number, path in enumerate(tables)}
         for path, steps in parts:
@@ -208,7 +212,7 @@ class Guesser:
     ) -> Iterator[tuple[Tables, set[Any]]]:
         """Yield the tables with other types of the columns that the error has to do with."""
         message = str(error)
-        # The types that would fit are in the message, beside the one that does not.
+        # The message names the types that would fit: tried first, they save most of the analyses.
         text = message.replace("numeric", "INT64")
         named = (name for name in re.findall(r"[A-Z][A-Z0-9]+", text) if name in SCALARS)
         kinds: list[Guess] = [*dict.fromkeys([*named, "STRING"])]
@@ -257,10 +261,12 @@ class Guesser:
         if ONE_COLUMN.match(str(error)) and "*" in "".join(self._find_expressions(error)[:1]):
             return False
         if NO_COLUMN.match(str(error)):
-            # Names alone decide, unless a name may be a field of what is guessed.
+            # No type ends such an error, unless a STRUCT or an ARRAY is guessed: the name may be
+            # that of a field, and the statement right.
             return all(isinstance(read(tables, way), str) for way in places)
-        # In a subquery, a name of the expression may be a column of the subquery's own table, not
-        # of the outer query's. A table in which that makes the name ambiguous cannot have it.
+        # A name in a subquery may be a column of the subquery's own table, where the guess has put
+        # it in the outer query's. If the error ends once each open table has these names, a guess
+        # caused it. (A table in which a name becomes ambiguous cannot have it.)
         names = self._find_path(error) | self._find_words(error)
         for path in (path for path, table in tables.items() if table.is_open):
             added: dict[str, Guess] = {name: {} for name in names}

@@ -45,10 +45,9 @@ DEFAULTS = {
     "PYTHON_DOTENV_DISABLED": "1",
 }
 
-# dbt's own, before `pretend_to_build`.
+# dbt's own function, which `pretend_to_build` replaces: read there, it would be the replacement.
 GET_FLAGS = dbt.flags.get_flag_obj
 
-# A line and a column, from 1.
 Place = tuple[int, int]
 
 
@@ -154,8 +153,8 @@ class DbtProject:
                 raise NeedsBigQueryError from None
             raise
         if self._asked_bigquery and not incremental:
-            # A macro may make columns of BigQuery's answer (a pivot): rendered on no row, the SQL
-            # has fewer, and the models that read them would be refused.
+            # A macro may make columns out of BigQuery's answer, as a pivot does. Here the answer is
+            # empty and the SQL lacks those columns: models that read them would be refused.
             raise NeedsBigQueryError
         return sql
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from dbt.adapters.bigquery.column import BigQueryColumn, get_nested_column_data_types
 
-# The types of BigQuery, and those of other databases that stand for one of them without looking
-# like its name.
+# A type that BigQuery has not is answered by the nearest of these. Those of other databases have
+# their equivalent beside them: by its letters, `varchar` is near none.
 TYPES = (
     *("ARRAY", "BIGNUMERIC", "BOOL", "BYTES", "DATE", "DATETIME", "FLOAT64", "GEOGRAPHY", "INT64"),
     *("INTERVAL", "JSON", "NUMERIC", "RANGE", "STRING", "STRUCT", "TIME", "TIMESTAMP"),

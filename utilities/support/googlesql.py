@@ -20,7 +20,7 @@ from zetasql.core import wasm_client
 from zetasql.core.exceptions import ServerError
 from zetasql.core.local_service import ZetaSqlLocalService
 
-# A table's columns, in order, and the path of a table: project, dataset, name (or a name alone).
+# A table's columns: in the table's own order, as `select *` and `union all` go by it.
 Columns = dict[str, types.Type]
 TablePath = tuple[str, ...]
 STRING = types.Type(type_kind=types.TypeKind.TYPE_STRING)
@@ -32,7 +32,8 @@ ALIASES = {
     **dict.fromkeys(("INT", "INTEGER", "BIGINT", "SMALLINT", "TINYINT", "BYTEINT"), "INT64"),
     **{"BOOLEAN": "BOOL", "DECIMAL": "NUMERIC", "BIGDECIMAL": "BIGNUMERIC"},
 }
-# BigQuery's SQL and its API each name some types otherwise than the analyser does.
+# dbt compares types by the names of BigQuery's SQL and of its API. With the analyser's own names
+# (DOUBLE), a contract that holds would be refused.
 SQL_NAMES = {"DOUBLE": "FLOAT64"}
 API_NAMES = {"DOUBLE": "FLOAT", "INT64": "INTEGER", "BOOL": "BOOLEAN", "STRUCT": "RECORD"}
 # The analyser's released language is not quite BigQuery's: with the first, it would accept arrays
@@ -73,7 +74,8 @@ class SqlAnalyser:
             default_timezone="UTC",
             error_message_mode=types.ErrorMessageMode.ERROR_MESSAGE_ONE_LINE,
         )
-        # A project has thousands of columns, of some ten types.
+        # A project has thousands of columns, of some ten types: without a cache, the analyser would
+        # be asked for each column.
         self.find_type = cache(self._find_type)
 
     def find_columns(
@@ -87,7 +89,8 @@ class SqlAnalyser:
         `variables` are those that its script has declared before it. Raises SqlError.
         """
         catalog = self._make_catalog(tables)
-        # A variable of a script is a constant to the statement that reads it.
+        # The statement is read without the script that declares its variables: unless they are
+        # there as constants, each would be an unknown name.
         catalog.constant = [
             types.SimpleConstant(name_path=[name], type=kind, value=types.Value())
             for name, kind in (variables or {}).items()
@@ -99,7 +102,8 @@ class SqlAnalyser:
         except ServerError as error:
             raise _make_sql_error(error) from None
         except DecodeError:
-            # protobuf reads messages of a hundred levels: a sum of sixty terms has more.
+            # protobuf refuses answers of more than a hundred levels, as a sum of sixty terms makes:
+            # a traceback, for SQL that BigQuery takes.
             raise SqlError(TOO_DEEP, (1, 1)) from None
         outputs = answer.resolved_statement.output_column_list
         return {output.name: output.column.type for output in outputs}
