@@ -427,8 +427,8 @@ def render_wrapping(node: Any) -> tuple[str, str]:
     if node.resource_type == "test":
         return "select count(*) as failures from (", "\n) as dbt_internal_test"
     if node.config.materialized == "ephemeral":
-        # An ephemeral model becomes a common table expression, where a column may have no name. Read
-        # as a table, the model would be refused for it.
+        # A common table expression may have a column without a name. As a table, the model would be
+        # refused for it.
         return "select * from (", "\n)"
     return "create table `relation` as (", "\n)"
 
