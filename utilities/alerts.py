@@ -80,8 +80,8 @@ l'horaire est arrêté.
 {% if deployment %}
 Déploiement {{ deployment.name }} : $deployment_url{% endif %}"""
 
-# The automation « plus de signe de vie » sends nothing: it sets the run to Crashed with this
-# message, and the automation « échec » sends the message of that state.
+# The automation « échec » sends this text: it is the message of the state Crashed, which « plus de
+# signe de vie » sets. If that automation sent it as well, each dead run would be told twice.
 DEAD_MESSAGE = (
     f"Plus de signe de vie depuis {MINUTES_WITHOUT_HEARTBEAT} minutes : la machine qui exécutait, "
     "ou son processus, s'est arrêtée sans le dire."

@@ -184,8 +184,8 @@ def refuse_a_second_schedule(client: SyncPrefectClient, name: str, repository: s
 
     One that clones another repository is another team's, and does not count.
     """
-    # prefect-cloud names a deployment after the function unless told otherwise: under `name` alone,
-    # it would not be found.
+    # prefect-cloud names a deployment after the function unless told otherwise: looked for under
+    # `name` alone, it would not be found, and two schedules would run the pipeline.
     for name_there in (f"{FLOW_OF_PREFECT_CLOUD}/{name}", "/".join([FLOW_OF_PREFECT_CLOUD] * 2)):
         other = find_on_prefect(client.read_deployment_by_name, name_there)
         if other is None or not any(schedule.active for schedule in other.schedules):

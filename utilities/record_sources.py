@@ -225,7 +225,8 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path = arguments.project_dir
     kept = {} if arguments.yaml else read_source_columns(folder) or {}
     client, settings = connect_to_bigquery()
-    # For env_var() in the project, which names the datasets of its sources.
+    # The project's YAML names the datasets of its sources by env_var(): without these variables,
+    # dbt could not parse it.
     os.environ |= settings.to_mapping() | {"GCP_PROJECT_ID": client.project}
     sources = list_sources(folder, arguments.vars)
     columns, failures = ask_all_columns(client, sources)

@@ -48,16 +48,14 @@ client, _ = connect_to_bigquery()
 
 # Makes what later starts have to find, and ends with 7 when it is interrupted.
 FILL = f"""{CLIENT}
-import time
+import signal, time
 client.create_dataset('mine')
 client.query_and_wait(
     'create table projet_local_dev.loaded as select * from projet_local_raw.flights'
 )
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
 print('go', flush=True)
-try:
-    time.sleep(60)
-except KeyboardInterrupt:
-    sys.exit(7)
+time.sleep(60)
 """
 
 # For BigQuery, which has this table: a merge of most of its rows into it.

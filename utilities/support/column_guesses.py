@@ -39,8 +39,8 @@ SCALARS = {
         *("BYTES", "JSON", "TIME", "BIGNUMERIC", "INTERVAL", "GEOGRAPHY"),
     )
 }
-# A guessed column is tried with each of these types. An error that stays the same with all of them
-# does not come from that column's type, and the statement may be refused for it.
+# An error counts as independent of a guessed column's type if it stays the same with each of these.
+# With fewer, a statement could be refused that another type would have cured.
 PROBES = ("STRING", "INT64", "DATE", "BOOL")
 
 # The analyser gives these errors whatever columns the unknown tables have: the statement is refused

@@ -65,7 +65,8 @@ def read_source_columns(folder: Path) -> SourceColumns | None:
 
 def write_source_columns(folder: Path, sources: SourceColumns) -> None:
     """Replace, in one step, what the dbt project in this folder keeps."""
-    # Through a link, if the file is one: the link would be replaced.
+    # Without resolve(), a file that is a symbolic link would become a file of its own, and the one
+    # that it leads to would stay as it was.
     path = (folder / FILE_NAME).resolve()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:

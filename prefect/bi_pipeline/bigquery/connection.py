@@ -152,8 +152,8 @@ def make_profile(project: str, settings: PipelineSettings) -> DbtCliProfile:
         type="bigquery",
         schema=settings.dataset,
         threads=settings.threads,
-        # A setting that nobody gave is None: TargetConfigs leaves it out of profiles.yml, and dbt
-        # takes its own default.
+        # Settings that nobody gave stay None: TargetConfigs then leaves them out of profiles.yml.
+        # With a default of ours in their place, dbt's own would no longer hold.
         extras={
             "method": "oauth-secrets",
             "token": f"{{{{ env_var('{TOKEN_VARIABLE}') }}}}",

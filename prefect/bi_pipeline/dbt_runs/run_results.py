@@ -18,7 +18,8 @@ RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
 MANIFEST = "manifest.json"
 
-# Followed by the table, « project:dataset.name »; bqemulator puts a dot in the place of the colon.
+# BigQuery names the table « project:dataset.name », bqemulator « project.dataset.name »: with the
+# colon in this pattern, a seed that is not loaded would not be recognised on the local BigQuery.
 MISSING_TABLE = re.compile(r"Not found: Table (.+?) was not found")
 
 
