@@ -192,7 +192,8 @@ def end(process, project, proxy, server):
         process.returncode,
         state,
         "Traceback" in (stderr or ""),
-        proxy.cancelled,
+        # dbt may ask to cancel the job of the model before as well, which has just ended.
+        [node for node in proxy.cancelled if node != "first"],
         left_running(project),
         list((project.root.parent / "tmp").iterdir()),
         stderr or "",
