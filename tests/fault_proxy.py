@@ -41,6 +41,8 @@ def error_reply(status: int, reason: str, message: str) -> Reply:
 
 
 RESET = Reply(None)
+# In the answer for a job that has ended: of `jobs` or of `queries`.
+ENDED = re.compile(rb'"state":\s*"DONE"|"jobComplete":\s*true')
 CONFLICT = error_reply(HTTPStatus.CONFLICT, "duplicate", "Already Exists: Job")
 
 
@@ -83,7 +85,8 @@ class FaultProxy:
     """The proxy: its URL, its faults, the queries that BigQuery took and their nodes.
 
     `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
-    nodes of the jobs that dbt asked to cancel; after `die()`, nothing listens any more.
+    nodes of the jobs that dbt asked to cancel before they had ended; after `die()`, nothing
+    listens any more.
     """
 
     upstream: str
@@ -96,6 +99,7 @@ class FaultProxy:
     die: Callable[[], None] = lambda: None
     _nodes: dict[str, str] = field(default_factory=dict)
     _submitted: set[str] = field(default_factory=set)
+    _ended: set[str] = field(default_factory=set)
     _failed_jobs: dict[str, Reply] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -133,7 +137,10 @@ class FaultProxy:
         elif job := re.search(r"/(?:queries|jobs)/([^/?]+)(/cancel)?", request.path):
             request.job_id = job.group(1)
             request.node = self._nodes.get(request.job_id, "")
-            self.cancelled += [request.node] if job.group(2) else []
+            # dbt-bigquery 1.12.1 asks to cancel all the jobs that a thread has ever had: those that
+            # have ended come along when the next model has taken the same thread.
+            if job.group(2) and request.job_id not in self._ended:
+                self.cancelled.append(request.node)
 
     def _answer_for_failed_job(self, request: Request) -> Reply:
         """Answer as BigQuery does for a job that has failed, however it is asked for."""
@@ -167,7 +174,10 @@ class FaultProxy:
         try:
             connection.request(request.method, request.path, request.body, headers)
             response = connection.getresponse()
-            return Reply(response.status, response.read())
+            reply = Reply(response.status, response.read())
+            if ENDED.search(reply.body):
+                self._ended.add(request.job_id)
+            return reply
         except OSError:
             # A test has killed the local BigQuery: the client has to see that, not an error 500.
             return RESET

@@ -192,8 +192,7 @@ def end(process, project, proxy, server):
         process.returncode,
         state,
         "Traceback" in (stderr or ""),
-        # dbt may ask to cancel the job of the model before as well, which has just ended.
-        [node for node in proxy.cancelled if node != "first"],
+        proxy.cancelled,
         left_running(project),
         list((project.root.parent / "tmp").iterdir()),
         stderr or "",
