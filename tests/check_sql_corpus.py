@@ -292,8 +292,8 @@ match_recognize (
 # A situation that BigQuery, or dbt, refuses -> its files, in the folder of its name, and what is
 # said of it.
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
-    # Its incremental SQL is right or wrong according to a type that is guessed, so that only its
-    # grammar counts: the columns that its full refresh gives stay.
+    # The incremental SQL turns on a guessed type, and counts for its grammar alone. If the columns
+    # of the full refresh counted as unknown with it, the model that reads `nope` would pass.
     "column_that_a_guessed_full_refresh_does_not_give": (
         {
             "guessed_load.yml": """\
@@ -468,7 +468,8 @@ from (select 1) where _dbt_max_partition < current_date()
         {"all_nameless.sql": "select * from {{ ref('nameless') }}\n"},
         "all_nameless.sql, ligne 1 (modèle all_nameless) :\n    CREATE TABLE columns must be named",
     ),
-    # Its columns are known, although its SQL is refused: both of its SQL are judged.
+    # The same mistake is in the full refresh and in the incremental SQL: said twice, it would pass
+    # for two.
     "incremental_model_refused_twice_for_one_reason": (
         {
             "twice.yml": """\

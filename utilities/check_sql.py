@@ -76,7 +76,7 @@ MADE_BY_HEADER = re.compile(r"(?:Function not found|Table not found|Unrecognized
 
 @dataclass
 class Check:
-    """What has been read of a project so far, and the columns that came out of it.
+    """A project as far as it is read: the columns that came out of it, and what is said of it.
 
     Attributes:
         analyser, project: those that it reads with.

@@ -1,4 +1,4 @@
-"""What bqemulator cannot do: done all the same, or said at once with the way round."""
+"""A task that bqemulator cannot do is done all the same, or said at once with the way round."""
 
 import re
 from datetime import UTC, datetime, timedelta

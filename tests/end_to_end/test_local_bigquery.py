@@ -167,7 +167,7 @@ def data_dir(first_run):
 
 @dataclass
 class Killed:
-    """What a pipeline said whose local BigQuery was killed during a merge, and what it left.
+    """A pipeline whose local BigQuery was killed during a merge: its words, and what it left.
 
     Attributes:
         data_dir: the folder of the servers.

@@ -121,7 +121,7 @@ def test_default_selector_of_the_project_counts_as_a_selection(make_project, tmp
     assert sorted(path.name for path in folder.rglob("*.*")) == ["docs.html", "run_results.json"]
     assert "select 1 as id" in (folder / "dev" / "docs.html").read_text()
     results = json.loads((folder / "dev" / "run_results.json").read_text())
-    # Those of `docs generate` would have no status that `retry` knows.
+    # If the results of `docs generate` took the place of the run's, `retry` would redo nothing.
     assert results["args"]["which"] == "run"
     assert [result["unique_id"] for result in results["results"]] == ["model.project.one"]
 

@@ -168,7 +168,7 @@ def test_dataset_has_no_accent_as_in_bigquery(ours):
 
 @pytest.fixture(scope="module")
 def context():
-    """What bqemulator keeps and runs, without its servers."""
+    """The catalog and the engine of a bqemulator without servers."""
     settings = Settings(persistence_mode=PersistenceMode.EPHEMERAL, enable_format_extensions=False)
     engine, clock, events = DuckDBEngine(settings), SystemClock(), EventBus()
     with pytest.MonkeyPatch.context() as patch:

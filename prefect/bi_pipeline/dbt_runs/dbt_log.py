@@ -46,7 +46,8 @@ def read_log(command: str, lines: list[str]) -> DbtLog:
         if (failed or name == "CatalogGenerationError") and not message.startswith("Traceback"):
             log.errors.append(message)
         if name == "GenericExceptionOnRun":
-            # Its first line names no node, and run_results.json says « ERROR » of a microbatch.
+            # run_results.json says « ERROR » of a microbatch, and nothing else says why it failed.
+            # The first line (« Unhandled error while executing ») tells users nothing.
             log.batch_errors.setdefault(unique_id, message.partition("\n")[2])
         if command == "list" and name == "PrintEvent":
             # `dbt list` prints each node in a PrintEvent, and so does print() in a macro, any text:

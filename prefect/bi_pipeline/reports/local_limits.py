@@ -1,4 +1,4 @@
-"""What the BigQuery of this machine cannot do and BigQuery can, by what is said when it is met.
+"""The limits of the BigQuery of this machine, each known by the message of a node that meets it.
 
 The table of README.md, « Sur le BigQuery local », has these rows and no other; what could be mended
 is in `utilities/support/bqemulator_sql.py`.

@@ -1,4 +1,4 @@
-"""What an import leaves out is there when it is used: held on a library of two lines."""
+"""A module that an import leaves out is there when it is used, here in a library of two lines."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""What is kept of a command for `retry` and --changed-since."""
+"""A command leaves the files that `retry` and --changed-since can build on, and no other."""
 
 import pytest
 
@@ -29,7 +29,8 @@ def result(command, *models, which=None, failed=False, **arguments):
         (result("run", "a", "b", failed=True), {RESULTS}),
         (result("run", "a", "b", empty=True), {RESULTS}),
         (result("clone", "a", "b"), {RESULTS}),
-        # Those that a retry does not redo may have changed since they were built.
+        # A model that a retry does not redo may have changed since it was built: with the manifest,
+        # it would pass for built as it stands.
         (result("retry", "b", which="run"), {RESULTS}),
         (result("retry", "a", "b", which="run"), {RESULTS, MANIFEST}),
         (result("retry", "a", "b", which="clone"), {RESULTS}),

@@ -1,4 +1,4 @@
-"""What dbt's files and its log say of nodes: why one failed, the seed that it misses."""
+"""The reason why a node failed is found in dbt's files and log, and the seed that it misses."""
 
 import json
 

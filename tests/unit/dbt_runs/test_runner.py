@@ -1,4 +1,4 @@
-"""What a run refuses before it starts dbt, and what prod's state cannot be taken from."""
+"""A run refuses what dbt would not retry, and a state of prod that is not there."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the local BigQuery cannot do: recognised by what is said, told with the way round."""
+"""A limit of the local BigQuery is recognised by its message, and told with the way round."""
 
 import re
 
