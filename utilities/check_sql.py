@@ -157,10 +157,9 @@ class Check:
         types = list_declared_types(node)
         if node.resource_type != "source":
             return types, bool(types and node.config.contract.enforced)
-        kept = (self.kept or {}).get(self._name_source(node))
-        if kept is None or lists_all_columns(node):
-            return types, lists_all_columns(node)
-        return kept, bool(kept)
+        are_all = lists_all_columns(node)
+        kept = None if are_all else (self.kept or {}).get(self._name_source(node))
+        return (types, are_all) if kept is None else (kept, bool(kept))
 
     def _name_source(self, source: Any) -> str:
         """Return the name of a source in the file that keeps its columns."""
