@@ -43,6 +43,7 @@ from bi_pipeline.bigquery.connection import (
     make_connection,
 )
 from bi_pipeline.dbt_runs.git_repository import read_current_commit
+from bi_pipeline.dbt_runs.only_new import News, keep_state, look_for_news
 from bi_pipeline.dbt_runs.options import DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
@@ -59,6 +60,7 @@ from bi_pipeline.lifetime.service_watch import say_what_stops_answering
 from bi_pipeline.reports.message import (
     describe_failure,
     describe_idle_run,
+    describe_news,
     describe_retry,
     describe_success,
     describe_warnings,
@@ -212,6 +214,7 @@ def dbt_full_pipeline(
     changed_since: Nodes | None = None,
     full_refresh: bool = False,
     empty: bool = False,
+    only_new: bool = False,
     vars: dict[str, Any] | None = None,
     event_time_start: str | None = None,
     event_time_end: str | None = None,
@@ -232,6 +235,7 @@ def dbt_full_pipeline(
         changed_since: Ne traiter que ce qui diffère de ce commit, et ce qui en dépend ; lire le reste en prod. DBT_ARTIFACTS_DIR : que ce qui diffère de la dernière exécution de prod.
         full_refresh: Reconstruire les tables incrémentales en entier.
         empty: Construire sans lire de données, comme --empty de dbt.
+        only_new: Ne traiter que ce qui a du neuf depuis la dernière réussite : données, code ou réglages.
         vars: Variables du projet dbt, comme --vars de dbt.
         event_time_start: Début des lots (UTC, AAAA-MM-JJ), comme --event-time-start de dbt.
         event_time_end: Fin des lots, exclue (UTC, AAAA-MM-JJ), comme --event-time-end de dbt.
@@ -253,7 +257,7 @@ def dbt_full_pipeline(
             event_time_end=event_time_end,
             threads=threads,
         )
-        words, options = plan_commands(commands, macro, options, changed_since)
+        words, options = plan_commands(commands, macro, options, changed_since, only_new)
         settings = load_settings(target)
         show_banner(settings)
         connection = connect(settings)
@@ -264,15 +268,24 @@ def dbt_full_pipeline(
             open_dbt(connection, settings, words) as dbt,
         ):
             dbt = compare_with_prod(dbt, options, changed_since)
-            ending.run_state = run_commands(options, dbt, warnings, changed_since)
+            news, options = look_for_news(dbt, options) if only_new else (None, options)
+            ending.run_state = run_commands(options, dbt, warnings, changed_since, news)
     return ending.run_state
 
 
 def run_commands(
-    options: DbtOptions, dbt: DbtRunner, warnings: list[str], changed_since: str | None
+    options: DbtOptions,
+    dbt: DbtRunner,
+    warnings: list[str],
+    changed_since: str | None,
+    news: News | None,
 ) -> State[Any]:
     """Run the dbt commands until one fails, and show what those before it built."""
-    results = []
+    results: list[DbtResult] = []
+    if news:
+        show(found := describe_news(news.reasons, news.done, news.since))
+        if not news.reasons:
+            return complete(found, describe_warnings([], news.warned))
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
             name=f"dbt {command}",
@@ -293,9 +306,16 @@ def run_commands(
     message = describe_success(results)
     if changed_since and not any(result.nodes for result in results):
         message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."
-    elif nothing := describe_idle_run(results):
+    elif not news and (nothing := describe_idle_run(results)):
         return Failed(message=nothing, data=DbtError(nothing))
-    if warned := describe_warnings(results):
+    if news:
+        keep_state(dbt, news, results)
+    return complete(message, describe_warnings(results, news.warned if news else {}))
+
+
+def complete(message: str, warned: str) -> State[Any]:
+    """Return the state of a run that succeeded, which has a name of its own if dbt warned."""
+    if warned:
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)
 

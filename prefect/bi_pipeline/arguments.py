@@ -98,6 +98,7 @@ def _make_parser(form: Mapping[str, Any], possible_commands: str) -> argparse.Ar
     add("changed_since", nargs="?", const=LAST_RUN, type=_parse_text, metavar="COMMIT")
     add("full_refresh", action="store_true")
     add("empty", action="store_true")
+    add("only_new", action="store_true")
     add("vars", type=_parse_variables, metavar="YAML")
     add("event_time_start", metavar="DATE")
     add("event_time_end", metavar="DATE")

@@ -62,6 +62,13 @@ class Freshness:
     limit: tuple[int, str]
 
 
+def find_name(unique_id: str) -> str:
+    """Return the name of a node, as its file or its YAML gives it."""
+    parts = unique_id.split(".")[2:]
+    # The unique_id of a generic test ends in a hash: users would read it as part of the name.
+    return parts[0] if unique_id.startswith("test.") else ".".join(parts)
+
+
 @dataclass(frozen=True)
 class NodeResult:
     """The result of one node: a model, a test, a seed, a source…
@@ -99,9 +106,7 @@ class NodeResult:
     @property
     def name(self) -> str:
         """The name of the node, as its file or its YAML gives it."""
-        parts = self.unique_id.split(".")[2:]
-        # The unique_id of a generic test ends in a hash: users would read it as part of the name.
-        return parts[0] if self.unique_id.startswith("test.") else ".".join(parts)
+        return find_name(self.unique_id)
 
     @property
     def kind(self) -> str:

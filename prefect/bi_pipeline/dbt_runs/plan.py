@@ -9,11 +9,17 @@ from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR
 
+# The commands that leave something done: only of these can it be said that nothing is left to do.
+OF_ONLY_NEW = {"run", "test", "build", "seed", "snapshot", "deps"}
 WITHOUT_SELECTION = {"deps", "retry", "run-operation"}
 
 
 def plan_commands(
-    commands: Sequence[str], macro: str | None, options: DbtOptions, changed_since: str | None
+    commands: Sequence[str],
+    macro: str | None,
+    options: DbtOptions,
+    changed_since: str | None,
+    only_new: bool,
 ) -> tuple[list[str], DbtOptions]:
     """Return the words of each dbt command, missing packages first, and the options they share.
 
@@ -30,7 +36,31 @@ def plan_commands(
                 f"--changed-since : {', '.join(commands)} ne prend aucune sélection."
             )
         options = options.select_what_changed()
+    if only_new:
+        _check_only_new(commands, options, changed_since)
     words = [f"{name} {macro}" if name == "run-operation" else name for name in commands]
     if packages_are_missing(DBT_PROJECT_DIR) and "deps" not in words:
         words.insert(0, "deps")
     return words, options
+
+
+def _check_only_new(
+    commands: Sequence[str], options: DbtOptions, changed_since: str | None
+) -> None:
+    """Raise ConfigurationError for what --only-new could not be right with."""
+    if changed_since:
+        raise ConfigurationError(
+            "--only-new et --changed-since ne vont pas ensemble : l'un compare avec la dernière "
+            "exécution, l'autre avec un commit."
+        )
+    if others := [name for name in commands if name not in OF_ONLY_NEW]:
+        raise ConfigurationError(
+            f"--only-new est pour run, test, build, seed et snapshot : retirez {', '.join(others)} "
+            "de --commands."
+        )
+    for name in ("selector", "empty", "event_time_start"):
+        if getattr(options, name):
+            raise ConfigurationError(
+                f"--only-new et --{name.replace('_', '-')} ne vont pas ensemble : la prochaine "
+                "exécution prendrait pour fait ce que celle-ci laisse de côté."
+            )

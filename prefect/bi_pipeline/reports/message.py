@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import dropwhile, islice, takewhile
 
 from bi_pipeline.reports.local_limits import find_limit
-from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.result import DbtResult, NodeResult, find_name
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
@@ -64,6 +64,31 @@ def describe_idle_run(results: list[DbtResult]) -> str:
     )
 
 
+def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str) -> str:
+    """Return which models are new for a run with --only-new, and why.
+
+    Args:
+        reasons: `unique_id` of what the run has to do -> why, in French.
+        done: the `unique_id` of what it would do without the option.
+        since: when the success that it is compared with started, ISO 8601; empty without one.
+    """
+    models = {name: why for name, why in reasons.items() if name.startswith("model.")}
+    tests = sum(name.startswith(("test.", "unit_test.")) for name in reasons)
+    count = sum(name.startswith("model.") for name in done)
+    moment = f" depuis le {_format_moment(since)}" if since else ""
+    if not reasons:
+        return f"Rien de neuf{moment} : 0 modèle sur {count}, aucune requête."
+    if len(set(reasons.values())) == 1 and reasons.keys() == set(done):
+        return f"Tout est à faire, {count} modèles : {next(iter(reasons.values()))}."
+    head = f"De neuf{moment} : {len(models)} modèles sur {count}, {tests} tests."
+    named = {name: why for name, why in reasons.items() if name not in models}
+    shown = list((models or named).items())
+    lines = [f"  - {find_name(name)} : {why}" for name, why in shown[:SHOWN_FAILURES]]
+    if len(shown) > SHOWN_FAILURES:
+        lines.append(f"  … et {len(shown) - SHOWN_FAILURES} de plus")
+    return "\n".join([head, *lines])
+
+
 def describe_success(results: list[DbtResult]) -> str:
     """Return which commands succeeded, and which had nothing to do."""
     done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
@@ -83,10 +108,17 @@ def describe_retry(failure: str, attempt: int, attempts: int) -> str:
     return f"{message} : relancez plus tard. Si cela dure, vérifiez le réseau."
 
 
-def describe_warnings(results: Iterable[DbtResult]) -> str:
-    """Return what dbt warned of, one line a node; empty if it warned of nothing."""
-    warned = [node for result in results for node in result.nodes if node.status == "warn"]
-    lines = [f"  - {describe_node(node)}" for node in warned[:SHOWN_FAILURES]]
+def describe_warnings(results: Iterable[DbtResult], earlier: Mapping[str, str]) -> str:
+    """Return what dbt warned of, one line a node; empty if it warned of nothing.
+
+    `earlier` has the lines of what warned in an earlier run, by `unique_id`: they hold for what
+    this one did not do again.
+    """
+    nodes = [node for result in results for node in result.nodes]
+    done = {node.unique_id for node in nodes}
+    warned = [describe_node(node) for node in nodes if node.status == "warn"]
+    warned += [line for name, line in earlier.items() if name not in done]
+    lines = [f"  - {line}" for line in warned[:SHOWN_FAILURES]]
     if len(warned) > SHOWN_FAILURES:
         lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")
     return "\n".join(["Avertissements :", *lines]) if lines else ""

@@ -1,0 +1,168 @@
+"""Narrows a run to what has something new, and keeps what the next one compares with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from bi_pipeline.bigquery.tables import read_change_times
+from bi_pipeline.dbt_runs.news import (
+    ProjectState,
+    digest_the_rest,
+    find_news,
+    list_relations,
+    make_digests,
+    select_done,
+    to_selection,
+)
+from bi_pipeline.dbt_runs.options import DbtOptions
+from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
+from bi_pipeline.dbt_runs.runner import DbtRunner
+from bi_pipeline.errors import ConfigurationError, DbtError
+from bi_pipeline.reports.message import describe_failure, describe_node
+from bi_pipeline.result import DbtResult
+from bi_pipeline.settings import GOOGLE_ENDPOINT
+
+# Of what a state says, and how it is judged: after a change here, everything is built once.
+STATE_VERSION = "1"
+
+# Longer than a word of a command line may be on Linux (128 KiB), with the rest of it: the run then
+# does all that the user selected.
+LONGEST_SELECTION = 100_000
+
+
+@dataclass(frozen=True)
+class News:
+    """What is new for a run, and what it will have been compared with.
+
+    Attributes:
+        reasons: `unique_id` of what the run has to do -> why, in French.
+        done: the `unique_id` of what it would do without --only-new.
+        since: when the success that it is compared with started, ISO 8601; empty without one.
+        state: what the run found at its start, for the next one.
+        relations: the tables of the project, `project.dataset.name`, by `unique_id`.
+        warned: the lines of what warned then and is not done again, by `unique_id`.
+        is_whole: whether the user selects nothing: only then the next run can build on this one.
+    """
+
+    reasons: dict[str, str]
+    done: set[str]
+    since: str
+    state: ProjectState = field(repr=False)
+    relations: dict[str, str] = field(repr=False)
+    warned: dict[str, str]
+    is_whole: bool
+
+
+def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions]:
+    """Return what is new for the run, and its options, which select that.
+
+    Raises DbtError when dbt cannot read the project, or when the selection names no node.
+    """
+    found = dbt.list_nodes(options)
+    if found.return_code:
+        raise DbtError(f"Ce qui est nouveau : {describe_failure(found)}")
+    if not found.listed:
+        raise DbtError("--only-new : la sélection ne correspond à aucun nœud, nouveau ou non.")
+    manifest, selected = read_json(dbt.target_dir / MANIFEST), set(found.listed)
+    relations = list_relations(manifest)
+    state = ProjectState(
+        datetime.now().astimezone().isoformat(timespec="minutes"),
+        _describe_context(dbt, options, manifest),
+        {name: parts for name, parts in make_digests(manifest).items() if name in selected},
+        _read_change_times(dbt, relations),
+    )
+    kept = _read_kept_state(dbt)
+    done = select_done(manifest, selected, dbt.commands)
+    if options.full_refresh:
+        reasons = dict.fromkeys(done, "--full-refresh")
+    else:
+        reasons = find_news(manifest, selected, done, state, kept)
+    old = kept.warned if kept else {}
+    warned = {name: line for name, line in old.items() if name in done and name not in reasons}
+    is_whole = not (options.select or options.exclude)
+    news = News(reasons, done, kept.at if kept else "", state, relations, warned, is_whole)
+    words = to_selection(manifest, reasons)
+    if reasons.keys() == done or words is None or len(" ".join(words)) > LONGEST_SELECTION:
+        return news, options
+    return news, replace(options, select=" ".join(words))
+
+
+def keep_state(dbt: DbtRunner, news: News, results: Iterable[DbtResult]) -> None:
+    """Keep what the next run compares with, after a run whose commands all succeeded."""
+    if not news.is_whole:
+        return
+    nodes = [node for result in results for node in result.nodes]
+    warned = {node.unique_id: describe_node(node) for node in nodes if node.status == "warn"}
+    done_again = {node.unique_id for node in nodes}
+    built = {node.unique_id for node in nodes} & news.relations.keys()
+    # Of what this run did not build, the moment at its start: if somebody else has written the
+    # table since, the next run has to see it.
+    times = _read_change_times(dbt, {name: news.relations[name] for name in built})
+    state = replace(
+        news.state,
+        tables=news.state.tables | times,
+        warned={x: y for x, y in news.warned.items() if x not in done_again} | warned,
+    )
+    path = _get_path(dbt)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(state.to_json(), encoding="utf-8")
+    if dbt.settings.dbt_artifacts_dir:
+        try:
+            dbt.kept_artifacts.keep(path, _name_file(dbt))
+            # All models are as the manifest says, whether this run built them or not.
+            dbt.kept_artifacts.keep(dbt.target_dir / MANIFEST, f"{dbt.settings.target}/{MANIFEST}")
+        except ConfigurationError as error:
+            get_run_logger().warning(error)
+
+
+def _read_kept_state(dbt: DbtRunner) -> ProjectState | None:
+    """Return what the last success of these commands on this target has kept; None without one."""
+    path = _get_path(dbt)
+    if dbt.settings.dbt_artifacts_dir:
+        path.unlink(missing_ok=True)
+        dbt.kept_artifacts.fetch(_name_file(dbt), path)
+    try:
+        return ProjectState.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _get_path(dbt: DbtRunner) -> Path:
+    """Return the file of the state: of these commands only, as others leave other things undone."""
+    commands = "-".join(command for command in dbt.commands if command != "deps")
+    return dbt.target_dir / "only_new" / f"{commands}.json"
+
+
+def _name_file(dbt: DbtRunner) -> str:
+    return f"{dbt.settings.target}/only_new/{_get_path(dbt).name}"
+
+
+def _describe_context(
+    dbt: DbtRunner, options: DbtOptions, manifest: dict[str, Any]
+) -> dict[str, str]:
+    """Return what holds for all nodes, under what is said in French when it differs."""
+    settings = dbt.settings
+    project_file = (dbt.project_dir / "dbt_project.yml").read_bytes()
+    return {
+        "autre version de la pipeline": STATE_VERSION,
+        "autre version de dbt": f"{version('dbt-core')} {version('dbt-bigquery')}",
+        "autre projet ou autres datasets": json.dumps(
+            [dbt.connection.project, *settings.datasets, settings.endpoint, settings.region]
+        ),
+        "autres variables (--vars)": json.dumps(dict(options.vars or {}), sort_keys=True),
+        "dbt_project.yml modifié": hashlib.sha256(project_file).hexdigest(),
+        "macro ou hook du projet modifié": digest_the_rest(manifest),
+    }
+
+
+def _read_change_times(dbt: DbtRunner, relations: dict[str, str]) -> dict[str, str | None]:
+    return read_change_times(dbt.connection, dbt.settings.endpoint or GOOGLE_ENDPOINT, relations)
