@@ -95,7 +95,7 @@ def list_relations(manifest: Mapping[str, Any]) -> dict[str, str]:
     nodes = {
         unique_id: node
         for unique_id, node in list_nodes(manifest).items()
-        if node["resource_type"] in TABLES and node["config"]["materialized"] != "ephemeral"
+        if node["resource_type"] in TABLES and node["config"].get("materialized") != "ephemeral"
     }
     return {
         unique_id: node["relation_name"].replace("`", "")

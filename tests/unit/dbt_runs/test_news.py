@@ -1,0 +1,275 @@
+"""With --only-new, each node is done that may give something else than at the last success."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+
+from bi_pipeline.dbt_runs.news import (
+    ProjectState,
+    digest_the_rest,
+    find_news,
+    list_relations,
+    make_digests,
+    select_done,
+    to_selection,
+)
+
+CONTEXT = {"autre version de dbt": "1"}
+
+
+def node(name, *reads, kind="model", macros=(), **more):
+    return {
+        "unique_id": f"{kind}.p.{name}",
+        "resource_type": kind,
+        "fqn": ["p", name],
+        "raw_code": "select 1",
+        "relation_name": f"`x`.`dev`.`{name}`" if kind in ("model", "seed", "snapshot") else None,
+        "config": {"materialized": "table"},
+        "depends_on": {"nodes": list(reads), "macros": list(macros)},
+    } | more
+
+
+def macro(name, sql, *macros, package="p"):
+    unique_id = f"macro.{package}.{name}"
+    called = {"depends_on": {"macros": list(macros)}, "package_name": package}
+    return {unique_id: {"macro_sql": sql} | called}
+
+
+NODES = [
+    node("country", kind="seed", raw_code="", checksum={"name": "sha256", "checksum": "1"}),
+    node("stg_a", "source.p.s.a", config={"materialized": "view"}),
+    node("stg_b", "source.p.s.b", macros=["macro.p.clean"]),
+    node("inline", "model.p.stg_b", config={"materialized": "ephemeral"}, relation_name=None),
+    node("fct", "model.p.stg_a", "model.p.inline"),
+    node("by_country", "seed.p.country"),
+    node("unique_fct", "model.p.fct", kind="test", config={"materialized": "test"}),
+    node("unique_a", "source.p.s.a", kind="test", config={"materialized": "test"}),
+]
+SOURCES = {
+    f"source.p.s.{name}": {
+        "source_name": "s",
+        "name": name,
+        "relation_name": f"`x`.`raw`.`{name}`",
+    }
+    for name in "ab"
+}
+
+
+def make_manifest(nodes):
+    children = {name: [] for name in SOURCES} | {x["unique_id"]: [] for x in nodes}
+    for one in nodes:
+        for read in one["depends_on"]["nodes"]:
+            children[read].append(one["unique_id"])
+    return {
+        "nodes": {one["unique_id"]: one for one in nodes},
+        "sources": copy.deepcopy(SOURCES),
+        "macros": macro("clean", "trim(x)", "macro.p.helper")
+        | macro("helper", "{{ x }}")
+        | macro("generate_schema_name", "{{ schema }}"),
+        "child_map": children,
+    }
+
+
+MANIFEST = make_manifest(copy.deepcopy(NODES))
+
+
+def find_state(manifest, **tables):
+    """What a run finds when no table has changed but these."""
+    times = {name: "TABLE 1" for name in list_relations(manifest)}
+    nodes = make_digests(manifest)
+    return ProjectState("2026-11-27T09:00+01:00", CONTEXT, nodes, times | tables)
+
+
+KEPT = find_state(MANIFEST)
+
+
+def look(manifest=MANIFEST, now=None, kept=KEPT, commands=("run", "test"), selected=None):
+    """The names of what a run has to do, each with the reason."""
+    selected = manifest["nodes"].keys() if selected is None else selected
+    done = select_done(manifest, selected, commands)
+    news = find_news(manifest, selected, done, now or find_state(manifest), kept)
+    return {name.split(".")[2]: why for name, why in news.items()}
+
+
+def change(name, **parts):
+    """The manifest, with parts of one node that differ."""
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["nodes"][name].update(parts)
+    return manifest
+
+
+def test_nothing_is_done_when_nothing_has_changed():
+    assert look() == {}
+
+
+def test_source_that_changed_has_done_all_that_depends_on_it_and_nothing_else():
+    now = find_state(MANIFEST, **{"source.p.s.a": "TABLE 2"})
+
+    assert look(now=now) == {
+        "stg_a": "source s.a modifiée",
+        "unique_a": "source s.a modifiée",
+        "fct": "après stg_a",
+        "unique_fct": "après fct",
+    }
+
+
+def test_table_restored_to_an_older_state_is_new():
+    assert "stg_a" in look(now=find_state(MANIFEST, **{"source.p.s.a": "TABLE 0"}))
+
+
+@pytest.mark.parametrize("found", [None, "VIEW 1", "EXTERNAL 1"])
+def test_source_that_cannot_be_judged_is_new_each_time(found):
+    state = find_state(MANIFEST, **{"source.p.s.a": found})
+
+    assert look(now=state, kept=state)["stg_a"] == "source s.a sans date de modification"
+
+
+@pytest.mark.parametrize(
+    ("parts", "reason"),
+    [
+        ({"raw_code": "select 2"}, "SQL modifié"),
+        ({"config": {"materialized": "table", "cluster_by": ["x"]}}, "configuration modifiée"),
+        ({"relation_name": "`x`.`dev`.`other`"}, "configuration modifiée"),
+        ({"description": "autre"}, "définition modifiée"),
+        ({"raw_code": "select current_date()"}, "appelle current_date"),
+        ({"config": {"pre-hook": [{"sql": "select rand()"}]}}, "appelle rand"),
+        ({"config": {"sql_header": "declare x default current_date();"}}, "appelle current_date"),
+        ({"language": "python"}, "modèle Python"),
+        ({"config": {"incremental_strategy": "microbatch"}}, "microbatch"),
+        ({"config": {"meta": {"always_build": True}}}, "always_build"),
+        ({"meta": {"always_build": True}}, "always_build"),
+    ],
+)
+def test_model_is_done_with_what_depends_on_it(parts, reason):
+    assert look(change("model.p.fct", **parts)) == {"fct": reason, "unique_fct": "après fct"}
+
+
+@pytest.mark.parametrize("kept_too", [False, True])
+def test_model_that_may_give_something_else_is_done_each_time(kept_too):
+    manifest = change("model.p.fct", raw_code="select rand()")
+
+    found = look(manifest, kept=find_state(manifest) if kept_too else KEPT)
+
+    assert found["fct"] == "appelle rand"
+
+
+@pytest.mark.parametrize(("name", "sql"), [("clean", "ltrim(x)"), ("helper", "{{ y }}")])
+def test_macro_that_changed_has_done_the_nodes_that_call_it(name, sql):
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro(name, sql, *(["macro.p.helper"] if name == "clean" else []))
+
+    assert look(manifest) == {
+        "stg_b": "macro modifiée",
+        "fct": "après inline",
+        "unique_fct": "après fct",
+    }
+
+
+def test_clock_in_a_macro_counts_as_the_node_s():
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro("helper", "current_date()")
+
+    assert look(manifest, kept=find_state(manifest))["stg_b"] == "appelle current_date"
+
+
+def test_macro_that_no_node_calls_may_be_one_that_dbt_calls_for_all():
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro("generate_schema_name", "{{ other }}")
+
+    assert digest_the_rest(manifest) != digest_the_rest(MANIFEST)
+
+
+def test_ephemeral_model_that_changed_has_done_what_depends_on_it():
+    manifest = change("model.p.inline", raw_code="select 2")
+
+    assert look(manifest) == {"fct": "après inline", "unique_fct": "après fct"}
+
+
+@pytest.mark.parametrize("found", ["TABLE 2", None])
+def test_table_that_somebody_else_wrote_or_deleted_is_built_again(found):
+    now = find_state(MANIFEST, **{"model.p.fct": found})
+
+    assert look(now=now) == {"fct": "table modifiée ou effacée", "unique_fct": "après fct"}
+
+
+def test_table_that_has_never_been_there_is_built():
+    state = find_state(MANIFEST, **{"model.p.fct": None})
+
+    assert look(now=state, kept=state)["fct"] == "table introuvable"
+
+
+def test_new_model_and_new_test_are_done():
+    manifest = make_manifest(
+        [
+            *copy.deepcopy(NODES),
+            node("more", "model.p.fct"),
+            node("again", "model.p.fct", kind="test"),
+        ]
+    )
+
+    assert look(manifest) == {"more": "table modifiée ou effacée", "again": "nouveau"}
+
+
+def test_seed_is_judged_when_a_command_loads_it():
+    manifest = change("seed.p.country", checksum={"name": "sha256", "checksum": "2"})
+
+    assert look(manifest, commands=("seed", "run")) == {
+        "country": "SQL modifié",
+        "by_country": "après country",
+    }
+    assert look(manifest, commands=("run",)) == {}
+
+
+def test_seed_of_which_dbt_gives_no_digest_is_loaded_each_time():
+    manifest = change("seed.p.country", checksum={"name": "path", "checksum": "seeds/x.csv"})
+
+    found = look(manifest, kept=find_state(manifest), commands=("build",))
+
+    assert found["country"] == "seed de plus de 1 Mio"
+
+
+def test_everything_is_done_without_a_success_to_compare_with():
+    assert set(look(kept=None).values()) == {"aucune exécution réussie gardée"}
+
+
+def test_everything_is_done_when_what_holds_for_all_differs():
+    now = replace(find_state(MANIFEST), context={"autre version de dbt": "2"})
+
+    found = look(now=now)
+
+    assert set(found.values()) == {"autre version de dbt"}
+    assert found.keys() == {"stg_a", "stg_b", "fct", "by_country", "unique_fct", "unique_a"}
+
+
+def test_selection_narrows_what_is_done():
+    now = find_state(MANIFEST, **{"source.p.s.a": "TABLE 2"})
+
+    assert look(now=now, selected=["model.p.fct"]) == {"fct": "après stg_a"}
+
+
+def test_model_outside_the_selection_that_was_built_since_is_news_for_those_inside():
+    now = find_state(MANIFEST, **{"model.p.stg_a": "TABLE 2"})
+
+    assert look(now=now, selected=["model.p.fct"]) == {"fct": "après stg_a"}
+
+
+def test_words_name_the_nodes_and_no_test_that_comes_along():
+    names = ["model.p.stg_a", "model.p.fct", "test.p.unique_fct", "test.p.unique_a"]
+
+    assert to_selection(MANIFEST, names) == ["fqn:p.fct", "fqn:p.stg_a", "fqn:p.unique_a"]
+
+
+def test_name_that_dbt_s_syntax_cannot_say_is_no_selection():
+    manifest = change("model.p.fct", fqn=["p", "fct, et plus"])
+
+    assert to_selection(manifest, ["model.p.fct"]) is None
+
+
+def test_state_is_the_same_after_a_file():
+    assert ProjectState.from_json(KEPT.to_json()) == KEPT
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"at": "2026"}', '{"at": 1, "else": 2}'])
+def test_file_that_is_no_state_is_none(text):
+    assert ProjectState.from_json(text) is None
