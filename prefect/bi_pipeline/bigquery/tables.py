@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from google.auth.exceptions import GoogleAuthError
@@ -16,8 +17,9 @@ from urllib3.util import Retry
 if TYPE_CHECKING:
     from bi_pipeline.bigquery.connection import DbtConnection
 
-FIELDS = "lastModifiedTime,type,streamingBuffer"
+FIELDS = "lastModifiedTime,type,streamingBuffer,timePartitioning"
 TIMEOUT_SECONDS = 10
+HOUR_MS = 3_600_000
 CONCURRENT_REQUESTS = 16
 RETRY = Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
 
@@ -25,10 +27,12 @@ RETRY = Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
 def read_change_times(
     connection: DbtConnection, endpoint: str, tables: Mapping[str, str]
 ) -> dict[str, str | None]:
-    """Return when each table last changed, under its key: `TABLE 1795873354937`, `VIEW …`.
+    """Return when each table last changed, under its key: `TABLE p.d.orders 1795873354937`.
 
-    The number is BigQuery's `lastModifiedTime`, in milliseconds since 1970. None for a table that
-    is not there or may not be read, and while rows are streamed into it.
+    The number is BigQuery's `lastModifiedTime`, in milliseconds since 1970. Another one comes after
+    it for a table whose partitions expire, and grows with each of them: rows go then, and
+    `lastModifiedTime` may stay. None for a table that is not there or may not be read, and while
+    rows are streamed into it.
 
     Args:
         endpoint: the address of the BigQuery API, with no slash at its end.
@@ -40,20 +44,26 @@ def read_change_times(
         session.mount("http://", adapter)
 
         def read(name: str) -> str | None:
-            project, dataset, table = (quote(part, safe="") for part in name.split("."))
-            url = f"{endpoint}/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}"
             try:
+                project, dataset, table = (quote(part, safe="") for part in name.split("."))
+                url = f"{endpoint}/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}"
                 answer = session.get(url, params={"fields": FIELDS}, timeout=TIMEOUT_SECONDS)
                 answer.raise_for_status()
-                found = answer.json()
-                # The metadata lag behind rows that are being streamed in.
-                return (
-                    None
-                    if "streamingBuffer" in found
-                    else f"{found['type']} {found['lastModifiedTime']}"
-                )
+                return _describe(name, answer.json())
             except (RequestException, GoogleAuthError, ValueError, KeyError):
                 return None
 
         with ThreadPoolExecutor(CONCURRENT_REQUESTS) as threads:
             return dict(zip(tables, threads.map(read, tables.values()), strict=True))
+
+
+def _describe(name: str, table: dict[str, Any]) -> str | None:
+    """Return the moment in a table's metadata; None while they lag behind what is streamed in."""
+    if "streamingBuffer" in table:
+        return None
+    moment = f"{table['type']} {name} {table['lastModifiedTime']}"
+    partitions = table.get("timePartitioning", {})
+    if "expirationMs" not in partitions:
+        return moment
+    period = HOUR_MS if partitions["type"] == "HOUR" else 24 * HOUR_MS
+    return f"{moment} {(int(time.time() * 1000) - int(partitions['expirationMs'])) // period}"

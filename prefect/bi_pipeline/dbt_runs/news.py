@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, field
 from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from bi_pipeline.dbt_runs.undetermined_sql import find_undetermined
 
@@ -68,13 +71,9 @@ class ProjectState:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> ProjectState | None:
-        """Return the state that a text is; None if it is none, or of another version of this."""
-        try:
-            document = json.loads(text)
-            return cls(**document) if document.keys() == {x.name for x in fields(cls)} else None
-        except (ValueError, TypeError, AttributeError):
-            return None
+    def from_json(cls, text: str) -> ProjectState:
+        """Return the state that a text is; ValueError if it is none, or of another version."""
+        return TypeAdapter(cls).validate_json(text)
 
 
 def list_nodes(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,17 +134,20 @@ def digest_the_rest(manifest: Mapping[str, Any]) -> str:
     """Return the digest of the macros that no node calls, and of the hooks of a whole run.
 
     Such a macro may be one that dbt itself calls for all nodes: `generate_schema_name`, a
-    materialization.
+    materialization. One that has the name of dbt's own is, even if a node calls it as well.
     """
     macros, nodes = manifest.get("macros", {}), list_nodes(manifest)
     called = {name for node in nodes.values() for name in _find_macros(node, macros)}
-    others = {
-        name: macro["macro_sql"]
+    of_dbt = {macro["name"] for macro in macros.values() if macro["package_name"] in DBT_PACKAGES}
+    others = [
+        name
         for name, macro in macros.items()
-        if name not in called and macro["package_name"] not in DBT_PACKAGES
-    }
+        if (name not in called or macro["name"] in of_dbt)
+        and macro["package_name"] not in DBT_PACKAGES
+    ]
+    texts = [macros[name]["macro_sql"] for name in _follow_calls(others, macros)]
     hooks = {name: node["raw_code"] for name, node in nodes.items() if name[:10] == "operation."}
-    return _digest([others, hooks])
+    return _digest([texts, hooks])
 
 
 def find_news(
@@ -186,7 +188,8 @@ def to_selection(manifest: Mapping[str, Any], news: Collection[str]) -> list[str
     words = []
     for name in sorted(news):
         node = nodes[name]
-        # dbt takes the tests of a model that is selected without being told.
+        # With --indirect-selection=eager dbt takes all tests of a model that is selected. Were they
+        # named as well, the words of a big project would be too long for a command line.
         if name in built or built.isdisjoint(node["depends_on"]["nodes"]):
             path = ".".join(node["fqn"])
             if not path.replace(".", "").replace("_", "").replace("-", "").isalnum():
@@ -214,11 +217,12 @@ def _find_changed_tables(
         source = manifest.get("sources", {}).get(unique_id)
         if source and not (changed_at or "").startswith("TABLE "):
             # A view, a file, another database: their rows change, and their metadata do not.
-            news[unique_id] = f"source {_name(source)} sans date de modification"
-        elif changed_at != kept.tables.get(unique_id):
-            news[unique_id] = (
-                f"source {_name(source)} modifiée" if source else "table modifiée ou effacée"
-            )
+            news[unique_id] = f"source {_name(source)} : date de modification inconnue"
+        elif unique_id not in kept.tables:
+            news[unique_id] = f"source {_name(source)} nouvelle" if source else "nouveau"
+        elif changed_at != kept.tables[unique_id]:
+            what = f"source {_name(source)} modifiée" if source else "table modifiée ou effacée"
+            news[unique_id] = what
     return news
 
 
@@ -253,25 +257,41 @@ def find_why_always(node: Mapping[str, Any], macros: Mapping[str, Any]) -> str:
     if config.get("incremental_strategy") == "microbatch":
         # Its batches end now: a row of the future, which the last run left out, may be due.
         return "microbatch"
-    checksum = node.get("checksum") or {}
-    if node["resource_type"] == "seed" and checksum.get("name") == "path":
+    if node["resource_type"] == "seed":
         # dbt gives no digest of a file of more than 1 MiB.
-        return "seed de plus de 1 Mio"
-    hooks = [hook["sql"] for kind in ("pre-hook", "post-hook") for hook in config.get(kind, [])]
-    tested = [str(given.get("rows")) for given in node.get("given", [])]
+        is_big = (node.get("checksum") or {}).get("name") == "path"
+        return "seed de plus de 1 Mio" if is_big else ""
+    # dbt does not say which nodes a materialization of the project is for, nor what it calls.
+    kind = f"materialization_{config.get('materialized')}_"
+    if any(
+        macro["name"].startswith(kind) and macro["package_name"] not in DBT_PACKAGES
+        for macro in macros.values()
+    ):
+        return f"matérialisation {config['materialized']} du projet"
     called = [macros[name]["macro_sql"] for name in _find_macros(node, macros)]
-    header = str(config.get("sql_header") or "")
-    arguments = json.dumps(node.get("test_metadata") or {})
-    for text in (node.get("raw_code") or "", *hooks, *tested, header, arguments, *called):
-        if node["resource_type"] != "seed" and (why := find_undetermined(text)):
-            return why
-    return ""
+    settings = {name: value for name, value in config.items() if name not in ("meta", "docs")}
+    parts = [node.get(part) for part in ("raw_code", "given", "test_metadata")]
+    return next(filter(None, map(find_undetermined, _find_texts([called, settings, *parts]))), "")
+
+
+def _find_texts(value: Any) -> Iterator[str]:
+    """Yield all texts in a value of a manifest."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _find_texts(part)
 
 
 def _find_macros(node: Mapping[str, Any], macros: Mapping[str, Any]) -> list[str]:
     """Return the macros that a node calls, and those that they call, but for dbt's own."""
+    return _follow_calls(node.get("depends_on", {}).get("macros", []), macros)
+
+
+def _follow_calls(names: Iterable[str], macros: Mapping[str, Any]) -> list[str]:
+    """Return these macros and all that they call, but for dbt's own."""
     found: set[str] = set()
-    left = list(node.get("depends_on", {}).get("macros", []))
+    left = list(names)
     while left:
         name = left.pop()
         macro = macros.get(name)

@@ -28,8 +28,9 @@ from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
 from bi_pipeline.dbt_runs.runner import DbtRunner
 from bi_pipeline.errors import ConfigurationError, DbtError
 from bi_pipeline.reports.message import describe_failure, describe_node
-from bi_pipeline.result import DbtResult
+from bi_pipeline.result import DbtResult, find_name
 from bi_pipeline.settings import GOOGLE_ENDPOINT
+from warm_dbt.packages import find_packages_dir
 
 # Of what a state says, and how it is judged: after a change here, everything is built once.
 STATE_VERSION = "1"
@@ -37,6 +38,11 @@ STATE_VERSION = "1"
 # Longer than a word of a command line may be on Linux (128 KiB), with the rest of it: the run then
 # does all that the user selected.
 LONGEST_SELECTION = 100_000
+
+LEFT_WARNING = (
+    "--only-new : dbt n'a pas traité %s (%s en tout), qui a du neuf : rien n'est gardé de cette "
+    "exécution, la prochaine reprendra le tout."
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
     Raises DbtError when dbt cannot read the project, or when the selection names no node.
     """
     found = dbt.list_nodes(options)
-    if found.return_code:
+    if not found.succeeded:
         raise DbtError(f"Ce qui est nouveau : {describe_failure(found)}")
     if not found.listed:
         raise DbtError("--only-new : la sélection ne correspond à aucun nœud, nouveau ou non.")
@@ -93,24 +99,27 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
     words = to_selection(manifest, reasons)
     if reasons.keys() == done or words is None or len(" ".join(words)) > LONGEST_SELECTION:
         return news, options
-    return news, replace(options, select=" ".join(words))
+    # In another mode, which dbt_project.yml may set, dbt would leave out tests of these nodes.
+    return news, replace(options, select=" ".join(words), indirect_selection="eager")
 
 
 def keep_state(dbt: DbtRunner, news: News, results: Iterable[DbtResult]) -> None:
     """Keep what the next run compares with, after a run whose commands all succeeded."""
     if not news.is_whole:
         return
-    nodes = [node for result in results for node in result.nodes]
-    warned = {node.unique_id: describe_node(node) for node in nodes if node.status == "warn"}
-    done_again = {node.unique_id for node in nodes}
-    built = {node.unique_id for node in nodes} & news.relations.keys()
+    nodes = {node.unique_id: node for result in results for node in result.nodes}
+    if left := sorted(news.reasons.keys() - nodes.keys()):
+        get_run_logger().warning(LEFT_WARNING, find_name(left[0]), len(left))
+        return
+    warned = {name: describe_node(node) for name, node in nodes.items() if node.status == "warn"}
+    built = nodes.keys() & news.relations.keys()
     # Of what this run did not build, the moment at its start: if somebody else has written the
     # table since, the next run has to see it.
     times = _read_change_times(dbt, {name: news.relations[name] for name in built})
     state = replace(
         news.state,
         tables=news.state.tables | times,
-        warned={x: y for x, y in news.warned.items() if x not in done_again} | warned,
+        warned={x: y for x, y in news.warned.items() if x not in nodes} | warned,
     )
     path = _get_path(dbt)
     path.parent.mkdir(exist_ok=True)
@@ -118,8 +127,10 @@ def keep_state(dbt: DbtRunner, news: News, results: Iterable[DbtResult]) -> None
     if dbt.settings.dbt_artifacts_dir:
         try:
             dbt.kept_artifacts.keep(path, _name_file(dbt))
-            # All models are as the manifest says, whether this run built them or not.
-            dbt.kept_artifacts.keep(dbt.target_dir / MANIFEST, f"{dbt.settings.target}/{MANIFEST}")
+            if not {"run", "build"}.isdisjoint(dbt.commands):
+                # All models are as the manifest says, whether this run built them or not.
+                manifest = f"{dbt.settings.target}/{MANIFEST}"
+                dbt.kept_artifacts.keep(dbt.target_dir / MANIFEST, manifest)
         except ConfigurationError as error:
             get_run_logger().warning(error)
 
@@ -151,7 +162,9 @@ def _describe_context(
 ) -> dict[str, str]:
     """Return what holds for all nodes, under what is said in French when it differs."""
     settings = dbt.settings
-    project_file = (dbt.project_dir / "dbt_project.yml").read_bytes()
+    projects = [dbt.project_dir, *sorted(find_packages_dir(dbt.project_dir).glob("*"))]
+    files = [path / name for path in projects for name in ("dbt_project.yml", "vars.yml")]
+    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files if path.is_file()))
     return {
         "autre version de la pipeline": STATE_VERSION,
         "autre version de dbt": f"{version('dbt-core')} {version('dbt-bigquery')}",
@@ -159,7 +172,7 @@ def _describe_context(
             [dbt.connection.project, *settings.datasets, settings.endpoint, settings.region]
         ),
         "autres variables (--vars)": json.dumps(dict(options.vars or {}), sort_keys=True),
-        "dbt_project.yml modifié": hashlib.sha256(project_file).hexdigest(),
+        "dbt_project.yml ou vars.yml modifié": digest.hexdigest(),
         "macro ou hook du projet modifié": digest_the_rest(manifest),
     }
 

@@ -39,6 +39,7 @@ TAKEN_BY = {
     "select": OF_NODES,
     "exclude": OF_NODES,
     "selector": OF_NODES,
+    "indirect_selection": OF_NODES | {"retry", "run-operation", "deps", "parse"},
     "full_refresh": {"run", "build", "seed", "clone", "compile"},
     "empty": {"run", "build", "seed", "snapshot", "compile"},
     "vars": OF_NODES | {"retry", "run-operation", "deps", "parse"},
@@ -58,6 +59,7 @@ class DbtOptions:
     select: str | None = None
     exclude: str | None = None
     selector: str | None = None
+    indirect_selection: str | None = None
     full_refresh: bool = False
     empty: bool = False
     vars: Mapping[str, Any] | None = None

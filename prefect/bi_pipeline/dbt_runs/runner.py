@@ -34,6 +34,7 @@ from bi_pipeline.dbt_runs.dbt_log import read_log
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.dbt_runs.operation import EndedProcess, run_dbt_process
 from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, DbtOptions
+from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.dbt_runs.run_results import (
     MANIFEST,
     RUN_RESULTS,
@@ -107,7 +108,14 @@ class DbtRunner:
         return whole
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
-        """Have dbt list what the options select; with prod's state, it judges `state:modified`."""
+        """Have dbt list what the options select; with prod's state, it judges `state:modified`.
+
+        Missing packages are installed first: without them dbt cannot read the project.
+        """
+        if packages_are_missing(self.project_dir):
+            packages = self._run_dbt("deps", ["deps", *options.to_words("deps")])
+            if not packages.succeeded:
+                return packages
         flags = [f"--state={self.prod_state_dir}"] if self.prod_state_dir else []
         return self._run_dbt("list", [*flags, *LIST, *options.to_words("list")])
 

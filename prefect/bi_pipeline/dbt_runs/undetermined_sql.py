@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 UNDETERMINED_CALL = re.compile(
     r"\b(?:current_(?:date|time|datetime|timestamp)\w*|snapshot_get_time|run_started_at"
-    r"|rand(?=\s*\()|generate_uuid|session_user|invocation_id|thread_id|selected_resources"
-    r"|env_var|external_query|information_schema|modules|graph(?=\s*\.)|api(?=\s*\.)"
-    r"|get_relations?(?:_by_\w+)?(?=\s*\())\b|@@\w+",
+    r"|rand(?=\s*\()|generate_uuid|tablesample|execute\s+immediate|session_user|invocation_id|thread_id|selected_resources"
+    r"|env_var|invocation_args_dict|external_query|information_schema|modules"
+    r"|graph(?=\s*[.\[])|api(?=\s*\.)|(?:get|list)_relations?\w*(?=\s*\())\b|@@\w+",
     re.IGNORECASE,
 )
 LITERAL = r"""(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
@@ -26,22 +26,24 @@ JINJA = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
 # A table's name in the text of an expression: whole, after a FROM, or put together.
 TABLE_IN_JINJA = re.compile(
     r"""\b(?:from|join)\s+(?:`|[\w-]+\s*\.|["']\s*~(?!\s*(?:this|ref|source)\b))"""
-    r"""|["']`?[A-Za-z_][\w-]*`?\.`?[A-Za-z_]""",
+    r"""|["']`?[A-Za-z_][\w-]*`?\.`?[A-Za-z_"']|["']\.`?[A-Za-z_]|~\s*["']\.["']""",
     re.IGNORECASE,
 )
 PROJECT_TABLES = {"this", "ref", "source"}
-# A variable of Jinja that holds such tables, and the parameters of a macro: the node that calls it
-# names the tables, and is read as well.
-BOUND_TO_A_TABLE = re.compile(
-    r"\{%-?\s*(?:set|for)\s+(\w+)\b(?:(?!%\}).)*\b(?:this|ref|source)\b", re.DOTALL
-)
+# Another table may be made of one of the project: `this.schema ~ '.b'`, `ref('a').incorporate(…)`.
+REMADE = re.compile(r"[~|]|\b(?:replace|replace_path|incorporate|format)\b")
+# A variable of Jinja may hold such a table, and so may the parameters of a macro: the node that
+# calls it names the tables, and is read as well.
+VARIABLE = re.compile(r"\{%-?\s*(?:set|for)\s+(\w+)(.*?)%\}", re.DOTALL)
 PARAMETERS = re.compile(r"\{%-?\s*(?:macro|test|materialization)\s+\w+\s*\(([^)]*)\)")
 UNNAMED = "nomme une table sans ref() ni source()"
 
 # In the place of an expression of Jinja: one that gives a table of the project, and any other.
 OF_THE_PROJECT, RENDERED = "table_of_the_project", "rendered_by_jinja"
 TOKEN = re.compile(r"(?:`[^`]*`|[A-Za-z_][\w-]*)(?:\s*\.\s*(?:`[^`]*`|[\w*-]+))*|[(),;]|\S")
-NAMESPACES = {"safe", "net", "hll_count", "kll_quantiles", "keys", "aead"}
+NAMESPACES = {"safe", "net", "hll_count", "kll_quantiles"}
+# `appends(table a.b)`, `merge into a.b using c.d`.
+BEFORE_A_TABLE = {"join", "table", "into", "using", "update"}
 CLAUSES = {
     *("where", "group", "order", "having", "qualify", "window", "limit"),
     *("select", "union", "intersect", "except"),
@@ -59,20 +61,27 @@ def find_undetermined(text: str) -> str:
         return f"appelle {call[0].lower()}"
     if any(TABLE_IN_JINJA.search(jinja[0]) for jinja in JINJA.finditer(text)):
         return UNNAMED
-    known = set(BOUND_TO_A_TABLE.findall(text)) | {
-        name for names in PARAMETERS.findall(text) for name in re.findall(r"\w+", names)
-    }
+    names = {name for names in PARAMETERS.findall(text) for name in re.findall(r"\w+", names)}
+    names |= PROJECT_TABLES
+    for variable, value in VARIABLE.findall(text):
+        if _is_table_of_the_project(value, names):
+            names.add(variable)
 
     def replace_jinja(found: re.Match[str]) -> str:
         if found[1] is None:
             return " "
-        words = set(re.findall(r"\w+", found[1]))
-        return f" {OF_THE_PROJECT if words & (known | PROJECT_TABLES) else RENDERED} "
+        return f" {OF_THE_PROJECT if _is_table_of_the_project(found[1], names) else RENDERED} "
 
     sql = LITERAL_OR_COMMENT.sub("''", JINJA.sub(replace_jinja, text))
     for name in _find_tables(sql):
-        return UNNAMED if RENDERED in name else f"nomme {name} sans ref() ni source()"
+        is_rendered = RENDERED in name or OF_THE_PROJECT in name
+        return UNNAMED if is_rendered else f"nomme {name} sans ref() ni source()"
     return ""
+
+
+def _is_table_of_the_project(expression: str, names: set[str]) -> bool:
+    """Whether an expression of Jinja gives one of these, as it is."""
+    return not (names.isdisjoint(re.findall(r"\w+", expression)) or REMADE.search(expression))
 
 
 @dataclass
@@ -102,7 +111,7 @@ def _find_tables(sql: str) -> Iterator[str]:
             if before != "distinct" and level.opener != "extract":
                 level.in_from = level.expects_table = True
                 level.names = set()
-        elif word == "join" or (word == "," and level.in_from):
+        elif word in BEFORE_A_TABLE or (word == "," and level.in_from):
             level.expects_table = True
         elif word in CLAUSES:
             level.in_from = level.expects_table = False
@@ -113,7 +122,7 @@ def _find_tables(sql: str) -> Iterator[str]:
         elif level.in_from:
             # A table's name or alias: « from rendered_by_jinja as t, t.items » reads an array.
             level.names.add(path[-1].lower())
-        if level.expects_table and word not in ("from", "join", ",", "("):
+        if level.expects_table and word not in BEFORE_A_TABLE | {"from", ",", "("}:
             level.expects_table = False
         before = word
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from itertools import dropwhile, islice, takewhile
 
 from bi_pipeline.reports.local_limits import find_limit
-from bi_pipeline.result import DbtResult, NodeResult, find_name
+from bi_pipeline.result import KINDS, DbtResult, NodeResult, find_name
 
 BUILT_OBJECTS = {"CREATE VIEW": "vue", "CREATE TABLE": "table", "MERGE": "incrémental"}
 
@@ -72,21 +74,30 @@ def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str)
         done: the `unique_id` of what it would do without the option.
         since: when the success that it is compared with started, ISO 8601; empty without one.
     """
-    models = {name: why for name, why in reasons.items() if name.startswith("model.")}
-    tests = sum(name.startswith(("test.", "unit_test.")) for name in reasons)
-    count = sum(name.startswith("model.") for name in done)
-    moment = f" depuis le {_format_moment(since)}" if since else ""
+    moment = f" depuis le {datetime.fromisoformat(since):%d/%m à %H h %M}" if since else ""
+    counts = _count_kinds(reasons, done)
     if not reasons:
-        return f"Rien de neuf{moment} : 0 modèle sur {count}, aucune requête."
+        return f"Rien de neuf{moment} : {counts}, aucune requête."
     if len(set(reasons.values())) == 1 and reasons.keys() == set(done):
-        return f"Tout est à faire, {count} modèles : {next(iter(reasons.values()))}."
-    head = f"De neuf{moment} : {len(models)} modèles sur {count}, {tests} tests."
-    named = {name: why for name, why in reasons.items() if name not in models}
-    shown = list((models or named).items())
-    lines = [f"  - {find_name(name)} : {why}" for name, why in shown[:SHOWN_FAILURES]]
+        return f"Tout est à faire ({counts}) : {next(iter(reasons.values()))}."
+    models = [name for name in reasons if name.startswith("model.")]
+    shown = models or list(reasons)
+    lines = [f"  - {find_name(name)} : {reasons[name]}" for name in shown[:SHOWN_FAILURES]]
     if len(shown) > SHOWN_FAILURES:
         lines.append(f"  … et {len(shown) - SHOWN_FAILURES} de plus")
-    return "\n".join([head, *lines])
+    return "\n".join([f"De neuf{moment} : {counts}.", *lines])
+
+
+def _count_kinds(names: Collection[str], of: Collection[str]) -> str:
+    """Return how many of the nodes are among these: « 1 modèle sur 13, 4 tests sur 68 »."""
+    counts, totals = (
+        Counter(name.partition(".")[0].removeprefix("unit_") for name in group)
+        for group in (names, of)
+    )
+    return ", ".join(
+        f"{counts[kind]} {KINDS[kind]}{'s' if counts[kind] > 1 else ''} sur {total}"
+        for kind, total in sorted(totals.items())
+    )
 
 
 def describe_success(results: list[DbtResult]) -> str:

@@ -33,7 +33,7 @@ def node(name, *reads, kind="model", macros=(), **more):
 def macro(name, sql, *macros, package="p"):
     unique_id = f"macro.{package}.{name}"
     called = {"depends_on": {"macros": list(macros)}, "package_name": package}
-    return {unique_id: {"macro_sql": sql} | called}
+    return {unique_id: {"name": name, "macro_sql": sql} | called}
 
 
 NODES = [
@@ -122,7 +122,7 @@ def test_table_restored_to_an_older_state_is_new():
 def test_source_that_cannot_be_judged_is_new_each_time(found):
     state = find_state(MANIFEST, **{"source.p.s.a": found})
 
-    assert look(now=state, kept=state)["stg_a"] == "source s.a sans date de modification"
+    assert look(now=state, kept=state)["stg_a"] == "source s.a : date de modification inconnue"
 
 
 @pytest.mark.parametrize(
@@ -135,6 +135,9 @@ def test_source_that_cannot_be_judged_is_new_each_time(found):
         ({"raw_code": "select current_date()"}, "appelle current_date"),
         ({"config": {"pre-hook": [{"sql": "select rand()"}]}}, "appelle rand"),
         ({"config": {"sql_header": "declare x default current_date();"}}, "appelle current_date"),
+        ({"config": {"where": "day > current_date()"}}, "appelle current_date"),
+        ({"config": {"incremental_predicates": ["x in (select x from raw.b)"]}}, "nomme raw.b"),
+        ({"given": [{"rows": "select current_date() as day"}]}, "appelle current_date"),
         ({"language": "python"}, "modèle Python"),
         ({"config": {"incremental_strategy": "microbatch"}}, "microbatch"),
         ({"config": {"meta": {"always_build": True}}}, "always_build"),
@@ -142,7 +145,10 @@ def test_source_that_cannot_be_judged_is_new_each_time(found):
     ],
 )
 def test_model_is_done_with_what_depends_on_it(parts, reason):
-    assert look(change("model.p.fct", **parts)) == {"fct": reason, "unique_fct": "après fct"}
+    found = look(change("model.p.fct", **parts))
+
+    assert found.keys() == {"fct", "unique_fct"}
+    assert found["fct"].startswith(reason)
 
 
 @pytest.mark.parametrize("kept_too", [False, True])
@@ -173,11 +179,34 @@ def test_clock_in_a_macro_counts_as_the_node_s():
     assert look(manifest, kept=find_state(manifest))["stg_b"] == "appelle current_date"
 
 
-def test_macro_that_no_node_calls_may_be_one_that_dbt_calls_for_all():
-    manifest = copy.deepcopy(MANIFEST)
-    manifest["macros"] |= macro("generate_schema_name", "{{ other }}")
+@pytest.mark.parametrize(
+    ("of_dbt", "changed"),
+    [({}, "generate_schema_name"), ({}, "clean_names"), ({"clean": "dbt"}, "clean")],
+    ids=["that no node calls", "that such a macro calls", "with the name of one of dbt's"],
+)
+def test_macro_is_something_new_for_all_when_dbt_may_call_it_for_all(of_dbt, changed):
+    def digest(sql):
+        manifest = copy.deepcopy(MANIFEST)
+        for name, package in of_dbt.items():
+            manifest["macros"] |= macro(name, "dbt's own", package=package)
+        manifest["macros"] |= macro("generate_schema_name", "", "macro.p.clean_names")
+        manifest["macros"] |= macro("clean_names", "")
+        manifest["nodes"]["model.p.fct"]["depends_on"]["macros"] = ["macro.p.clean_names"]
+        manifest["macros"][f"macro.p.{changed}"]["macro_sql"] = sql
+        return digest_the_rest(manifest)
 
-    assert digest_the_rest(manifest) != digest_the_rest(MANIFEST)
+    assert digest("a") != digest("b")
+    assert digest("a") == digest("a")
+
+
+def test_materialization_of_the_project_is_done_each_time():
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro("materialization_table_bigquery", "…")
+
+    found = look(manifest, kept=find_state(manifest))
+
+    assert found["fct"] == "matérialisation table du projet"
+    assert "stg_a" not in found
 
 
 def test_ephemeral_model_that_changed_has_done_what_depends_on_it():
@@ -208,7 +237,7 @@ def test_new_model_and_new_test_are_done():
         ]
     )
 
-    assert look(manifest) == {"more": "table modifiée ou effacée", "again": "nouveau"}
+    assert look(manifest) == {"more": "nouveau", "again": "nouveau"}
 
 
 def test_seed_is_judged_when_a_command_loads_it():
@@ -271,5 +300,6 @@ def test_state_is_the_same_after_a_file():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"at": "2026"}', '{"at": 1, "else": 2}'])
-def test_file_that_is_no_state_is_none(text):
-    assert ProjectState.from_json(text) is None
+def test_file_that_is_no_state_is_refused(text):
+    with pytest.raises(ValueError):
+        ProjectState.from_json(text)

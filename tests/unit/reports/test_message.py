@@ -262,7 +262,7 @@ def test_what_dbt_warned_of_is_listed_and_nothing_else():
     test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")
     fine = failed("model.p.a", status="success")
 
-    message = describe_warnings([result(fine, test), result(old)])
+    message = describe_warnings([result(fine, test), result(old)], {})
 
     assert message.splitlines()[:2] == [
         "Avertissements :",
@@ -270,4 +270,14 @@ def test_what_dbt_warned_of_is_listed_and_nothing_else():
     ]
     assert message.splitlines()[2].startswith("  - raw.flights (?) : dernière donnée du 2014-01-01")
     assert len(message.splitlines()) == 3
-    assert describe_warnings([result(fine)]) == ""
+    assert describe_warnings([result(fine)], {}) == ""
+
+
+def test_warning_of_an_earlier_run_holds_until_its_node_is_done_again():
+    fine = failed("model.p.a", status="success")
+    earlier = {"model.p.a": "a : old", "model.p.b": "b : old"}
+
+    assert describe_warnings([result(fine)], earlier).splitlines() == [
+        "Avertissements :",
+        "  - b : old",
+    ]
