@@ -66,7 +66,7 @@ from bi_pipeline.reports.message import (
     describe_warnings,
     render_summary,
 )
-from bi_pipeline.reports.publishing import publish
+from bi_pipeline.reports.publishing import publish, publish_news
 from bi_pipeline.result import WITH_WARNINGS, DbtResult
 from bi_pipeline.settings import (
     PROJECT_ROOT,
@@ -284,6 +284,7 @@ def run_commands(
     results: list[DbtResult] = []
     if news:
         show(found := describe_news(news.reasons, news.done, news.since))
+        publish_news(found.partition("\n")[0], news.reasons, dbt.settings, dbt.connection.project)
         if not news.reasons:
             return complete(found, describe_warnings([], news.warned))
     for command in dbt.commands:

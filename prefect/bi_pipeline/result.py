@@ -69,6 +69,11 @@ def find_name(unique_id: str) -> str:
     return parts[0] if unique_id.startswith("test.") else ".".join(parts)
 
 
+def translate_kind(unique_id: str) -> str:
+    """Return the kind of a node, in French."""
+    return KINDS.get(unique_id.split(".")[0], "nœud")
+
+
 @dataclass(frozen=True)
 class NodeResult:
     """The result of one node: a model, a test, a seed, a source…
@@ -111,7 +116,7 @@ class NodeResult:
     @property
     def kind(self) -> str:
         """The kind of node, in French."""
-        return KINDS.get(self.unique_id.split(".")[0], "nœud")
+        return translate_kind(self.unique_id)
 
     @property
     def is_test(self) -> bool:

@@ -67,7 +67,7 @@ def describe_idle_run(results: list[DbtResult]) -> str:
 
 
 def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str) -> str:
-    """Return which models are new for a run with --only-new, and why.
+    """Return how much is new for a run with --only-new, then which models and why.
 
     Args:
         reasons: `unique_id` of what the run has to do -> why, in French.

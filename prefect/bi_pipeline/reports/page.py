@@ -20,7 +20,7 @@ from bi_pipeline.reports.message import (
     explain_node,
 )
 from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
-from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.result import DbtResult, NodeResult, find_name, translate_kind
 from bi_pipeline.settings import PipelineSettings
 
 STATUSES = {
@@ -43,6 +43,7 @@ SHOWN_RUNS = 20
 LAST_MOMENT = 253_402_300_799
 # The longest nodes are shown, the rest counted: with thousands of rows, a page is unreadable.
 SHOWN_NODES = 50
+SHOWN_NEWS = 500
 BAR_WIDTH = 40
 
 
@@ -115,6 +116,23 @@ def render_markdown(
         seconds = sum(node.seconds for node in hidden)
         parts.append(f"… et {len(hidden)} nœuds plus courts, {_format_decimal(seconds)} s en tout.")
     return "\n\n".join(part for part in parts if part)
+
+
+def render_news(found: str, reasons: Mapping[str, str]) -> str:
+    """Return the page of a run with --only-new: each node that it has to do, and why.
+
+    Args:
+        found: how many nodes of each kind are new, since when.
+        reasons: `unique_id` of each node that is new -> why, in French.
+    """
+    rows = [
+        _render_row([find_name(unique_id), translate_kind(unique_id), why])
+        for unique_id, why in list(reasons.items())[:SHOWN_NEWS]
+    ]
+    if len(reasons) > SHOWN_NEWS:
+        rows.append(_render_row([f"… et {len(reasons) - SHOWN_NEWS} de plus", "", ""]))
+    table = ["| nœud | | pourquoi |", "| --- | --- | --- |", *rows] if rows else []
+    return "\n".join(["# Ce qui a du neuf\n", f"{found}\n", *table])
 
 
 def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:

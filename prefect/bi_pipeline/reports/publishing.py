@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import get_client, runtime
@@ -12,7 +13,13 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
 
 from bi_pipeline.explanations import explain
-from bi_pipeline.reports.page import add_to_history, dump_history, load_history, render_markdown
+from bi_pipeline.reports.page import (
+    add_to_history,
+    dump_history,
+    load_history,
+    render_markdown,
+    render_news,
+)
 from bi_pipeline.result import DbtResult
 from bi_pipeline.settings import PipelineSettings
 
@@ -25,24 +32,52 @@ def publish(
     The key has the GCP project and the dataset: without them, another team on the same Prefect
     would get this page among its own. The metadata has the history, in numbers.
     """
-    key = f"dbt-{result.command}-{project}-{settings.dataset}".lower()
-    key = re.sub("[^a-z0-9]+", "-", key)
+    key = _make_key(result.command, project, settings)
     try:
         previous: Any = Artifact.get(key)
         history = load_history(previous.metadata_ if previous else None)
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
-        page = ArtifactCreate(
-            key=key,
-            type="markdown",
-            data=render_markdown(result, settings, warnings, history),
-            metadata_=dump_history(history),
-            flow_run_id=runtime.flow_run.id,
-            task_run_id=runtime.task_run.id,
-        )
-        with get_client(sync_client=True) as client:
-            client.create_artifact(page)
+        _create(key, render_markdown(result, settings, warnings, history), dump_history(history))
     except Exception as error:
-        # A page that cannot be written must not fail a run whose dbt succeeded.
-        get_run_logger().warning(
-            "L'artefact %s n'a pas pu être écrit : %s", key, explain(error) or error
-        )
+        _warn(key, error)
+
+
+def publish_news(
+    found: str, reasons: Mapping[str, str], settings: PipelineSettings, project: str
+) -> None:
+    """Put in Prefect what is new for a run and why; an error is only logged.
+
+    Args:
+        found: how many nodes of each kind are new, since when: the first line.
+        reasons: `unique_id` of each node that is new -> why, in French.
+    """
+    key = _make_key("only-new", project, settings)
+    try:
+        _create(key, render_news(found, reasons), {})
+    except Exception as error:
+        _warn(key, error)
+
+
+def _make_key(what: str, project: str, settings: PipelineSettings) -> str:
+    return re.sub("[^a-z0-9]+", "-", f"dbt-{what}-{project}-{settings.dataset}".lower())
+
+
+def _create(key: str, markdown: str, metadata: dict[str, str]) -> None:
+    """Add a page to the current run."""
+    page = ArtifactCreate(
+        key=key,
+        type="markdown",
+        data=markdown,
+        metadata_=metadata,
+        flow_run_id=runtime.flow_run.id,
+        task_run_id=runtime.task_run.id,
+    )
+    with get_client(sync_client=True) as client:
+        client.create_artifact(page)
+
+
+def _warn(key: str, error: Exception) -> None:
+    """Log why a page is missing: that must not fail a run whose dbt succeeded."""
+    get_run_logger().warning(
+        "L'artefact %s n'a pas pu être écrit : %s", key, explain(error) or error
+    )
