@@ -67,7 +67,7 @@ from bi_pipeline.reports.message import (
     render_summary,
 )
 from bi_pipeline.reports.publishing import publish, publish_news
-from bi_pipeline.result import WITH_WARNINGS, DbtResult
+from bi_pipeline.result import WITH_EARLIER_WARNINGS, WITH_WARNINGS, DbtResult
 from bi_pipeline.settings import (
     PROJECT_ROOT,
     PipelineSettings,
@@ -286,7 +286,7 @@ def run_commands(
         show(found := describe_news(news.reasons, news.done, news.since))
         publish_news(found.partition("\n")[0], news.reasons, dbt.settings, dbt.connection.project)
         if not news.reasons:
-            return complete(found, describe_warnings([], news.warned))
+            return complete(found, [], news)
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
             name=f"dbt {command}",
@@ -311,14 +311,17 @@ def run_commands(
         return Failed(message=nothing, data=DbtError(nothing))
     if news:
         keep_state(dbt, news, results)
-    return complete(message, describe_warnings(results, news.warned if news else {}))
+    return complete(message, results, news)
 
 
-def complete(message: str, warned: str) -> State[Any]:
+def complete(message: str, results: list[DbtResult], news: News | None) -> State[Any]:
     """Return the state of a run that succeeded, which has a name of its own if dbt warned."""
-    if warned:
-        return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
-    return Completed(message=message)
+    warned = describe_warnings(results, news.warned if news else {})
+    if not warned:
+        return Completed(message=message)
+    is_new = any(node.status == "warn" for result in results for node in result.nodes)
+    name = WITH_WARNINGS if is_new else WITH_EARLIER_WARNINGS
+    return Completed(name=name, message=f"{message}\n{warned}")
 
 
 def choose_exit_code(state: State[Any]) -> int:

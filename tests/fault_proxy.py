@@ -31,6 +31,7 @@ class Reply:
 
     status: int | None
     body: bytes = b""
+    location: str | None = None
 
 
 def error_reply(status: int, reason: str, message: str) -> Reply:
@@ -75,7 +76,7 @@ class Request:
     @property
     def moment(self) -> Moment:
         """The moment of a query's life that this request is."""
-        if self.method == "POST" and self.path.split("?")[0].endswith("/jobs"):
+        if self.method == "POST" and re.fullmatch(r"/bigquery/[^?]*/jobs", self.path.split("?")[0]):
             return "submit"
         return "poll" if re.search(r"/(queries|jobs)/", self.path) else "metadata"
 
@@ -174,7 +175,9 @@ class FaultProxy:
         try:
             connection.request(request.method, request.path, request.body, headers)
             response = connection.getresponse()
-            reply = Reply(response.status, response.read())
+            # BigQuery says there where a file is to be uploaded: a seed's.
+            location = response.headers.get("Location")
+            reply = Reply(response.status, response.read(), location)
             if ENDED.search(reply.body):
                 self._ended.add(request.job_id)
             return reply
@@ -206,6 +209,8 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
             self.send_response(reply.status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(reply.body)))
+            if reply.location:
+                self.send_header("Location", reply.location)
             # A dbt that was stopped meanwhile has closed the connection: to answer it raises.
             with suppress(ConnectionError):
                 self.end_headers()

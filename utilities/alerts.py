@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 
 from bi_pipeline.command_line import make_french_parser, say_errors
 from bi_pipeline.errors import ConfigurationError
-from bi_pipeline.result import WITH_WARNINGS
+from bi_pipeline.result import WITH_EARLIER_WARNINGS, WITH_WARNINGS
 from support.prefect_login import (
     DEPLOYMENT,
     FLOWS,
@@ -65,7 +65,7 @@ FAILED = {f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedO
 WARNED = {f"prefect.flow-run.{WITH_WARNINGS}"}
 # Prefect names the event of a run after the state's name, not its type: « Completed » alone would
 # miss a run that succeeded with warnings, and the alert of silence would be sent all the same.
-SUCCEEDED = {"prefect.flow-run.Completed"} | WARNED
+SUCCEEDED = {"prefect.flow-run.Completed", f"prefect.flow-run.{WITH_EARLIER_WARNINGS}"} | WARNED
 ENDED = FAILED | SUCCEEDED | {"prefect.flow-run.Cancelled"}
 
 # Two templates in one: this tool fills in `$run_url` now, Prefect `{{ … }}` when it sends.

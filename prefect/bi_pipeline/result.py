@@ -21,6 +21,9 @@ NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 # The name of a run's state when dbt warned of something. Automations on Prefect match it
 # (utilities/alerts.py): under another name, the alerts of a team would no longer come.
 WITH_WARNINGS = "Réussie avec avertissements"
+# Of a run with --only-new in which no test warned, but some that it did not run again had. Under
+# the name above, a schedule of every fifteen minutes would alert of the same warning each time.
+WITH_EARLIER_WARNINGS = "Réussie, avertissements déjà signalés"
 
 KINDS = {
     "model": "modèle",

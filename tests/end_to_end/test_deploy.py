@@ -213,6 +213,12 @@ def deployed_by_team_b(committed, tmp_path_factory, local_environment, server_to
         committed, tmp_path_factory.mktemp("team-b"), login_of_server(local_environment)
     )
     checkout.git("switch", "-qc", "feature/x")
+    config = checkout.root / "prefect.yaml"
+    # The schedule that stands there in comments takes the place of the other.
+    text, commented = re.subn(r"^ {6}# (-| ) ", r"      \1 ", config.read_text(), flags=re.M)
+    assert commented == 4
+    config.write_text(re.sub(r"^ {6}- cron: .0 9.*\n.*timezone.*\n", "", text, flags=re.M))
+    checkout.git("commit", "-qam", "Every fifteen minutes, what is new")
     checkout.git("push", "-q", "origin", "feature/x")
     (checkout.root / ".env").write_text(
         "GCP_REGION=EU\nDBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT=a@b.iam.gserviceaccount.com\n"
@@ -224,7 +230,7 @@ def deployed_by_team_b(committed, tmp_path_factory, local_environment, server_to
     # one of ours, deploy.py would refuse.
     server_to_clear.make_deployment(BARE_PREFECT_CLOUD, **OF_TEAM_A)
     before = server_to_clear.find()
-    run = checkout.run("--yes", "--name", "equipe-b", "--cron", "30 6 * * 1-5")
+    run = checkout.run("--yes", "--name", "equipe-b", "--cron", "*/10 * * * *")
     made, after = server_to_clear.find(OF_TEAM_B), server_to_clear.find()
     assert run.returncode == 0, run.stdout + run.stderr
     return SimpleNamespace(run=run, made=made, before=before, after=after)
@@ -317,7 +323,15 @@ def test_settings_come_from_the_env_file_too_but_the_account_of_this_laptop(depl
 def test_cron_of_the_command_line_is_that_of_a_first_deployment(deployed_by_team_b):
     (schedule,) = deployed_by_team_b.made.schedules
 
-    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("30 6 * * 1-5", "Europe/Paris")
+    assert (schedule.schedule.cron, schedule.schedule.timezone) == ("*/10 * * * *", "Europe/Paris")
+
+
+@pytest.mark.slow
+def test_schedule_of_what_is_new_stands_in_the_file(deployed_by_team_b):
+    (schedule,) = deployed_by_team_b.made.schedules
+
+    assert schedule.parameters == {"only_new": True}
+    assert "Horaire : */10 * * * * (Europe/Paris), only_new=True" in deployed_by_team_b.run.stdout
 
 
 @pytest.mark.slow

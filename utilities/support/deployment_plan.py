@@ -131,7 +131,7 @@ def _remove_token(url: str) -> str:
 def _describe_new_schedule(wanted: dict[str, Any]) -> str:
     """Return, in French, when the pipeline would run; nothing if its schedule is left alone."""
     return " ; ".join(
-        _describe_schedule(one.get("cron"), one.get("timezone"))
+        _describe_schedule(one.get("cron"), one.get("timezone"), one.get("parameters"))
         for one in wanted.get("schedules") or []
     )
 
@@ -140,13 +140,18 @@ def _describe_old_schedules(before: DeploymentResponse) -> str:
     """Return, in French, when the pipeline runs; nothing if never."""
     return " ; ".join(
         _describe_schedule(
-            getattr(one.schedule, "cron", None), getattr(one.schedule, "timezone", None)
+            getattr(one.schedule, "cron", None),
+            getattr(one.schedule, "timezone", None),
+            one.parameters,
         )
         + ("" if one.active else ", suspendu")
         for one in before.schedules
     )
 
 
-def _describe_schedule(cron: str | None, timezone: str | None) -> str:
+def _describe_schedule(
+    cron: str | None, timezone: str | None, parameters: dict[str, Any] | None
+) -> str:
     """Return a schedule in French; Prefect has others than crons, which we never make."""
-    return f"{cron or 'autre'} ({timezone or 'UTC'})"
+    given = "".join(f", {name}={value}" for name, value in (parameters or {}).items())
+    return f"{cron or 'autre'} ({timezone or 'UTC'}){given}"

@@ -148,9 +148,12 @@ def _read_kept_state(dbt: DbtRunner) -> ProjectState | None:
 
 
 def _get_path(dbt: DbtRunner) -> Path:
-    """Return the file of the state: of these commands only, as others leave other things undone."""
+    """Return the file of the state: of these commands only, as others leave other things undone.
+
+    The dataset is in its name: the members of a team may share DBT_ARTIFACTS_DIR for dev.
+    """
     commands = "-".join(command for command in dbt.commands if command != "deps")
-    return dbt.target_dir / "only_new" / f"{commands}.json"
+    return dbt.target_dir / "only_new" / f"{dbt.settings.dataset}-{commands}.json"
 
 
 def _name_file(dbt: DbtRunner) -> str:
