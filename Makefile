@@ -34,7 +34,7 @@ doctor: .venv/installed ## Ce qui est prêt, ce qui manque, et le remède
 
 # Terraform writes its state, which holds the keys, with mode 644: every user of the machine could
 # read them.
-infra: .need-terraform ## Crée les datasets et les comptes de service sur GCP
+infra: .need-terraform ## Crée les datasets, le bucket et les comptes de service sur GCP
 	@find infrastructure -name '*.tfstate*' -type f -exec chmod go= {} +
 	umask 077; $(TERRAFORM) -chdir=infrastructure init
 	umask 077; $(TERRAFORM) -chdir=infrastructure apply

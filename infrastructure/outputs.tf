@@ -13,6 +13,11 @@ output "bq_raw_dataset_id" {
   value       = google_bigquery_dataset.guarded["raw"].dataset_id
 }
 
+output "dbt_artifacts_dir" {
+  description = "Address of the bucket that keeps dbt's results. Absent without artifacts_bucket."
+  value       = var.artifacts_bucket ? "gs://${google_storage_bucket.artifacts[0].name}" : null
+}
+
 output "dev_key_file" {
   description = "Key of the dev account, from the root of the project. Absent without create_key."
   value       = var.create_key ? ".secrets/sa_key.json" : null

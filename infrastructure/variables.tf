@@ -1,3 +1,9 @@
+variable "artifacts_bucket" {
+  description = "Whether to make a bucket for dbt's results, <project>-dbt-artifacts: `retry`, `--changed-since` without a commit and the documentation then work where the folder of a run does not last."
+  type        = bool
+  default     = true
+}
+
 variable "create_datasets" {
   description = "Whether both accounts may create datasets (roles/bigquery.user), for a project whose datasets are not known beforehand. Each account owns the datasets it creates, and Terraform knows nothing of them: prefer extra_datasets."
   type        = bool

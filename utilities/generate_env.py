@@ -36,8 +36,12 @@ OPTIONAL_OUTPUTS = {
     "project_id": "GCP_PROJECT_ID",
     "region": "GCP_REGION",
     "impersonated_service_account": "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT",
+    "dbt_artifacts_dir": "DBT_ARTIFACTS_DIR",
 }
 OUTPUTS = REQUIRED_OUTPUTS | OPTIONAL_OUTPUTS
+# Set by hand before Terraform made a bucket: with another address, the results kept there would no
+# longer be found.
+KEPT_IF_SET = ("DBT_ARTIFACTS_DIR",)
 
 CORRECT_AND_REDO = "Corrigez infrastructure/ puis relancez `make infra` et `make outputs`."
 
@@ -117,6 +121,16 @@ def _check_text(name: str, value: object, path: Path) -> str:
             "une chaîne de caractères, ni vide, ni entourée de blancs. " + CORRECT_AND_REDO
         )
     return value
+
+
+def find_kept_values(current: str, values: dict[str, str]) -> dict[str, str]:
+    """Return the variables that `.env` sets otherwise than `values`, and that stay as they are."""
+    before = {binding.key: binding.value for binding in parse_stream(io.StringIO(current))}
+    return {
+        name: value
+        for name in KEPT_IF_SET
+        if name in values and (value := before.get(name)) and value != values[name]
+    }
 
 
 def render_env(current: str, values: dict[str, str]) -> str:
@@ -252,20 +266,26 @@ def main(argv: list[str] | None = None) -> int:
     """Write `.env`, or show what it would be; return the exit code."""
     arguments = parse_arguments(argv)
     outputs = read_outputs(arguments.outputs_json)
-    values = make_own_variables(outputs, arguments.outputs_json, arguments.block_name)
+    wanted = make_own_variables(outputs, arguments.outputs_json, arguments.block_name)
     current = read_env(arguments.output)
-    text = render_env(current, values)
+    kept = find_kept_values(current, wanted)
+    text = render_env(current, {name: wanted[name] for name in wanted if name not in kept})
     if arguments.dry_run:
-        print(mask_env(text, values), end="")
+        print(mask_env(text, wanted), end="")
         print("\nDifférence avec le fichier actuel :")
     else:
         write_env(arguments.output, text)
         print(f"{arguments.output} est à jour.")
-    for line in list_changes(current, text, values) or ["aucune"]:
+    for line in list_changes(current, text, wanted) or ["aucune"]:
         print(f"  {line}")
     for name, variable in OPTIONAL_OUTPUTS.items():
         if name not in outputs:
             print(f"  {variable} laissé de côté : pas d'output {name}.")
+    for name, value in kept.items():
+        print(
+            f"  {name} reste {value}, comme dans {arguments.output}. Terraform donne "
+            f"{wanted[name]} : pour la prendre, retirez cette ligne et relancez."
+        )
     return 0
 
 

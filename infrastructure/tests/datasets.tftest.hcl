@@ -67,11 +67,11 @@ run "extra_datasets_are_as_those_of_their_environment" {
   }
 }
 
-run "services_that_keyless_authentication_needs_are_enabled" {
+run "services_that_the_pipeline_needs_are_enabled" {
   command = plan
 
   assert {
-    condition     = length(setsubtract(["bigquery", "bigquerystorage", "cloudresourcemanager", "iam", "iamcredentials", "sts"], [for service in keys(google_project_service.api) : trimsuffix(service, ".googleapis.com")])) == 0
+    condition     = length(setsubtract(["bigquery", "bigquerystorage", "cloudresourcemanager", "iam", "iamcredentials", "storage", "sts"], [for service in keys(google_project_service.api) : trimsuffix(service, ".googleapis.com")])) == 0
     error_message = "A service is missing."
   }
 }
@@ -84,6 +84,7 @@ run "outputs_are_those_that_generate_env_reads" {
       bq_dev_dataset_id          = output.bq_dev_dataset_id
       bq_prod_dataset_id         = output.bq_prod_dataset_id
       bq_raw_dataset_id          = output.bq_raw_dataset_id
+      dbt_artifacts_dir          = output.dbt_artifacts_dir
       dev_service_account_email  = output.dev_service_account_email
       prod_service_account_email = output.prod_service_account_email
       project_id                 = output.project_id
@@ -93,6 +94,7 @@ run "outputs_are_those_that_generate_env_reads" {
       bq_dev_dataset_id          = "mon_projet_dev"
       bq_prod_dataset_id         = "mon_projet_prod"
       bq_raw_dataset_id          = "mon_projet_raw"
+      dbt_artifacts_dir          = "gs://mon-projet-dbt-artifacts"
       dev_service_account_email  = "pipeline-dbt@mon-projet.iam.gserviceaccount.com"
       prod_service_account_email = "pipeline-dbt-prod@mon-projet.iam.gserviceaccount.com"
       project_id                 = "mon-projet"

@@ -195,7 +195,7 @@ class PipelineSettings(BaseModel):
     dbt_artifacts_dir: Annotated[str, AfterValidator(_check_dbt_artifacts_dir)] | None = Field(
         None,
         alias="DBT_ARTIFACTS_DIR",
-        description="Où garder les résultats de dbt : un dossier, gs://bucket/préfixe. Facultatif.",
+        description="Dossier ou gs://… des résultats de dbt. Facultatif, donné par Terraform.",
     )
     api_endpoint: Annotated[HttpUrl, AfterValidator(_check_endpoint)] | None = Field(
         None,

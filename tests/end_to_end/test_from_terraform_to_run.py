@@ -29,6 +29,8 @@ def project(tmp_path_factory, local_environment, key):
         "bq_prod_dataset_id": "road_prod",
         "bq_raw_dataset_id": local_environment["DBT_BIGQUERY_DATASET_RAW"],
         "project_id": local_environment["GCP_PROJECT_ID"],
+        # In the place of a bucket, which test_retry.py has.
+        "dbt_artifacts_dir": str(project.root / "kept"),
     }
     infrastructure = project.root / "infrastructure"
     infrastructure.mkdir()
@@ -94,6 +96,12 @@ def test_pipeline_runs_from_the_env_file_alone(road, bigquery):
     assert road.first.returncode == 0, road.first.stderr
     assert "Dataset utilisé  : road_dev" in road.first.stdout
     assert bigquery.get_table("road_dev.one")
+
+
+def test_results_are_kept_where_terraform_says(road, project):
+    assert road.first.returncode == 0, road.first.stderr
+    kept = {path.name for path in (project.root / "kept" / "dev").iterdir()}
+    assert kept == {"manifest.json", "run_results.json"}
 
 
 def test_recipe_of_the_readme_replaces_the_key_of_the_block(road):

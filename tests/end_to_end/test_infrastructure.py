@@ -236,8 +236,17 @@ def test_road_without_a_key_goes_from_make_infra_to_env(keyless):
         "GCP_PROJECT_ID": "mon-projet",
         "GCP_REGION": "EU",
         "DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT": DEV,
+        "DBT_ARTIFACTS_DIR": "gs://mon-projet-dbt-artifacts",
     }
     assert not (keyless.root / ".secrets").exists()
+
+
+def find_object(right):
+    """Return the name of what a right is on and, in a bucket, which objects it is limited to."""
+    names = ("dataset_id", "service_account_id", "bucket")
+    name = next((right[name] for name in names if right.get(name)), "project").split("/")[-1]
+    expressions = [condition["expression"] for condition in right.get("condition") or []]
+    return " ".join([name, *(re.findall(r"/objects/(.*)\"\)$", x)[0] for x in expressions)])
 
 
 def test_rights_are_these_and_no_other(keyless):
@@ -247,9 +256,7 @@ def test_rights_are_these_and_no_other(keyless):
         (
             right["member"].split(":", 1)[1],
             right["role"].removeprefix("roles/"),
-            (right.get("dataset_id") or right.get("service_account_id") or "project").split("/")[
-                -1
-            ],
+            find_object(right),
         )
         for resource in keyless.resources()
         if "role" in (right := resource["values"]) or "iam" in resource["type"].split("_")[-2:]
@@ -262,10 +269,15 @@ def test_rights_are_these_and_no_other(keyless):
         (DEV, "bigquery.dataEditor", "mon_projet_raw"),
         (DEV, "bigquery.dataEditor", "mon_projet_dev"),
         (DEV, "bigquery.dataEditor", "mon_projet_dev_marketing"),
+        (DEV, "storage.legacyBucketReader", "mon-projet-dbt-artifacts"),
+        (DEV, "storage.objectUser", "mon-projet-dbt-artifacts dev/"),
+        (DEV, "storage.objectViewer", "mon-projet-dbt-artifacts prod/"),
         (PROD, "bigquery.jobUser", "project"),
         (PROD, "bigquery.dataViewer", "mon_projet_raw"),
         (PROD, "bigquery.dataEditor", "mon_projet_prod"),
         (PROD, "bigquery.dataEditor", "mon_projet_prod_marketing"),
+        (PROD, "storage.legacyBucketReader", "mon-projet-dbt-artifacts"),
+        (PROD, "storage.objectUser", "mon-projet-dbt-artifacts prod/"),
         ("equipe@example.com", "iam.serviceAccountTokenCreator", DEV),
         (f"{pool}/octocat/hello-world", "iam.workloadIdentityUser", PROD),
     }

@@ -32,6 +32,14 @@ GOOGLE = {
     ),
     "google_project_iam_member": attributes(MEMBER + "project=SrF"),
     "google_bigquery_dataset_iam_member": attributes(MEMBER + "dataset_id=SrF project=SocF"),
+    "google_storage_bucket": attributes(
+        "id=Soc name=SrF location=SrF force_destroy=Bo default_event_based_hold=Bo "
+        "enable_object_retention=BoF labels=Mo project=SocF public_access_prevention=Soc "
+        "requester_pays=Bo rpo=Soc storage_class=So uniform_bucket_level_access=Boc "
+        "effective_labels=Mc project_number=Nc self_link=Sc terraform_labels=Mc time_created=Sc "
+        "updated=Sc url=Sc"
+    ),
+    "google_storage_bucket_iam_member": attributes(MEMBER + "bucket=SrF"),
     "google_service_account_iam_member": attributes(MEMBER + "service_account_id=SrF"),
     "google_service_account_key": attributes(
         "id=Soc service_account_id=SrF key_algorithm=SoF private_key_type=SoF public_key_type=SoF "
@@ -47,6 +55,30 @@ GOOGLE = {
         "attribute_condition=So attribute_mapping=Mo description=So disabled=Bo display_name=So "
         "name=Sc state=Sc project=SocF deletion_policy=Soc"
     ),
+}
+# The nested blocks of a resource: their attributes and blocks. A resource not named here has none.
+BLOCKS = {
+    "google_iam_workload_identity_pool_provider": {
+        "oidc": (attributes("issuer_uri=Sr jwks_json=So"), {}),
+    },
+    "google_storage_bucket": {
+        "versioning": (attributes("enabled=Br"), {}),
+        "lifecycle_rule": (
+            {},
+            {
+                "action": (attributes("type=Sr storage_class=So"), {}),
+                "condition": (
+                    attributes(
+                        "age=No num_newer_versions=No days_since_noncurrent_time=No with_state=Soc"
+                    ),
+                    {},
+                ),
+            },
+        ),
+    },
+    "google_storage_bucket_iam_member": {
+        "condition": (attributes("title=Sr expression=Sr description=So"), {}),
+    },
 }
 LOCAL = {
     "local_sensitive_file": attributes(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from schemas import GOOGLE, LOCAL
+from schemas import BLOCKS, GOOGLE, LOCAL
 from tf.runner import run_provider
 from tf.schema import Attribute, Block, NestedBlock, NestMode, Schema
 from tf.types import Bool, Number, String, TfType, Unknown
@@ -55,16 +55,6 @@ class RawBlock(NestedBlock):
 
 
 TYPES = {"S": String, "N": Number, "B": Bool, "M": Map}
-OIDC = RawBlock(
-    "oidc",
-    NestMode.Set,
-    Block(
-        attributes=[
-            Attribute("issuer_uri", String(), required=True),
-            Attribute("jwks_json", String(), optional=True),
-        ]
-    ),
-)
 
 
 def attribute(name, kind, flags):
@@ -78,6 +68,18 @@ def attribute(name, kind, flags):
         sensitive="s" in flags,
         requires_replace="F" in flags,
     )
+
+
+def make_blocks(blocks):
+    """Return the nested blocks of a resource; `tf` has no lists of blocks, so each is a set."""
+    return [
+        RawBlock(
+            name,
+            NestMode.Set,
+            Block([attribute(key, *kind) for key, kind in attributes.items()], make_blocks(inner)),
+        )
+        for name, (attributes, inner) in blocks.items()
+    ]
 
 
 def fill_in(resource, attributes, planned):
@@ -154,10 +156,9 @@ def make_resource(resource, attributes):
 
         @classmethod
         def get_schema(cls):
-            of_a_pool = resource == "google_iam_workload_identity_pool_provider"
             return Schema(
                 attributes=[attribute(name, *kind) for name, kind in attributes.items()],
-                block_types=[OIDC] if of_a_pool else [],
+                block_types=make_blocks(BLOCKS.get(resource, {})),
                 version=0,
             )
 

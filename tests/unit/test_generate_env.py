@@ -21,6 +21,7 @@ OUTPUTS = {
     "bq_raw_dataset_id": "projet_raw",
     "project_id": "mon-projet",
     "region": "EU",
+    "dbt_artifacts_dir": "gs://mon-projet-dbt-artifacts",
     "service_account_email": "x@y",
 }
 EXPECTED = {
@@ -32,6 +33,7 @@ EXPECTED = {
     "DBT_BIGQUERY_DATASET_RAW": "projet_raw",
     "GCP_PROJECT_ID": "mon-projet",
     "GCP_REGION": "EU",
+    "DBT_ARTIFACTS_DIR": "gs://mon-projet-dbt-artifacts",
 }
 
 
@@ -116,7 +118,7 @@ def test_outputs_of_an_older_state_are_enough(generate, tmp_path, capsys):
 
     out = capsys.readouterr().out
     assert list(dotenv_values(tmp_path / ".env")) == list(EXPECTED)[:5]
-    for name, variable in (("region", "GCP_REGION"), ("project_id", "GCP_PROJECT_ID")):
+    for name, variable in OPTIONAL_OUTPUTS.items():
         assert f"{variable} laissé de côté : pas d'output {name}" in out
 
 
@@ -129,7 +131,7 @@ def test_account_to_act_as_is_written_when_terraform_gives_one(generate, tmp_pat
     assert dotenv_values(tmp_path / ".env") == expected
 
 
-@pytest.mark.parametrize("name", ["region", "impersonated_service_account"])
+@pytest.mark.parametrize("name", ["region", "impersonated_service_account", "dbt_artifacts_dir"])
 def test_optional_output_that_is_null_is_left_out(generate, tmp_path, capsys, name):
     assert generate(with_value(name, None)) == 0
 
@@ -161,6 +163,27 @@ def test_what_the_user_wrote_stays_in_place(generate, tmp_path, capsys):
     assert "-DBT_BIGQUERY_DATASET_DEV = 'vieux'" in out
     assert "+DBT_BIGQUERY_DATASET_DEV=projet_dev" in out
     assert "a b#c" not in out
+
+
+@pytest.mark.parametrize("mine", ["gs://a-moi/dbt", "/srv/archive"])
+def test_place_that_the_user_gave_to_the_results_of_dbt_stays(generate, tmp_path, capsys, mine):
+    (tmp_path / ".env").write_text(f"DBT_ARTIFACTS_DIR='{mine}'  # ma note\n")
+
+    assert generate(document(OUTPUTS)) == 0
+
+    env, out = tmp_path / ".env", capsys.readouterr().out
+    assert env.read_text().startswith(f"DBT_ARTIFACTS_DIR='{mine}'  # ma note\n")
+    assert dotenv_values(env) == EXPECTED | {"DBT_ARTIFACTS_DIR": mine}
+    assert f"DBT_ARTIFACTS_DIR reste {mine}" in out
+    assert OUTPUTS["dbt_artifacts_dir"] in out
+
+
+def test_place_of_the_results_of_dbt_that_is_left_empty_is_filled_in(generate, tmp_path):
+    (tmp_path / ".env").write_text("DBT_ARTIFACTS_DIR=\n")
+
+    assert generate(document(OUTPUTS)) == 0
+
+    assert dotenv_values(tmp_path / ".env") == EXPECTED
 
 
 def test_link_stays_a_link(generate, tmp_path):
@@ -225,6 +248,7 @@ REFUSED = {
     "control character": (with_value("bq_dev_dataset_id", "a\x00"), ["bq_dev_dataset_id"]),
     "optional one wrong": (with_value("region", "E U"), ["region", "E U"]),
     "project id wrong": (with_value("project_id", "Mon Projet"), ["project_id"]),
+    "bucket wrong": (with_value("dbt_artifacts_dir", "s3://x"), ["dbt_artifacts_dir", "s3://x"]),
     "raw wrong": (with_value("bq_raw_dataset_id", 3), ["bq_raw_dataset_id", "chaîne"]),
     "account wrong": (
         with_value("impersonated_service_account", "ada@example.com"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from prefect.logging import get_run_logger
 
@@ -67,16 +68,17 @@ def add_prod_state(dbt: DbtRunner, reference: str | None, options: DbtOptions) -
     profile = make_profile(dbt.connection.project, settings)
     connection = replace(dbt.connection, profile=profile)
     parser = replace(dbt, connection=connection, settings=settings, target_dir=prod_state_dir)
-    if reference == LAST_RUN or (reference is None and dbt.settings.dbt_artifacts_dir):
-        kept = dbt.kept_artifacts.fetch(f"prod/{MANIFEST}", prod_state_dir / MANIFEST)
-        if not kept or "nodes" not in read_json(prod_state_dir / MANIFEST):
+    if reference == LAST_RUN:
+        if not _fetch_last_manifest(dbt, prod_state_dir):
             raise ConfigurationError(
                 f"DBT_ARTIFACTS_DIR ({dbt.kept_artifacts.address}) ne garde aucune exécution "
                 "lisible de prod : lancez-en une avec ce réglage, ou donnez un commit à "
                 "--changed-since."
             )
     elif reference is None:
-        _write_manifest(parser, options)
+        # A new bucket keeps no run of prod, although prod has tables for `clone` to copy.
+        if not dbt.settings.dbt_artifacts_dir or not _fetch_last_manifest(dbt, prod_state_dir):
+            _write_manifest(parser, options)
     else:
         with check_out_commit(PROJECT_ROOT, reference) as files:
             project_dir = files / DBT_PROJECT_DIR.relative_to(PROJECT_ROOT)
@@ -127,6 +129,12 @@ def defer_to_prod(dbt: DbtRunner, options: DbtOptions) -> tuple[DbtRunner, list[
     deferred.parent.mkdir(exist_ok=True)
     deferred.write_text(json.dumps(manifest), encoding="utf-8")
     return replace(dbt, deferred_dir=deferred.parent), sorted(left)
+
+
+def _fetch_last_manifest(dbt: DbtRunner, folder: Path) -> bool:
+    """Copy the manifest that DBT_ARTIFACTS_DIR keeps of prod; return whether it is there, whole."""
+    kept = dbt.kept_artifacts.fetch(f"prod/{MANIFEST}", folder / MANIFEST)
+    return kept and "nodes" in read_json(folder / MANIFEST)
 
 
 def _write_manifest(dbt: DbtRunner, options: DbtOptions) -> None:

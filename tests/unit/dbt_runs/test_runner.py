@@ -7,6 +7,7 @@ import pytest
 from google.auth.credentials import AnonymousCredentials
 
 from bi_pipeline.bigquery.connection import DbtConnection
+from bi_pipeline.dbt_runs import prod_state
 from bi_pipeline.dbt_runs.options import LAST_RUN, DbtOptions
 from bi_pipeline.dbt_runs.prod_state import add_prod_state, defer_to_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner
@@ -68,6 +69,18 @@ def test_what_dbt_would_not_retry_is_refused_and_never_taken_for_done(
 
     with pytest.raises(ConfigurationError, match=message):
         without_artifacts_dir(runner).run("retry", DbtOptions())
+
+
+def test_clone_reads_the_project_as_it_stands_when_no_run_of_prod_is_kept(runner, monkeypatch):
+    parsed = []
+    monkeypatch.setattr(
+        prod_state, "_write_manifest", lambda parser, _options: parsed.append(parser.settings)
+    )
+
+    for tried in (runner, without_artifacts_dir(runner)):
+        add_prod_state(tried, None, DbtOptions())
+
+    assert [settings.target for settings in parsed] == ["prod", "prod"]
 
 
 def test_last_run_of_prod_that_is_kept_nowhere_is_said(runner, tmp_path):
