@@ -91,7 +91,9 @@ def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str)
 
 def describe_success(results: list[DbtResult]) -> str:
     """Return which commands succeeded, and which had nothing to do."""
-    done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
+    done = ", ".join(
+        f"dbt {result.command}" for result in results if not (result.did_nothing or result.estimate)
+    )
     idle = [
         f"dbt {result.command} : {IDLE.get(result.command, 'rien à faire')}."
         for result in results

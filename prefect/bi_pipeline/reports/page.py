@@ -280,6 +280,7 @@ def format_size(number: int) -> str:
 
 
 def format_decimal(value: float, digits: int = 1) -> str:
+    """Return a number in French, with this many digits after the comma."""
     return f"{value:.{digits}f}".replace(".", ",")
 
 

@@ -12,6 +12,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
 
 from bi_pipeline.explanations import explain
+from bi_pipeline.reports.estimate import render_estimate_page
 from bi_pipeline.reports.page import add_to_history, dump_history, load_history, render_markdown
 from bi_pipeline.result import DbtResult
 from bi_pipeline.settings import PipelineSettings
@@ -25,16 +26,19 @@ def publish(
     The key has the GCP project and the dataset: without them, another team on the same Prefect
     would get this page among its own. The metadata has the history, in numbers.
     """
-    key = f"dbt-{result.command}-{project}-{settings.dataset}".lower()
-    key = re.sub("[^a-z0-9]+", "-", key)
+    name = "estimate" if result.estimate else f"dbt-{result.command}"
+    key = re.sub("[^a-z0-9]+", "-", f"{name}-{project}-{settings.dataset}".lower())
     try:
         previous: Any = Artifact.get(key)
         history = load_history(previous.metadata_ if previous else None)
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
+        text = render_markdown(result, settings, warnings, history)
+        if result.estimate:
+            text = render_estimate_page(result.estimate, settings)
         page = ArtifactCreate(
             key=key,
             type="markdown",
-            data=render_markdown(result, settings, warnings, history),
+            data=text,
             metadata_=dump_history(history),
             flow_run_id=runtime.flow_run.id,
             task_run_id=runtime.task_run.id,
