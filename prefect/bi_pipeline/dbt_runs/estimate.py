@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from google.auth.exceptions import GoogleAuthError
+from requests import RequestException
+
 from bi_pipeline.bigquery.connection import DbtConnection
 from bi_pipeline.bigquery.dry_run import DryRun, dry_run_queries
 from bi_pipeline.dbt_runs.options import ESTIMATE
 from bi_pipeline.dbt_runs.run_results import MISSING_TABLE
 from bi_pipeline.errors import ConfigurationError, DbtError
+from bi_pipeline.explanations import explain
 from bi_pipeline.result import DbtResult, Estimate, NodeEstimate, find_name
 from bi_pipeline.settings import GOOGLE_ENDPOINT, PipelineSettings
 
@@ -42,7 +46,8 @@ def estimate_bill(
 ) -> Estimate:
     """Return what a run of the nodes that dbt has compiled would be billed.
 
-    Raises DbtError if BigQuery estimates none of their queries.
+    Raises DbtError if BigQuery estimates none of their queries, InfrastructureError if it cannot be
+    reached.
 
     Args:
         manifest: that of dbt after the command `compiled`, with the compiled SQL.
@@ -55,7 +60,11 @@ def estimate_bill(
     }
     queries = {name: query for name, node in nodes.items() if (query := find_query(node))}
     endpoint = settings.endpoint or GOOGLE_ENDPOINT
-    answers = dry_run_queries(connection, endpoint, settings.region, list(queries.values()))
+    try:
+        answers = dry_run_queries(connection, endpoint, settings.region, list(queries.values()))
+    except (RequestException, GoogleAuthError) as error:
+        # Left as it is, the error would end Prefect's task with a traceback in the log.
+        raise explain(error) or error from None
     answer_of = dict(zip(queries, answers, strict=True))
     estimates = [estimate_node(name, node, answer_of.get(name)) for name, node in nodes.items()]
     if answers and all(answer.bytes is None for answer in answers):

@@ -24,6 +24,11 @@ def refused(status, message):
     return status, {"error": {"code": status, "message": message}}
 
 
+class Server(ThreadingHTTPServer):
+    # By default 5: of sixteen connections at once, the system would refuse some.
+    request_queue_size = 64
+
+
 @contextmanager
 def bigquery(answers):
     """Yield the address of a server that gives each query its answers in turn, and what it got."""
@@ -44,7 +49,7 @@ def bigquery(answers):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", asked
         server.shutdown()

@@ -1,13 +1,14 @@
 """What of a manifest BigQuery is asked about, and what its answers say of the bill."""
 
 import pytest
+from requests import ConnectionError, Request
 
 from bi_pipeline.bigquery.dry_run import DryRun
 from bi_pipeline.dbt_runs import estimate
 from bi_pipeline.dbt_runs.estimate import estimate_bill, estimate_node, find_query
-from bi_pipeline.errors import DbtError
+from bi_pipeline.errors import DbtError, InfrastructureError
 from bi_pipeline.result import DbtResult, NodeEstimate, NodeResult
-from bi_pipeline.settings import PipelineSettings
+from bi_pipeline.settings import GOOGLE_ENDPOINT, PipelineSettings
 
 MIB = 2**20
 SETTINGS = PipelineSettings.from_mapping(
@@ -134,6 +135,17 @@ def test_estimate_of_nothing_is_a_failure_that_names_a_reason_and_the_remedy(mon
 
     with pytest.raises(DbtError, match=r"aucune requête, 2 en tout\. a : Access Denied.*--target"):
         bill(monkeypatch, nodes, [denied, denied])
+
+
+def test_bigquery_that_cannot_be_reached_is_named_with_the_remedy(monkeypatch):
+    def fail(*_):
+        raise ConnectionError("no route", request=Request("POST", GOOGLE_ENDPOINT))
+
+    monkeypatch.setattr(estimate, "dry_run_queries", fail)
+    compiled = DbtResult("compile", 0, nodes=[NodeResult("model.p.a", "success")])
+
+    with pytest.raises(InfrastructureError, match="BigQuery injoignable"):
+        estimate_bill(None, SETTINGS, {"nodes": {"model.p.a": node()}}, compiled)
 
 
 def test_project_of_which_nothing_is_billed_is_estimated(monkeypatch):
