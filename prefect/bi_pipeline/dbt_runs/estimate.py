@@ -26,7 +26,7 @@ SMALLEST_BILL = 10 * MIB
 WHOLE = ("table", "test")
 
 UNKNOWN_TO_BIGQUERY = "modèle Python, que BigQuery n'estime pas"
-IN_BATCHES = "microbatch : le SQL compilé lit toute l'entrée, un lot n'en lit qu'une partie"
+IN_BATCHES = "le SQL compilé d'un microbatch lit toute l'entrée, un lot n'en lit qu'une partie"
 
 
 def refuse_local_estimate(commands: Sequence[str], settings: PipelineSettings) -> None:
