@@ -42,9 +42,10 @@ from bi_pipeline.bigquery.connection import (
     load_credentials,
     make_connection,
 )
+from bi_pipeline.dbt_runs.estimate import refuse_local_estimate
 from bi_pipeline.dbt_runs.git_repository import read_current_commit
 from bi_pipeline.dbt_runs.only_new import News, keep_state, look_for_news
-from bi_pipeline.dbt_runs.options import DbtOptions
+from bi_pipeline.dbt_runs.options import ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
@@ -57,6 +58,7 @@ from bi_pipeline.lifetime.ending import (
 )
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
+from bi_pipeline.reports.estimate import describe_estimate, render_estimate
 from bi_pipeline.reports.message import (
     describe_failure,
     describe_idle_run,
@@ -96,6 +98,7 @@ Command = Literal[
     "retry",
     "clone",
     "compile",
+    "estimate",
     "docs generate",
     "run-operation",
 ]
@@ -188,6 +191,8 @@ def run_dbt_command(
     if not will_be_retried and not result.did_nothing:
         commit = read_current_commit(PROJECT_ROOT)
         publish(result, dbt.settings, dbt.connection.project, warnings, commit)
+    if result.estimate:
+        show(render_estimate(result.estimate, dbt.settings.target))
     if result.succeeded:
         return result
     message = describe_failure(result)
@@ -240,7 +245,7 @@ def dbt_full_pipeline(
         event_time_start: Début des lots (UTC, AAAA-MM-JJ), comme --event-time-start de dbt.
         event_time_end: Fin des lots, exclue (UTC, AAAA-MM-JJ), comme --event-time-end de dbt.
         threads: Nœuds traités en même temps. Par défaut, DBT_THREADS.
-        commands: Commandes dbt, dans l'ordre. Par défaut, run puis test.
+        commands: Commandes dbt, dans l'ordre. Par défaut, run puis test. estimate : ce qu'une exécution facturerait, sans rien lancer.
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server(REHEARSAL_DIR)
@@ -259,6 +264,7 @@ def dbt_full_pipeline(
         )
         words, options = plan_commands(commands, macro, options, changed_since, only_new)
         settings = load_settings(target)
+        refuse_local_estimate(words, settings)
         show_banner(settings)
         connection = connect(settings)
         warnings = find_warnings(settings)
@@ -289,7 +295,7 @@ def run_commands(
             return complete(found, [], news)
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
-            name=f"dbt {command}",
+            name=command if command == ESTIMATE else f"dbt {command}",
             retries=dbt.settings.retries,
             retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
         )
@@ -304,7 +310,8 @@ def run_commands(
         error: Any = get_state_exception(state)
         known = explain(error)
         return Failed(message=str(known or state.message), data=known or error)
-    message = describe_success(results)
+    estimates = [describe_estimate(result.estimate) for result in results if result.estimate]
+    message = " ".join([describe_success(results), *estimates]).strip()
     if changed_since and not any(result.nodes for result in results):
         message = f"De ce que prend l'exécution, rien n'a changé depuis {changed_since}."
     elif not news and (nothing := describe_idle_run(results)):

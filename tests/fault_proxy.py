@@ -10,17 +10,24 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from email.message import Message
 from http import HTTPStatus
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 Moment = Literal["metadata", "submit", "submitted", "job", "poll"]
 
@@ -87,7 +94,7 @@ class FaultProxy:
 
     `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
     nodes of the jobs that dbt asked to cancel before they had ended; after `die()`, nothing
-    listens any more.
+    listens any more. `on_dry_run` answers dry runs in the place of bqemulator.
     """
 
     upstream: str
@@ -97,6 +104,7 @@ class FaultProxy:
     configurations: list[dict[str, Any]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     on_query: Callable[[str], None] = lambda _: None
+    on_dry_run: Callable[[str], Reply] | None = None
     die: Callable[[], None] = lambda: None
     _nodes: dict[str, str] = field(default_factory=dict)
     _submitted: set[str] = field(default_factory=set)
@@ -106,6 +114,10 @@ class FaultProxy:
 
     def answer(self, request: Request) -> Reply:
         """Return the reply to a request, from BigQuery or from a fault."""
+        if request.moment == "submit" and self.on_dry_run:
+            configuration = json.loads(request.body)["configuration"]
+            if configuration.get("dryRun"):
+                return self.on_dry_run(configuration["query"]["query"])
         self._identify(request)
         if request.job_id in self._failed_jobs:
             return self._answer_for_failed_job(request)
@@ -189,8 +201,12 @@ class FaultProxy:
 
 
 @contextmanager
-def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
-    """Yield a proxy before the BigQuery at `upstream`, on 127.0.0.1."""
+def fault_proxy(upstream: str, certificate: Path | None = None) -> Iterator[FaultProxy]:
+    """Yield a proxy before the BigQuery at `upstream`, on 127.0.0.1.
+
+    With a certificate for localhost (`make_certificate`), its URL is https://localhost: for the
+    pipeline, it is then no BigQuery of this machine.
+    """
     proxy = FaultProxy(upstream)
 
     class Handler(BaseHTTPRequestHandler):
@@ -228,6 +244,11 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     proxy.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        proxy.url = f"https://localhost:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
 
@@ -240,3 +261,20 @@ def fault_proxy(upstream: str) -> Iterator[FaultProxy]:
         yield proxy
     finally:
         die()
+
+
+def make_certificate(path: Path) -> Path:
+    """Write a key and a certificate of its own for localhost, valid for a day; return the path."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.now(UTC) - timedelta(hours=1))
+        .not_valid_after(datetime.now(UTC) + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+    path.write_bytes(secret + certificate.public_bytes(encoding))
+    return path

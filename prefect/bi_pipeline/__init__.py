@@ -7,7 +7,7 @@ Each module imports, of ours, only those below it: `tests/unit/test_layout.py` r
     arguments       the command line of the pipeline
     lifetime/       how a run ends, and the servers beside it
     dbt_runs/       one dbt command after another: options, runner, what is kept
-    bigquery/       who we are for Google, and what was billed
+    bigquery/       who we are for Google, what was billed, what would be
     reports/        what is said of a run: message, page
     command_line    what the tools share: errors said in one line, argparse in French
     explanations    what libraries raise, as errors of ours

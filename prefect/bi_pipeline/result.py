@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 ERROR_STATUSES = {"error", "runtime error", "partial success"}
 FAILED_STATUSES = ERROR_STATUSES | {"fail"}
@@ -133,6 +133,40 @@ class NodeResult:
 
 
 @dataclass(frozen=True)
+class NodeEstimate:
+    """What one node of a run would be billed.
+
+    Attributes:
+        unique_id: dbt's name of the node.
+        billed: bytes; None if nobody can tell.
+        bound: how `billed` bounds the bill; empty if it is the bill.
+        reason: why nobody can tell, in French.
+    """
+
+    unique_id: str
+    billed: int | None = None
+    bound: Literal["", "au moins", "au plus", "environ"] = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would be billed.
+
+    Attributes:
+        nodes: of each node that the run would do.
+        location: where the data is, in BigQuery's words; empty if nothing would be read.
+        spent: bytes that the estimate itself was billed, for queries of macros; None if unknown.
+        limit: the bytes above which BigQuery refuses a query of the run; None without a limit.
+    """
+
+    nodes: list[NodeEstimate]
+    location: str
+    spent: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
 class DbtResult:
     """The result of one dbt command, all its attempts together.
 
@@ -147,6 +181,7 @@ class DbtResult:
         bytes_billed: of all its queries; None when they cannot be listed.
         listed: the `unique_id` of what `dbt list` found.
         arguments: those that dbt says the command had; `which` is that which a retry took up.
+        estimate: what a run of these nodes would be billed, if the run asks for it.
     """
 
     command: str
@@ -158,6 +193,7 @@ class DbtResult:
     bytes_billed: int | None = None
     listed: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
+    estimate: Estimate | None = None
 
     @property
     def did_nothing(self) -> bool:

@@ -99,7 +99,7 @@ def test_form_made_from_the_file_alone_has_every_default_and_choice():
 
     defaults = [ast.literal_eval(default) for default in flow.args.defaults]
 
-    assert defaults == [*[None] * 5, False, False, *[None] * 4, ["run", "test"], None]
+    assert defaults == [*[None] * 5, *[False] * 3, *[None] * 4, ["run", "test"], None]
     assert names <= known
 
 

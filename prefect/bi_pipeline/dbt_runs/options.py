@@ -29,6 +29,9 @@ EMPTY_SNAPSHOT = (
     "un snapshot verrait sa source vide, et fermerait tout son historique, ce qui ne se défait pas."
 )
 
+# The one command that is not dbt's: `dbt compile`, then a dry run of what it has compiled.
+ESTIMATE = "estimate"
+
 OF_NODES = {
     *("run", "test", "build", "seed", "snapshot", "source freshness", "clone", "compile"),
     *("docs generate", "list"),
@@ -138,4 +141,5 @@ def _to_option(name: str) -> str:
 
 def _takes(command: str, name: str) -> bool:
     """Whether dbt lets a command, `run-operation MACRO` for example, have the option."""
+    command = "compile" if command == ESTIMATE else command
     return bool({command, command.partition(" ")[0]} & TAKEN_BY[name])

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ from bi_pipeline.dbt_runs.dbt_artifacts import (
     list_files_to_keep,
 )
 from bi_pipeline.dbt_runs.dbt_log import read_log
+from bi_pipeline.dbt_runs.estimate import estimate_bill
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.dbt_runs.operation import EndedProcess, run_dbt_process
-from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, DbtOptions
+from bi_pipeline.dbt_runs.options import EMPTY_SNAPSHOT, ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.dbt_runs.run_results import (
     MANIFEST,
@@ -80,10 +81,12 @@ class DbtRunner:
 
         After an attempt `earlier`, which met a passing fault, `dbt retry` redoes what failed or
         was skipped, and the result is that of the whole. A command that dbt cannot take up again,
-        or of which it would redo nothing, starts from the beginning.
+        or of which it would redo nothing, starts from the beginning. `estimate` is dbt's `compile`,
+        whose result has an estimate.
 
         Raises ConfigurationError when there is nothing to retry, when DBT_ARTIFACTS_DIR cannot be
-        used, or for a build with --empty that would take up snapshots.
+        used, or for a build with --empty that would take up snapshots; DbtError when BigQuery
+        estimates nothing.
         """
         if earlier and earlier.can_be_taken_up and command != SOURCE_FRESHNESS:
             # dbt retry reuses the flags of the command, except --defer-state (dbt 1.12): by --state
@@ -100,11 +103,15 @@ class DbtRunner:
                 self._refuse_empty_snapshots(options)
             if command in RETRIABLE:
                 self._forget_last_run()
-            result = self._run_dbt(
-                command, [*self._make_words(command), *options.to_words(command)]
-            )
+            words = [*self._make_words(command), *options.to_words(command)]
+            result = self._run_dbt("compile" if command == ESTIMATE else command, words)
         whole = earlier.merge_retry(result) if earlier else result
         self._keep_dbt_artifacts(whole)
+        if command == ESTIMATE and whole.succeeded and not whole.did_nothing:
+            manifest = read_json(self.target_dir / MANIFEST)
+            return replace(
+                whole, estimate=estimate_bill(self.connection, self.settings, manifest, whole)
+            )
         return whole
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
@@ -130,7 +137,7 @@ class DbtRunner:
 
     def _make_words(self, command: str) -> list[str]:
         """Return the words of the command, with the flags that are not the user's."""
-        words = command.split()
+        words = ["compile"] if command == ESTIMATE else command.split()
         if command == DOCS:
             # Without --static, the page reads JSON files beside it: kept alone, it would be empty.
             # bqemulator 1.4.0 has no __TABLES__: there the query of the catalog would fail.

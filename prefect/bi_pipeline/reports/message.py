@@ -102,7 +102,9 @@ def _count_kinds(names: Collection[str], of: Collection[str]) -> str:
 
 def describe_success(results: list[DbtResult]) -> str:
     """Return which commands succeeded, and which had nothing to do."""
-    done = ", ".join(f"dbt {result.command}" for result in results if not result.did_nothing)
+    done = ", ".join(
+        f"dbt {result.command}" for result in results if not (result.did_nothing or result.estimate)
+    )
     idle = [
         f"dbt {result.command} : {IDLE.get(result.command, 'rien à faire')}."
         for result in results

@@ -114,7 +114,7 @@ def render_markdown(
     ]
     if hidden:
         seconds = sum(node.seconds for node in hidden)
-        parts.append(f"… et {len(hidden)} nœuds plus courts, {_format_decimal(seconds)} s en tout.")
+        parts.append(f"… et {len(hidden)} nœuds plus courts, {format_decimal(seconds)} s en tout.")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -139,7 +139,7 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
     lines = [
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
-        f"{_format_decimal(result.seconds)} s dans dbt."
+        f"{format_decimal(result.seconds)} s dans dbt."
     ]
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
@@ -170,10 +170,10 @@ def _render_cost(result: DbtResult) -> str:
         )
     else:
         cost = (
-            f"soit {least}{_format_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
+            f"soit {least}{format_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
             f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
         )
-    return f"Facturé : {least}{_format_size(billed)}, {cost}, {how}."
+    return f"Facturé : {least}{format_size(billed)}, {cost}, {how}."
 
 
 def _sum_bytes_billed(result: DbtResult) -> int:
@@ -188,13 +188,13 @@ def _render_failures(result: DbtResult) -> str:
     if result.succeeded:
         return ""
     if not result.failed_nodes:
-        return f"## En échec\n\n{_render_code(describe_failure(result))}"
+        return f"## En échec\n\n{render_code(describe_failure(result))}"
     parts = ["## En échec"]
     for node in result.failed_nodes[:SHOWN_FAILURES]:
         parts.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
         if explanation := explain_node(node):
             parts.append(f"À savoir : {explanation}.")
-        parts.append(_render_code(node.message or describe_node(node)))
+        parts.append(render_code(node.message or describe_node(node)))
         if node.compiled_path:
             parts.append(f"SQL compilé : `{node.compiled_path}`")
     if len(result.failed_nodes) > SHOWN_FAILURES:
@@ -215,8 +215,8 @@ def _render_last_runs(history: list[PastRun]) -> str:
             datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
             run.commit,
             str(run.failed or ""),
-            _format_size(run.billed),
-            _format_decimal(run.seconds),
+            format_size(run.billed),
+            format_decimal(run.seconds),
             "█" * round(run.seconds / longest * BAR_WIDTH / 2),
         ]
         rows.append(_render_row(cells))
@@ -238,8 +238,8 @@ def _render_timeline(nodes: list[NodeResult]) -> str:
         # Fill with ░: in the fonts of browsers a space has another width than █, and the bars would
         # not begin at their moment.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
-        rows.append(f"{label:<{width}} {bar} {_format_decimal(end - start):>6} s")
-    return "## Durées, les plus longues d'abord\n\n" + _render_code("\n".join(rows))
+        rows.append(f"{label:<{width}} {bar} {format_decimal(end - start):>6} s")
+    return "## Durées, les plus longues d'abord\n\n" + render_code("\n".join(rows))
 
 
 def _render_table(nodes: list[NodeResult]) -> str:
@@ -256,9 +256,9 @@ def _render_table(nodes: list[NodeResult]) -> str:
             node.name,
             _translate_status(node),
             str(node.response.get("rows_affected", "")),
-            _format_size(_read_number(node, "bytes_billed")),
-            _format_decimal(_read_number(node, "slot_ms") / 1000),
-            _format_decimal(node.seconds),
+            format_size(_read_number(node, "bytes_billed")),
+            format_decimal(_read_number(node, "slot_ms") / 1000),
+            format_decimal(node.seconds),
             _render_job_link(node),
         ]
         rows.append(_render_row(cells))
@@ -287,20 +287,21 @@ def _read_number(node: NodeResult, key: str) -> int:
     return int(node.response.get(key) or 0)
 
 
-def _format_size(number: int) -> str:
+def format_size(number: int) -> str:
     """Return a number of bytes in French binary units."""
     value = float(number)
     for unit in ("o", "Kio", "Mio", "Gio"):
         if value < 1024:
-            return f"{_format_decimal(value)} {unit}" if unit != "o" else f"{number} o"
+            return f"{format_decimal(value)} {unit}" if unit != "o" else f"{number} o"
         value /= 1024
-    return f"{_format_decimal(value)} Tio"
+    return f"{format_decimal(value)} Tio"
 
 
-def _format_decimal(value: float, digits: int = 1) -> str:
+def format_decimal(value: float, digits: int = 1) -> str:
+    """Return a number in French, with this many digits after the comma."""
     return f"{value:.{digits}f}".replace(".", ",")
 
 
-def _render_code(text: str) -> str:
+def render_code(text: str) -> str:
     """Return text as it is, in a block that no text of BigQuery can close."""
     return f"~~~~text\n{text}\n~~~~"

@@ -13,6 +13,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
 
 from bi_pipeline.explanations import explain
+from bi_pipeline.reports.estimate import render_estimate_page
 from bi_pipeline.reports.page import (
     add_to_history,
     dump_history,
@@ -32,12 +33,16 @@ def publish(
     The key has the GCP project and the dataset: without them, another team on the same Prefect
     would get this page among its own. The metadata has the history, in numbers.
     """
-    key = _make_key(result.command, project, settings)
+    key = _make_key("estimate" if result.estimate else result.command, project, settings)
     try:
         previous: Any = Artifact.get(key)
         history = load_history(previous.metadata_ if previous else None)
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
-        _create(key, render_markdown(result, settings, warnings, history), dump_history(history))
+        if result.estimate:
+            text = render_estimate_page(result.estimate, settings)
+        else:
+            text = render_markdown(result, settings, warnings, history)
+        _create(key, text, dump_history(history))
     except Exception as error:
         _warn(key, error)
 
