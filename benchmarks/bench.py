@@ -43,13 +43,15 @@ PEERS = PROJECT_ROOT / "benchmarks/peers"
 RESULTS = PROJECT_ROOT / "benchmarks/results"
 DAGSTER_VENV = PROJECT_ROOT / ".venv-dagster"
 
-OURS = ("pipeline-server", "pipeline")
+OURS = ("pipeline-server", "pipeline", "only-new")
 PIPELINE = [sys.executable, "prefect/pipeline.py"]
+ONLY_NEW = [*PIPELINE, "--only-new"]
 COMMANDS = {
     "dbt": [["dbt", "run"], ["dbt", "test"]],
     "dbt-8": [["dbt", "run"], ["dbt", "test"]],
     "pipeline-server": [PIPELINE],
     "pipeline": [PIPELINE],
+    "only-new": [ONLY_NEW],
     "core-operation": [[sys.executable, str(PEERS / "plain_core_operation.py")]],
     "dbt-runner": [[sys.executable, str(PEERS / "prefect_dbt_runner.py")]],
     "dagster": [[str(DAGSTER_VENV / "bin/python"), str(PEERS / "dagster_assets.py")]],
@@ -70,6 +72,9 @@ BLOCK_NAME = "bench"
 FAR_QUERY_SECONDS = 1
 FAR_TOKEN_SECONDS = 0.15
 FAR_SIZE = 100
+# On the local BigQuery, which shares its cores with dbt, every runner has four threads: « dbt-8 »
+# would repeat « dbt ». A run that asks nothing is compared where asking costs the most.
+FAR_ONLY = ("dbt-8", "only-new")
 LAYER = 10
 SAMPLE_SECONDS = 0.2
 
@@ -168,6 +173,9 @@ def write_profile(folder: Path, dataset: str, threads: int, bigquery: BigQuery) 
 def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
     """Return a runner on a new project of this size, once dbt has parsed it for this runner."""
     folder, dataset = work / f"{size}{'-far' * bigquery.far}" / name, f"bench_{size}"
+    if name == "only-new":
+        # In the dataset of the others, all of its tables would be new each time.
+        dataset += "_only_new"
     write_dbt_project(folder / "dbt", size)
     # Four, as in the profile of dbt's documentation. If « dbt » had as many as the others, nobody
     # would see how much of their gain comes from threads alone.
@@ -183,7 +191,10 @@ def prepare(name: str, size: int, work: Path, bigquery: BigQuery) -> Runner:
         (folder / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     # Without this first parse, the first round would measure a parse of the whole project, the
     # later ones would not, and dagster-dbt would find no manifest.
-    run_process([*PIPELINE, "--select=model_0"] if name in OURS else ["dbt", "parse"], runner)
+    if name == "only-new":
+        run_process(ONLY_NEW, runner)
+    else:
+        run_process([*PIPELINE, "--select=model_0"] if name in OURS else ["dbt", "parse"], runner)
     return runner
 
 
@@ -194,7 +205,7 @@ def make_environment(name: str, folder: Path, dataset: str, bigquery: BigQuery) 
         key: value for key, value in bigquery.local.items() if not key.startswith(ignored)
     }
     environment |= EVERY_PROCESS | {"HOME": str(folder)}
-    if name != "pipeline-server":
+    if name not in ("pipeline-server", "only-new"):
         environment.pop("PREFECT_API_URL", None)
         environment["PREFECT_HOME"] = str(folder / ".prefect")
     if name in OURS:
@@ -374,9 +385,7 @@ def main(argv: list[str] | None = None) -> int:
                 )
                 tables = [(near, size) for size in arguments.sizes] + [(far, FAR_SIZE)]
                 for bigquery, size in tables:
-                    # On the local BigQuery, which shares its cores with dbt, every runner has four
-                    # threads: « dbt-8 » would repeat « dbt ».
-                    here = [name for name in names if bigquery.far or name != "dbt-8"]
+                    here = [name for name in names if bigquery.far or name not in FAR_ONLY]
                     measures += measure(here, size, arguments.repeat, bigquery, work)
                     write_report(Results(describe_machine(), measures), arguments.results)
         except (BenchError, InfrastructureError) as error:

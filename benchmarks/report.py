@@ -16,6 +16,7 @@ LABELS = {
     "dbt-8": "les mêmes, 8 threads au lieu de 4",
     "pipeline-server": "notre pipeline, serveur Prefect déjà démarré",
     "pipeline": "notre pipeline, serveur temporaire",
+    "only-new": "notre pipeline, `--only-new`, rien de neuf",
     "core-operation": "flow DbtCoreOperation simple",
     "dbt-runner": "flow PrefectDbtRunner",
     "dagster": "dagster-dbt",
@@ -37,7 +38,9 @@ HOW_TO_READ_FAR = """\
 Sur le BigQuery local, le travail du serveur prend sa part des deux cœurs ; sur le vrai, on attend.
 Ici chaque requête attend 1 s de plus, et chaque jeton 0,15 s. La première ligne a les 4 threads par
 défaut de dbt, toutes les autres 8, la valeur par défaut de DBT_THREADS : ce qui sépare les deux
-premières n'est dû qu'aux threads.
+premières n'est dû qu'aux threads. `--only-new` est une exécution où rien n'est neuf depuis la
+précédente, serveur Prefect déjà démarré : elle ne fait aucune requête, et lit les métadonnées des
+tables, seize à la fois, ici sans délai.
 """
 
 WHERE_IT_COMES_FROM = """\
