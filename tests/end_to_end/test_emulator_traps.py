@@ -1,10 +1,12 @@
 """A task that bqemulator cannot do is done all the same, or said at once with the way round."""
 
+import io
 import re
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+from google.cloud.bigquery import CopyJobConfig, LoadJobConfig, SchemaField, SourceFormat
 
 from project import DBT_PROJECT, copy_project
 
@@ -160,3 +162,110 @@ def test_model_with_an_accent_and_one_that_calls_a_function_are_built(built_twic
     query = f"select * from `{built_twice}`.`données` union all select * from {built_twice}.doubled"
 
     assert sorted(read(bigquery, query)) == [(1,), (42,)]
+
+
+def load(bigquery, table, disposition="WRITE_APPEND"):
+    config = LoadJobConfig(
+        source_format=SourceFormat.NEWLINE_DELIMITED_JSON, write_disposition=disposition
+    )
+    bigquery.load_table_from_file(io.BytesIO(b'{"id": 5}'), table, job_config=config).result()
+
+
+def copy(bigquery, table, disposition):
+    config = CopyJobConfig(write_disposition=disposition)
+    bigquery.copy_table("dated.other", table, job_config=config).result()
+
+
+def change_schema(bigquery, name):
+    table = bigquery.get_table(name)
+    table.schema = [*table.schema, SchemaField("patched", "STRING")]
+    bigquery.update_table(table, ["schema"])
+
+
+WRITES = {
+    "insert": "insert into {} (id) values (2)",
+    "insert of dbt": "/* {{}} */ insert into `projet-local`.`dated`.`t` (id) select 1",
+    "update": "update {} set id = 3 where true",
+    "delete": "delete from {} where id = 1",
+    "delete from an alias": "delete from {} as t where t.id = 1",
+    "merge": (
+        "merge into {} as t using (select 1 as id) as s on t.id = s.id "
+        "when matched then update set id = 9 when not matched then insert (id) values (s.id)"
+    ),
+    "truncate": "truncate table {}",
+    "replace": "create or replace table {} as select 1 as id",
+    "drop and create": "drop table {0}; create table {0} as select 1 as id",
+    "add a column": "alter table {} add column added string",
+    "transaction": "begin transaction; insert into {} (id) values (4); commit transaction",
+    "block": "begin insert into {} (id) values (4); select 1; end",
+    "script": "declare x int64 default 4; update {} set id = x where true; select 1",
+    "execute immediate": "execute immediate 'insert into {} (id) values (?)' using 4",
+    "replace by execute immediate": (
+        "execute immediate 'create or replace table {} as select 1 as id'"
+    ),
+    "load": load,
+    "load of all": lambda client, table: load(client, table, "WRITE_TRUNCATE"),
+    "rows": lambda client, table: client.insert_rows_json(table, [{"id": 6}]),
+    "copy": lambda client, table: copy(client, table, "WRITE_APPEND"),
+    "copy of all": lambda client, table: copy(client, table, "WRITE_TRUNCATE"),
+    "schema": change_schema,
+}
+READS = {
+    "select": "select * from {}",
+    "select in a script": "declare x int64 default 1; select * from {} where id = x",
+    "read by a write": "insert into dated.other (id) select id from {}",
+    "tables.get": lambda client, table: client.get_table(table),
+    "rows": lambda client, table: list(client.list_rows(client.get_table(table))),
+    "copy": lambda client, table: client.copy_table(table, "dated.copied").result(),
+}
+
+
+@pytest.fixture(scope="module")
+def dated(bigquery):
+    """A dataset with a table that others are copied from."""
+    bigquery.create_dataset("dated")
+    read(bigquery, "create or replace table dated.other as select 7 as id")
+    yield
+    bigquery.delete_dataset("dated", delete_contents=True)
+
+
+@pytest.fixture
+def follow(bigquery, dated):
+    """Return a function that does something to a table, and returns its times before and after."""
+
+    def read_time():
+        return bigquery.get_table("dated.t").modified
+
+    def follow(action):
+        read(bigquery, "create or replace table dated.t as select 1 as id")
+        before = read_time()
+        if callable(action):
+            action(bigquery, "dated.t")
+        else:
+            read(bigquery, action.format("dated.t"))
+        return before, read_time()
+
+    return follow
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_write_changes_the_time_of_a_table(name, follow):
+    before, after = follow(WRITES[name])
+
+    assert after > before
+
+
+@pytest.mark.parametrize("name", READS)
+def test_read_does_not_change_the_time_of_a_table(name, follow):
+    before, after = follow(READS[name])
+
+    assert after == before
+
+
+def test_view_that_is_replaced_changes_its_time(bigquery, dated):
+    times = []
+    for _ in range(2):
+        read(bigquery, "create or replace view dated.v as select 1 as id")
+        times.append(bigquery.get_table("dated.v").modified)
+
+    assert times[0] < times[1]

@@ -49,7 +49,9 @@ client, _ = connect_to_bigquery()
 # Makes what later starts have to find, and ends with 7 when it is interrupted.
 FILL = f"""{CLIENT}
 import signal, time
-client.create_dataset('mine')
+mine = client.create_dataset('mine')
+mine.description = client.get_table('projet_local_raw.flights').modified.isoformat()
+client.update_dataset(mine, ['description'])
 client.query_and_wait(
     'create table projet_local_dev.loaded as select * from projet_local_raw.flights'
 )
@@ -255,6 +257,15 @@ def test_next_start_finds_what_an_earlier_one_made(running):
     _, environment, _ = running
 
     assert connect(environment).get_dataset("mine")
+
+
+def test_next_start_changes_the_time_of_no_table(running):
+    _, environment, _ = running
+    client = connect(environment)
+
+    modified = client.get_table("projet_local_raw.flights").modified
+
+    assert modified.isoformat() == client.get_dataset("mine").description
 
 
 def test_interruption_reaches_the_command_and_stops_the_servers(first_run):

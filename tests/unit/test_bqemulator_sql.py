@@ -7,6 +7,7 @@ import duckdb
 import pytest
 from bqemulator.api.dependencies import AppContext
 from bqemulator.api.routes import jobs
+from bqemulator.api.routes.tables import _table_to_rest
 from bqemulator.catalog.duckdb_repository import DuckDBCatalogRepository
 from bqemulator.config import PersistenceMode, Settings
 from bqemulator.domain.clock import SystemClock
@@ -23,6 +24,7 @@ from bqemulator.storage.sql_identifiers import quoted_table_ref
 from bqemulator.udf.runtime import UDFRegistry
 from bqemulator.versioning.snapshots import SnapshotManager
 
+from support import bqemulator_sql
 from support.bqemulator_sql import REPLACEMENTS
 
 
@@ -399,3 +401,63 @@ def test_words_in_a_string_or_in_a_comment_are_no_statement(text, bigquery):
     comment = f"/* {text}; insert into t (_PARTITIONTIME) */"
 
     assert bigquery(f"select '{text}' as x {comment}") == [(text,)]
+
+
+def read_time(catalog):
+    """Return lastModifiedTime of the table `t`, as tables.get of BigQuery does."""
+    return _table_to_rest(catalog.get_table("p", "d", "t"))["lastModifiedTime"]
+
+
+def test_bqemulator_does_not_date_an_insert(context):
+    """If this fails, bqemulator has learnt it: `date_change` and its callers can go."""
+    times = []
+    for sql in (
+        "create schema d",
+        "create table d.t (a int64)",
+        "insert into d.t (a) values (1)",
+        "drop schema d cascade",
+    ):
+        if sql.startswith("drop"):
+            context.catalog.delete_table("p", "d", "t")
+        asyncio.run(jobs.execute_query_job("p", "job", sql, None, context))
+        if context.catalog.get_table("p", "d", "t"):
+            times.append(read_time(context.catalog))
+
+    assert times[0] == times[1]
+
+
+def test_two_changes_never_have_the_same_time(bigquery, context):
+    catalog, times = context.catalog, []
+    bigquery("create table d.t (a int64)")
+    table = catalog.get_table("p", "d", "t")
+
+    for _ in range(200):
+        catalog.update_table(table)
+        times.append(read_time(catalog))
+        catalog.delete_table("p", "d", "t")
+        catalog.create_table(table)
+        times.append(read_time(catalog))
+
+    assert times == sorted(set(times))
+
+
+def test_time_outlives_a_restart_and_a_clock_that_is_set_back(bigquery, context, monkeypatch):
+    bigquery("create table d.t (a int64)", "insert into d.t (a) values (1)")
+    before = read_time(context.catalog)
+
+    restarted = DuckDBCatalogRepository(context.engine)
+    restarted.ensure_ready()
+    after = read_time(restarted)
+    monkeypatch.setattr(bqemulator_sql, "datetime", ClockSetBack)
+    restarted.update_table(restarted.get_table("p", "d", "t"))
+
+    assert before == after < read_time(restarted)
+
+
+class ClockSetBack(datetime):
+    """A clock that has lost some decades."""
+
+    @classmethod
+    def now(cls, tz=None):
+        """Return a time in 2000."""
+        return cls(2000, 1, 1, tzinfo=tz)

@@ -3,19 +3,24 @@
 It is the SQL that dbt writes (contracts, grants, the second run of an incremental model), and what
 hooks have: changes of tables, copies. What the local BigQuery still cannot do is in
 `prefect/bi_pipeline/reports/local_limits.py`.
+
+Here, bqemulator also dates each change of a table: by itself, it leaves lastModifiedTime as it is
+after DML, loads, copies and insertAll.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlglot
 from bqemulator.api.dependencies import AppContext
 from bqemulator.catalog import ddl_sync
 from bqemulator.catalog.ddl_sync import _split_target
-from bqemulator.catalog.models import TableFieldSchema, TableSchema
+from bqemulator.catalog.duckdb_repository import DuckDBCatalogRepository
+from bqemulator.catalog.models import TableFieldSchema, TableMeta, TableSchema
 from bqemulator.domain.errors import InvalidQueryError
 from bqemulator.jobs import executor
 from bqemulator.scripting import interpreter
@@ -31,6 +36,7 @@ from bqemulator.sql.rewriter import (
 from bqemulator.storage import sql_identifiers
 from bqemulator.storage.sql_identifiers import quoted_table_ref
 from bqemulator.udf.naming import qualified_routine_name_parts
+from bqemulator.versioning.snapshots import SnapshotManager
 from sqlglot import exp
 from sqlglot.dialects.duckdb import DuckDB
 
@@ -47,6 +53,14 @@ find_first_select = create_table_schema_ctas._first_select
 find_filter_target = aggregate_variants._filter_target
 flatten_calls = table_rewriter._rewrite_schema_qualified_calls
 validate_id = sql_identifiers._validate_sql_id
+create_table = DuckDBCatalogRepository.create_table
+update_table = DuckDBCatalogRepository.update_table
+record_change = SnapshotManager.record_change
+execute_immediate = interpreter.ScriptInterpreter._run_statement_with_params
+
+# tables.get cuts a float down to milliseconds, which may lose one: two changes that are one apart
+# could get the same lastModifiedTime.
+STEP = timedelta(milliseconds=2)
 
 NAME = r"(?:`[^`]+`|[\w-]+)(?:\.(?:`[^`]+`|[\w-]+))*"
 
@@ -192,12 +206,19 @@ def find_dropped(drop: exp.Drop) -> exp.Expression | None:
     return next(iter(drop.args.get("tables") or ()), None)
 
 
-def sync_altered_object(sql: str, project_id: str, context: AppContext) -> None:
-    """Remove from the catalog what DROP has dropped; give it the columns that ALTER TABLE left."""
+def sync_changed_object(sql: str, project_id: str, context: AppContext) -> None:
+    """Have the catalog follow a DROP, an ALTER TABLE or a DML statement that has run."""
     sync_dropped_object(sql, project_id, context)
-    alter = parse(sql) if "alter" in sql.lower() else None
-    if not isinstance(alter, exp.Alter):
-        return
+    tree = parse(sql)
+    if executor._is_dml(tree):
+        for target in executor._dml_target_tables(tree, project_id):
+            touch(context.catalog, *target)
+    elif isinstance(tree, exp.Alter):
+        sync_altered_table(tree, project_id, context)
+
+
+def sync_altered_table(alter: exp.Alter, project_id: str, context: AppContext) -> None:
+    """Give the catalog the name, or the columns, that ALTER TABLE has left."""
     project, dataset, name = _split_target(alter.this, project_id)
     table, change = context.catalog.get_table(project, dataset, name), alter.args["actions"][0]
     if table and isinstance(change, exp.AlterRename):
@@ -211,6 +232,54 @@ def sync_altered_object(sql: str, project_id: str, context: AppContext) -> None:
         ]
         schema = schema.model_copy(update={"fields": tuple(fields)})
         context.catalog.update_table(table.model_copy(update={"schema_": schema}))
+
+
+def touch(catalog: Any, project: str, dataset: str, name: str) -> None:
+    """Date a change of a table's rows, if the catalog has the table."""
+    if table := catalog.get_table(project, dataset, name):
+        catalog.update_table(table)
+
+
+def date_change(catalog: Any, table: TableMeta) -> TableMeta:
+    """Return a table as changed now, and later than all that was changed before.
+
+    Tables that have been dropped count: one that is created again is not as old as it was.
+    """
+    latest = getattr(catalog, "latest_change", None)
+    if latest is None:
+        # The clock may have been set back since the server last ran.
+        times = (one.last_modified_time for one in catalog._cache._tables.values())
+        latest = max(times, default=datetime.min.replace(tzinfo=UTC))
+    catalog.latest_change = max(datetime.now(UTC), latest + STEP)
+    return table.model_copy(update={"last_modified_time": catalog.latest_change})
+
+
+def create_dated_table(catalog: DuckDBCatalogRepository, table: TableMeta) -> TableMeta:
+    """Add a table, or a view, to the catalog."""
+    return create_table(catalog, date_change(catalog, table))
+
+
+def update_dated_table(catalog: DuckDBCatalogRepository, table: TableMeta) -> TableMeta:
+    """Replace a table, or a view, in the catalog.
+
+    bqemulator does so after each change but DML and copies into a table. Of reads, only one of a
+    materialized view that is out of date does, as it builds the view again.
+    """
+    return update_table(catalog, date_change(catalog, table))
+
+
+def record_dated_change(snapshots: SnapshotManager, *table: str) -> Any:
+    """Keep the rows that a table has now, and date their change (copies)."""
+    touch(snapshots._catalog, *table)
+    return record_change(snapshots, *table)
+
+
+async def sync_execute_immediate(script: Any, sql: str, values: list[Any]) -> None:
+    """Run a statement of EXECUTE IMMEDIATE, which bqemulator hides from its catalog."""
+    await execute_immediate(script, sql, values)
+    interpreter.sync_created_table(sql, script._project_id, script._ctx)
+    interpreter.sync_created_view(sql, script._project_id, script._ctx)
+    interpreter.sync_dropped_object(sql, script._project_id, script._ctx)
 
 
 def describe_columns(project: str, dataset: str, table: str, context: AppContext) -> TableSchema:
@@ -353,8 +422,12 @@ REPLACEMENTS = (
     (executor, "rewrite_and_translate_statement", translate),
     (interpreter, "rewrite_and_translate_statement", translate),
     (exp.Drop, "this", property(find_dropped)),
-    (executor, "sync_dropped_object", sync_altered_object),
-    (interpreter, "sync_dropped_object", sync_altered_object),
+    (executor, "sync_dropped_object", sync_changed_object),
+    (interpreter, "sync_dropped_object", sync_changed_object),
+    (interpreter.ScriptInterpreter, "_run_statement_with_params", sync_execute_immediate),
+    (DuckDBCatalogRepository, "create_table", create_dated_table),
+    (DuckDBCatalogRepository, "update_table", update_dated_table),
+    (SnapshotManager, "record_change", record_dated_change),
     (create_table_schema_ctas, "_first_select", unwrap_select),
     (create_table_schema_ctas, "_cast_projections_to_schema", refuse_nulls),
     (aggregate_variants, "_filter_target", unwrap_distinct),
