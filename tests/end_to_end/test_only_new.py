@@ -56,7 +56,7 @@ def ground(tmp_path_factory, local_environment, bigquery):
     project.environment["DBT_ARTIFACTS_DIR"] = str(project.root.parent / "kept")
 
     def ask(sql):
-        bigquery.query_and_wait(sql)
+        bigquery.query(sql).result()
 
     ask(f"create schema if not exists {RAW}")
     ask(f"create or replace table {RAW}.orders as select 1 as id, 1 as client")
