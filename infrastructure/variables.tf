@@ -1,5 +1,5 @@
 variable "artifacts_bucket" {
-  description = "Whether to make a bucket for dbt's results, <project>-dbt-artifacts: `retry`, `--changed-since` without a commit and the documentation then work where the folder of a run does not last."
+  description = "Whether to make a bucket for dbt's results, <project>-dbt-artifacts: `retry`, `--only-new`, `--changed-since` without a commit and the documentation then work where the folder of a run does not last."
   type        = bool
   default     = true
 }

@@ -15,6 +15,7 @@ UNDETERMINED_CALL = re.compile(
     r"\b(?:current_(?:date|time|datetime|timestamp)\w*|snapshot_get_time|run_started_at"
     r"|rand(?=\s*\()|generate_uuid|tablesample|execute\s+immediate|session_user|invocation_id|thread_id|selected_resources"
     r"|env_var|invocation_args_dict|external_query|information_schema|modules"
+    r"|math\.random|date\.now|new\s+date"
     r"|graph(?=\s*[.\[])|api(?=\s*\.)|(?:get|list)_relations?\w*(?=\s*\())\b|@@\w+",
     re.IGNORECASE,
 )

@@ -26,6 +26,7 @@ UNNAMED = "nomme une table sans ref() ni source()"
         ("select {{ graph['nodes'] | length }}", "appelle graph"),
         ("select * from {{ ref('a') }} tablesample system (10 percent)", "appelle tablesample"),
         ("execute immediate 'select * from raw.b'", "appelle execute immediate"),
+        ("create temp function d() returns string language js as 'Date.now()'", "appelle date.now"),
         ("select keys.new_keyset('AEAD_AES_GCM_256') as key", "nomme keys.new_keyset"),
         ("select * from external_query('c', 'select 1')", "appelle external_query"),
         ("select * from raw.flights", "nomme raw.flights sans ref() ni source()"),
