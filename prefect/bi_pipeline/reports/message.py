@@ -74,7 +74,10 @@ def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str)
         done: the `unique_id` of what it would do without the option.
         since: when the success that it is compared with started, ISO 8601; empty without one.
     """
-    moment = f" depuis le {datetime.fromisoformat(since):%d/%m à %H h %M}" if since else ""
+    moment = ""
+    if since:
+        at = datetime.fromisoformat(since)
+        moment = f" depuis le {at:%d/%m} à {at.hour} h {at:%M}"
     counts = _count_kinds(reasons, done)
     if not reasons:
         return f"Rien de neuf{moment} : {counts}, aucune requête."

@@ -5,6 +5,7 @@ import pytest
 from bi_pipeline.reports.message import (
     describe_failure,
     describe_idle_run,
+    describe_news,
     describe_success,
     describe_warnings,
     render_summary,
@@ -281,3 +282,45 @@ def test_warning_of_an_earlier_run_holds_until_its_node_is_done_again():
         "Avertissements :",
         "  - b : old",
     ]
+
+
+SINCE = "2026-11-27T09:05+01:00"
+DONE = {"model.p.a", "model.p.b", "test.p.unique_a.0123456789", "unit_test.p.a.sums"}
+
+
+def test_nothing_new_is_said_with_the_moment_it_is_compared_with():
+    assert describe_news({}, DONE, SINCE) == (
+        "Rien de neuf depuis le 27/11 à 9 h 05 : 0 modèle sur 2, 0 test sur 2, aucune requête."
+    )
+
+
+def test_models_that_are_new_are_named_with_the_reason():
+    reasons = {"model.p.a": "source raw.x modifiée", "test.p.unique_a.0123456789": "après a"}
+
+    assert describe_news(reasons, DONE, SINCE).splitlines() == [
+        "De neuf depuis le 27/11 à 9 h 05 : 1 modèle sur 2, 1 test sur 2.",
+        "  - a : source raw.x modifiée",
+    ]
+
+
+def test_tests_are_named_when_no_model_is_new():
+    reasons = {"test.p.unique_a.0123456789": "SQL modifié"}
+
+    assert describe_news(reasons, DONE, SINCE).splitlines()[1:] == ["  - unique_a : SQL modifié"]
+
+
+def test_reason_of_everything_is_said_once():
+    reasons = dict.fromkeys(DONE, "autre version de dbt")
+
+    assert describe_news(reasons, DONE, "") == (
+        "Tout est à faire (2 modèles sur 2, 2 tests sur 2) : autre version de dbt."
+    )
+
+
+def test_long_list_of_news_is_cut_and_the_rest_counted():
+    reasons = {f"model.p.m{i}": "SQL modifié" for i in range(30)}
+
+    lines = describe_news(reasons, reasons.keys() | DONE, SINCE).splitlines()
+
+    assert len(lines) == 22
+    assert lines[-1] == "  … et 10 de plus"

@@ -4,7 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from bi_pipeline.reports.page import add_to_history, dump_history, load_history, render_markdown
+from bi_pipeline.reports.page import (
+    add_to_history,
+    dump_history,
+    load_history,
+    render_markdown,
+    render_news,
+)
 from bi_pipeline.result import DbtResult, NodeResult
 from bi_pipeline.settings import PipelineSettings
 
@@ -169,3 +175,25 @@ def test_warnings_come_first():
     text = render_markdown(result(node("a")), SETTINGS, ["Attention"], [])
 
     assert text.startswith("> ⚠️ Attention")
+
+
+def test_page_of_what_is_new_has_each_node_with_its_reason():
+    reasons = {"model.p.a": "source raw.x|y modifiée", "test.p.unique_a.0123456789": "après a"}
+
+    assert render_news("De neuf : 1 modèle sur 2.", reasons).splitlines() == [
+        "# Ce qui a du neuf",
+        "",
+        "De neuf : 1 modèle sur 2.",
+        "",
+        "| nœud | | pourquoi |",
+        "| --- | --- | --- |",
+        "| a | modèle | source raw.x&#124;y modifiée |",
+        "| unique_a | test | après a |",
+    ]
+
+
+def test_page_of_thousands_of_news_is_cut_and_the_rest_counted():
+    page = render_news("", {f"model.p.m{i}": "SQL modifié" for i in range(2000)})
+
+    assert len(page.splitlines()) < 520
+    assert "… et 1500 de plus" in page
