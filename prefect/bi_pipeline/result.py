@@ -62,6 +62,29 @@ class Freshness:
     limit: tuple[int, str]
 
 
+@dataclass(frozen=True)
+class Bill:
+    """What BigQuery billed.
+
+    Attributes:
+        billed: bytes, at least.
+        is_whole: whether it cannot have billed more.
+        location: where the data is, which makes the price; empty when no query says so.
+    """
+
+    billed: int = 0
+    is_whole: bool = True
+    location: str = ""
+
+    def __add__(self, other: Bill) -> Bill:
+        """Return the bill of both."""
+        return Bill(
+            self.billed + other.billed,
+            self.is_whole and other.is_whole,
+            self.location or other.location,
+        )
+
+
 def find_name(unique_id: str) -> str:
     """Return the name of a node, as its file or its YAML gives it."""
     parts = unique_id.split(".")[2:]
@@ -87,6 +110,7 @@ class NodeResult:
         freshness: of a source that is too old.
         missing_seed: the seed of this project, not loaded yet, whose table it reads.
         is_local: whether its BigQuery is the one on this machine.
+        bill: of all its queries; `response` has what the main one billed.
     """
 
     unique_id: str
@@ -102,6 +126,7 @@ class NodeResult:
     freshness: Freshness | None = None
     missing_seed: str = ""
     is_local: bool = False
+    bill: Bill = Bill()
 
     @property
     def name(self) -> str:
@@ -117,6 +142,11 @@ class NodeResult:
     def is_test(self) -> bool:
         """Whether the node checks data or SQL, rather than builds something."""
         return self.unique_id.startswith(("test.", "unit_test.", "source."))
+
+    @property
+    def was_taken_up(self) -> bool:
+        """Whether dbt did anything with the node."""
+        return self.status not in ("skipped", "no-op")
 
     @property
     def hit_a_passing_fault(self) -> bool:
@@ -136,7 +166,7 @@ class DbtResult:
         nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
             before the first.
         seconds: how long dbt worked on the nodes.
-        bytes_billed: of all its queries; None when they cannot be listed.
+        bill: of all its queries, those that belong to no node too.
         listed: the `unique_id` of what `dbt list` found.
         arguments: those that dbt says the command had; `which` is that which a retry took up.
     """
@@ -147,7 +177,7 @@ class DbtResult:
     idle_events: set[str] = field(default_factory=set)
     nodes: list[NodeResult] = field(default_factory=list)
     seconds: float = 0.0
-    bytes_billed: int | None = None
+    bill: Bill = Bill()
     listed: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -197,14 +227,16 @@ class DbtResult:
     def merge_retry(self, retry: DbtResult) -> DbtResult:
         """Return the result of this attempt and of the next, which redid its nodes, or some."""
         nodes = {node.unique_id: node for node in self.nodes}
-        redone = {node.unique_id: node for node in retry.nodes}
-        billed = None
-        if self.bytes_billed is not None and retry.bytes_billed is not None:
-            billed = self.bytes_billed + retry.bytes_billed
+        redone = {
+            node.unique_id: replace(node, bill=nodes[node.unique_id].bill + node.bill)
+            if node.unique_id in nodes
+            else node
+            for node in retry.nodes
+        }
         return replace(
             retry,
             command=self.command,
             nodes=list((nodes | redone).values()),
             seconds=self.seconds + retry.seconds,
-            bytes_billed=billed,
+            bill=self.bill + retry.bill,
         )

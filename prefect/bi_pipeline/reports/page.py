@@ -13,14 +13,21 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from bi_pipeline.reports.bills import (
+    compute_cost,
+    format_bill,
+    format_decimal,
+    format_size,
+    say_at_least,
+)
 from bi_pipeline.reports.message import (
     SHOWN_FAILURES,
     describe_failure,
     describe_node,
     explain_node,
 )
-from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
-from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
+from bi_pipeline.result import Bill, DbtResult, NodeResult
 from bi_pipeline.settings import PipelineSettings
 
 STATUSES = {
@@ -70,7 +77,7 @@ def add_to_history(
 ) -> list[PastRun]:
     """Return the last runs, this one first."""
     failed = len(result.failed_nodes) or int(not result.succeeded)
-    run = PastRun(ended_at, commit, failed, _sum_bytes_billed(result), result.seconds)
+    run = PastRun(ended_at, commit, failed, result.bill.billed, result.seconds)
     return [run, *history][:SHOWN_RUNS]
 
 
@@ -113,7 +120,7 @@ def render_markdown(
     ]
     if hidden:
         seconds = sum(node.seconds for node in hidden)
-        parts.append(f"… et {len(hidden)} nœuds plus courts, {_format_decimal(seconds)} s en tout.")
+        parts.append(f"… et {len(hidden)} nœuds plus courts, {format_decimal(seconds)} s en tout.")
     return "\n\n".join(part for part in parts if part)
 
 
@@ -121,48 +128,36 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
     lines = [
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
-        f"{_format_decimal(result.seconds)} s dans dbt."
+        f"{format_decimal(result.seconds)} s dans dbt."
     ]
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
         statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result)]
+        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result.bill)]
     return "\n\n".join(lines)
 
 
-def _render_cost(result: DbtResult) -> str:
+def _render_cost(bill: Bill) -> str:
     """Return what BigQuery billed, and what that costs on demand where the data is."""
-    billed, how = _sum_bytes_billed(result), "toutes requêtes comprises"
-    if result.bytes_billed == 0:
+    if bill.is_whole and not bill.billed:
         return "Facturé : rien."
-    if result.bytes_billed is None:
+    how = "toutes requêtes comprises"
+    if not bill.is_whole:
         how = (
             "d'après la requête principale des nœuds, faute de pouvoir lister les autres "
             "(bigquery.jobs.list)"
         )
-    least = "au moins " if result.bytes_billed is None else ""
-    locations = {
-        str(node.response["location"]) for node in result.nodes if node.response.get("location")
-    }
-    location = min(locations, default="")
-    price = ON_DEMAND_USD_PER_TIB.get(location)
-    if price is None:
-        cost = (
-            f"le prix à la demande en {location or 'cette région'} est sur [{PRICING}]({PRICING})"
-        )
+    cost = compute_cost(bill)
+    if cost is None:
+        where = bill.location or "cette région"
+        words = f"le prix à la demande en {where} est sur [{PRICING}]({PRICING})"
     else:
-        cost = (
-            f"soit {least}{_format_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
-            f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
+        price = f"{ON_DEMAND_USD_PER_TIB[bill.location]:g}".replace(".", ",")
+        words = (
+            f"soit {say_at_least(bill)}{format_decimal(cost, 4)} USD à la demande "
+            f"({price} USD par Tio, {bill.location})"
         )
-    return f"Facturé : {least}{_format_size(billed)}, {cost}, {how}."
-
-
-def _sum_bytes_billed(result: DbtResult) -> int:
-    """Return the bytes billed: of all queries, or at least those that dbt reports."""
-    if result.bytes_billed is not None:
-        return result.bytes_billed
-    return sum(_read_number(node, "bytes_billed") for node in result.nodes)
+    return f"Facturé : {format_bill(bill)}, {words}, {how}."
 
 
 def _render_failures(result: DbtResult) -> str:
@@ -197,8 +192,8 @@ def _render_last_runs(history: list[PastRun]) -> str:
             datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
             run.commit,
             str(run.failed or ""),
-            _format_size(run.billed),
-            _format_decimal(run.seconds),
+            format_size(run.billed),
+            format_decimal(run.seconds),
             "█" * round(run.seconds / longest * BAR_WIDTH / 2),
         ]
         rows.append(_render_row(cells))
@@ -220,7 +215,7 @@ def _render_timeline(nodes: list[NodeResult]) -> str:
         # Fill with ░: in the fonts of browsers a space has another width than █, and the bars would
         # not begin at their moment.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
-        rows.append(f"{label:<{width}} {bar} {_format_decimal(end - start):>6} s")
+        rows.append(f"{label:<{width}} {bar} {format_decimal(end - start):>6} s")
     return "## Durées, les plus longues d'abord\n\n" + _render_code("\n".join(rows))
 
 
@@ -238,9 +233,9 @@ def _render_table(nodes: list[NodeResult]) -> str:
             node.name,
             _translate_status(node),
             str(node.response.get("rows_affected", "")),
-            _format_size(_read_number(node, "bytes_billed")),
-            _format_decimal(_read_number(node, "slot_ms") / 1000),
-            _format_decimal(node.seconds),
+            format_bill(node.bill),
+            format_decimal(_read_number(node, "slot_ms") / 1000),
+            format_decimal(node.seconds),
             _render_job_link(node),
         ]
         rows.append(_render_row(cells))
@@ -267,20 +262,6 @@ def _translate_status(node: NodeResult) -> str:
 
 def _read_number(node: NodeResult, key: str) -> int:
     return int(node.response.get(key) or 0)
-
-
-def _format_size(number: int) -> str:
-    """Return a number of bytes in French binary units."""
-    value = float(number)
-    for unit in ("o", "Kio", "Mio", "Gio"):
-        if value < 1024:
-            return f"{_format_decimal(value)} {unit}" if unit != "o" else f"{number} o"
-        value /= 1024
-    return f"{_format_decimal(value)} Tio"
-
-
-def _format_decimal(value: float, digits: int = 1) -> str:
-    return f"{value:.{digits}f}".replace(".", ",")
 
 
 def _render_code(text: str) -> str:
