@@ -57,6 +57,7 @@ from bi_pipeline.lifetime.ending import (
 )
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
+from bi_pipeline.reports.bills import describe_bill
 from bi_pipeline.reports.message import (
     describe_failure,
     describe_idle_run,
@@ -299,6 +300,8 @@ def run_commands(
     # Show the summary after a failure too: the commands before the failed one have built tables.
     if built := render_summary(results, dbt.settings.target):
         show(built)
+    if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
+        show(billed)
     if not state.is_completed():
         error: Any = get_state_exception(state)
         known = explain(error)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import TYPE_CHECKING, Any
 
 from google.auth.exceptions import GoogleAuthError
@@ -82,7 +80,7 @@ def read_bills(
                 jobs[name] = _read_job(job)
                 missing.discard(name)
         is_whole = not missing
-    bill = _sum(job.bill for job in jobs.values())
+    bill = sum((job.bill for job in jobs.values()), Bill())
     whole = replace(bill, is_whole=is_whole)
     return share_out(jobs, nodes, is_whole=is_whole), whole
 
@@ -116,16 +114,12 @@ def share_out(jobs: dict[str, Job], nodes: list[NodeResult], *, is_whole: bool) 
         replace(
             node,
             bill=replace(
-                _sum(bills[node.unique_id]),
+                sum(bills[node.unique_id], Bill()),
                 is_whole=not node.was_taken_up or (is_whole and node.unique_id not in uncertain),
             ),
         )
         for node in nodes
     ]
-
-
-def _sum(bills: Iterable[Bill]) -> Bill:
-    return reduce(add, bills, Bill())
 
 
 def _make_label(unique_id: str) -> str:

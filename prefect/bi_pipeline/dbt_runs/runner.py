@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class DbtRunner:
         prod_state_dir: what `--state` of dbt reads, the manifest of prod: it says what has changed.
         deferred_dir: what `--defer-state` reads, the same manifest without what this run
             builds: it says where all the rest is read.
+        bills: one a dbt process that has ended; a copy with other folders adds to the same list.
     """
 
     connection: DbtConnection
@@ -73,6 +74,12 @@ class DbtRunner:
     project_dir: Path = DBT_PROJECT_DIR
     prod_state_dir: Path | None = None
     deferred_dir: Path | None = None
+    bills: list[Bill] = field(default_factory=list)
+
+    @property
+    def bill(self) -> Bill:
+        """What all the commands have billed so far, every attempt included."""
+        return sum(self.bills, Bill())
 
     def run(self, command: str, options: DbtOptions, earlier: DbtResult | None = None) -> DbtResult:
         """Run a dbt command and return what it did.
@@ -224,6 +231,7 @@ class DbtRunner:
         if any(node.was_taken_up for node in nodes):
             invocation_id = document.get("metadata", {}).get("invocation_id", "")
             nodes, bill = self._read_bills(nodes, invocation_id, started_at)
+        self.bills.append(bill)
         return DbtResult(
             command,
             ended.return_code,

@@ -5,11 +5,29 @@ from __future__ import annotations
 from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import Bill
 
+CENT = 0.01
+
 
 def compute_cost(bill: Bill) -> float | None:
     """Return what the bytes cost on demand, in USD; None for a location without a known price."""
     price = ON_DEMAND_USD_PER_TIB.get(bill.location)
     return None if price is None else bill.billed / BYTES_PER_TIB * price
+
+
+def describe_bill(bill: Bill, *, is_local: bool) -> str:
+    """Return the line of the summary on the terminal; empty when no byte is known.
+
+    `is_local` says whether it is the BigQuery on this machine that billed: « rien » of it would
+    say nothing.
+    """
+    if not bill.billed:
+        return "" if is_local or not bill.is_whole else "Facturé : rien"
+    cost, price = compute_cost(bill), ""
+    if cost is not None and cost >= CENT:
+        price = f", {say_at_least(bill)}{format_decimal(cost, 2)} USD"
+    elif cost is not None and bill.is_whole:
+        price = ", moins d'un centime"
+    return f"Facturé : {format_bill(bill)}{price}"
 
 
 def format_bill(bill: Bill) -> str:
