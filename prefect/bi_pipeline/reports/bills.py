@@ -30,6 +30,17 @@ def describe_bill(bill: Bill, *, is_local: bool) -> str:
     return f"Facturé : {format_bill(bill)}{price}"
 
 
+def describe_overspending(bill: Bill, maximum: int | None) -> str:
+    """Return that a run has billed more bytes than it may; empty while it may go on."""
+    if maximum is None or bill.billed <= maximum:
+        return ""
+    return (
+        f"BigQuery a facturé {format_bill(bill)} à cette exécution, et son budget est de "
+        f"{format_size(maximum)}. Relevez DBT_RUN_MAXIMUM_BYTES_BILLED ({maximum}), ou voyez dans "
+        "l'artefact ce qui a coûté."
+    )
+
+
 def format_bill(bill: Bill) -> str:
     """Return the bytes of a bill, as a lower bound when it is not whole."""
     return f"{say_at_least(bill)}{format_size(bill.billed)}"
