@@ -209,7 +209,9 @@ def run_dbt_command(
     )
     if not will_be_retried and not result.did_nothing:
         commit = read_current_commit(PROJECT_ROOT)
-        publish(result, dbt.settings, dbt.connection.project, warnings, commit)
+        result = publish(result, dbt.settings, dbt.connection.project, warnings, commit)
+        if result.drift:
+            get_run_logger().warning(result.drift)
     if failure is None:
         return result
     if will_be_retried:
@@ -334,7 +336,7 @@ def run_commands(
 
 
 def complete(message: str, warned: str) -> State[Any]:
-    """Return the state of a run that succeeded, which has a name of its own if dbt warned."""
+    """Return the state of a run that succeeded, which has a name of its own after a warning."""
     if warned:
         return Completed(name=WITH_WARNINGS, message=f"{message}\n{warned}")
     return Completed(message=message)

@@ -18,8 +18,9 @@ RETRIED = FAILED_STATUSES | {"skipped"}
 NO_NODES = "NoNodesForSelectionCriteria"
 NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 
-# The name of a run's state when dbt warned of something. Automations on Prefect match it
-# (utilities/alerts.py): under another name, the alerts of a team would no longer come.
+# The name of a run's state when dbt warned of something, or when BigQuery billed far more than
+# usual. Automations on Prefect match it (utilities/alerts.py): under another name, the alerts of a
+# team would no longer come.
 WITH_WARNINGS = "Réussie avec avertissements"
 
 KINDS = {
@@ -169,6 +170,7 @@ class DbtResult:
         bill: of all its queries, those that belong to no node too.
         listed: the `unique_id` of what `dbt list` found.
         arguments: those that dbt says the command had; `which` is that which a retry took up.
+        drift: French line that says how much more it billed than usual; empty if it did not.
     """
 
     command: str
@@ -180,6 +182,7 @@ class DbtResult:
     bill: Bill = Bill()
     listed: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
+    drift: str = ""
 
     @property
     def did_nothing(self) -> bool:

@@ -4,8 +4,11 @@ The local BigQuery bills nothing: a proxy bills each query a GiB.
 """
 
 import pytest
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+from bi_pipeline.reports.page import PastRun, dump_history
+from bi_pipeline.result import WITH_WARNINGS
 from fault_proxy import Fault, error_reply, fault_proxy
 from project import DBT_PROJECT, built, copy_project, last_run, prefect_client
 
@@ -37,25 +40,52 @@ def proxy(project, bigquery, local_environment):
         yield proxy
 
 
-def read_page_of_last_run(environment):
-    """Return the page of the last run's only command, and the run's state."""
-    with prefect_client(environment) as client:
-        run = last_run(client)
-        filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        (page,) = client.read_artifacts(flow_run_filter=filter_)
-    return page, run.state
+def keep_history(project, *billed):
+    """Keep in Prefect the page of `dbt run` with a history of runs that billed so many bytes."""
+    dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"].replace("_", "-")
+    history = [PastRun(1000.0 - number, "", 0, each, 1.0) for number, each in enumerate(billed)]
+    page = ArtifactCreate(
+        key=f"dbt-run-projet-local-{dataset}",
+        type="markdown",
+        data="",
+        metadata_=dump_history(history),
+    )
+    with prefect_client(project.environment) as client:
+        client.create_artifact(page)
 
 
-def test_run_over_its_budget_ends_before_the_next_command_with_what_it_built(
-    project, proxy, local_environment
+def test_run_that_bills_far_more_than_usual_ends_with_a_warning_and_each_model_s_bill(
+    project, proxy
 ):
+    keep_history(project, GIB // 2, GIB // 2, GIB // 2)
+
+    run = project.run_pipeline("--commands", "run", DBT_BIGQUERY_API_ENDPOINT=proxy.url)
+
+    with prefect_client(project.environment) as client:
+        of_prefect = last_run(client)
+        filter_ = FlowRunFilter(id=FlowRunFilterId(any_=[of_prefect.id]))
+        (page,) = client.read_artifacts(flow_run_filter=filter_)
+    warning = (
+        "dbt run : BigQuery a facturé 3,0 Gio, et d'habitude 512,0 Mio (médiane de ses 3 dernières "
+        "réussites) ; loaded à lui seul : 2,0 Gio."
+    )
+    assert run.returncode == 0, run.stderr
+    assert of_prefect.state.name == WITH_WARNINGS
+    assert warning in of_prefect.state.message
+    assert warning in run.stderr
+    assert page.data.startswith(f"> ⚠️ {warning}")
+    rows = {line.split(" | ")[0]: line for line in page.data.splitlines()}
+    assert "| 2,0 Gio |" in rows["| loaded"]
+    assert "| 1,0 Gio |" in rows["| shown"]
+
+
+def test_run_over_its_budget_ends_before_the_next_command_with_what_it_built(project, proxy):
     run = project.run_pipeline(
         *("--commands", "run", "test"),
         DBT_BIGQUERY_API_ENDPOINT=proxy.url,
         DBT_RUN_MAXIMUM_BYTES_BILLED=str(2 * GIB),
     )
 
-    page, _ = read_page_of_last_run(local_environment)
     assert run.returncode == 143, run.stderr
     assert sorted(built(run)) == ["loaded", "shown"]
     assert "\nFacturé : 3,0 Gio, 0,02 USD\n" in run.stdout
@@ -64,10 +94,6 @@ def test_run_over_its_budget_ends_before_the_next_command_with_what_it_built(
         "de 2,0 Gio. Relevez DBT_RUN_MAXIMUM_BYTES_BILLED"
     )
     assert "never" not in proxy.queries
-    (loaded,) = (line for line in page.data.splitlines() if line.startswith("| loaded |"))
-    (shown,) = (line for line in page.data.splitlines() if line.startswith("| shown |"))
-    assert "| 2,0 Gio |" in loaded
-    assert "| 1,0 Gio |" in shown
 
 
 @pytest.mark.slow

@@ -110,7 +110,7 @@ def render_markdown(
     slowest = sorted(result.nodes, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
     parts = [
-        *(f"> ⚠️ {warning}" for warning in warnings),
+        *(f"> ⚠️ {warning}" for warning in (*warnings, result.drift) if warning),
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _render_overview(result, settings),
         _render_failures(result),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 from typing import Any
 
 from prefect import get_client, runtime
@@ -12,6 +13,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
 
 from bi_pipeline.explanations import explain
+from bi_pipeline.reports.drift import describe_drift
 from bi_pipeline.reports.page import add_to_history, dump_history, load_history, render_markdown
 from bi_pipeline.result import DbtResult
 from bi_pipeline.settings import PipelineSettings
@@ -19,8 +21,10 @@ from bi_pipeline.settings import PipelineSettings
 
 def publish(
     result: DbtResult, settings: PipelineSettings, project: str, warnings: list[str], commit: str
-) -> None:
+) -> DbtResult:
     """Put the page in Prefect, as an artifact of the current run; an error is only logged.
+
+    Returns the result, with its drift from the runs in the history.
 
     The key has the GCP project and the dataset: without them, another team on the same Prefect
     would get this page among its own. The metadata has the history, in numbers.
@@ -30,6 +34,7 @@ def publish(
     try:
         previous: Any = Artifact.get(key)
         history = load_history(previous.metadata_ if previous else None)
+        result = replace(result, drift=describe_drift(result, history))
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
         page = ArtifactCreate(
             key=key,
@@ -46,3 +51,4 @@ def publish(
         get_run_logger().warning(
             "L'artefact %s n'a pas pu être écrit : %s", key, explain(error) or error
         )
+    return result

@@ -176,6 +176,12 @@ def test_history_that_is_none_is_forgotten(metadata):
     assert load_history(metadata) == []
 
 
+def test_bill_far_above_the_usual_comes_first_too():
+    drifted = replace(result(node("a")), drift="dbt run : BigQuery a facturé 10,0 Gio")
+
+    assert render_markdown(drifted, SETTINGS, [], []).startswith("> ⚠️ dbt run : BigQuery a facturé")
+
+
 def test_warnings_come_first():
     text = render_markdown(result(node("a")), SETTINGS, ["Attention"], [])
 
