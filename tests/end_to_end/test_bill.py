@@ -59,7 +59,9 @@ def test_run_that_bills_far_more_than_usual_ends_with_a_warning_and_each_model_s
 ):
     keep_history(project, GIB // 2, GIB // 2, GIB // 2)
 
-    run = project.run_pipeline("--commands", "run", DBT_BIGQUERY_API_ENDPOINT=proxy.url)
+    run = project.run_pipeline(
+        *("--commands", "run", "--full-refresh"), DBT_BIGQUERY_API_ENDPOINT=proxy.url
+    )
 
     with prefect_client(project.environment) as client:
         of_prefect = last_run(client)
@@ -67,7 +69,7 @@ def test_run_that_bills_far_more_than_usual_ends_with_a_warning_and_each_model_s
         (page,) = client.read_artifacts(flow_run_filter=filter_)
     warning = (
         "dbt run : BigQuery a facturé 3,0 Gio, et d'habitude 512,0 Mio (médiane de ses 3 dernières "
-        "réussites) ; loaded à lui seul : 2,0 Gio."
+        "réussites) ; loaded à lui seul : 2,0 Gio. C'est attendu avec --full-refresh."
     )
     assert run.returncode == 0, run.stderr
     assert of_prefect.state.name == WITH_WARNINGS
