@@ -1,6 +1,7 @@
-"""Reads what BigQuery billed for a dbt command and for each node: all queries, not the main ones.
+"""Reads what BigQuery billed for a dbt command and each of its nodes, all queries included.
 
-An incremental model reads most in a query that dbt does not report (dbt-adapters#595).
+dbt reports the main query of a node only: an incremental model reads most in another
+(dbt-adapters#595).
 """
 
 from __future__ import annotations
