@@ -49,7 +49,7 @@ from bi_pipeline.dbt_runs.options import ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
-from bi_pipeline.errors import DbtError, PassingFaultError, PipelineError
+from bi_pipeline.errors import DbtError, OutOfBudgetError, PassingFaultError, PipelineError
 from bi_pipeline.explanations import explain
 from bi_pipeline.lifetime.ending import (
     Ending,
@@ -58,6 +58,7 @@ from bi_pipeline.lifetime.ending import (
 )
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
+from bi_pipeline.reports.bills import describe_bill, describe_overspending
 from bi_pipeline.reports.estimate import describe_estimate, render_estimate
 from bi_pipeline.reports.message import (
     describe_failure,
@@ -155,6 +156,11 @@ def connect(settings: PipelineSettings) -> DbtConnection:
     return connection
 
 
+def find_overspending(dbt: DbtRunner) -> str:
+    """Return that the run has billed more than its budget; empty while it may go on."""
+    return describe_overspending(dbt.bill, dbt.settings.run_maximum_bytes_billed)
+
+
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether Prefect should run the dbt command again."""
     return isinstance(state.data, PassingFaultError)
@@ -163,6 +169,16 @@ def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bo
 def is_not_an_echo(record: logging.LogRecord) -> bool:
     """Whether a record is none of Prefect's « Task run failed with… », which repeats the state."""
     return not record.getMessage().startswith("Task run failed with")
+
+
+def make_error(result: DbtResult, attempt: int, dbt: DbtRunner) -> PipelineError:
+    """Return the error of a command that failed: after a passing fault it says what comes next."""
+    message, attempts = describe_failure(result), dbt.settings.retries + 1
+    if not result.hit_a_passing_fault:
+        return DbtError(message)
+    if attempt < attempts and (overspent := find_overspending(dbt)):
+        return OutOfBudgetError(f"{message}\nPanne passagère, mais sans nouvel essai : {overspent}")
+    return PassingFaultError(describe_retry(message, attempt, attempts))
 
 
 @task(
@@ -182,26 +198,30 @@ def run_dbt_command(
 
     `attempts` has the results of the attempts before this one, and gets this one's.
     """
+    if overspent := find_overspending(dbt):
+        message = f"Arrêtée avant dbt {command} : {overspent}"
+        return Failed(message=message, data=OutOfBudgetError(message))
     try:
         result = dbt.run(command, options, attempts[-1] if attempts else None)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
     attempts.append(result)
-    will_be_retried = result.hit_a_passing_fault and len(attempts) <= dbt.settings.retries
+    failure = None if result.succeeded else make_error(result, len(attempts), dbt)
+    will_be_retried = (
+        isinstance(failure, PassingFaultError) and len(attempts) <= dbt.settings.retries
+    )
     if not will_be_retried and not result.did_nothing:
         commit = read_current_commit(PROJECT_ROOT)
-        publish(result, dbt.settings, dbt.connection.project, warnings, commit)
+        result = publish(result, dbt.settings, dbt.connection.project, warnings, commit)
+        if result.drift:
+            get_run_logger().warning(result.drift)
     if result.estimate:
         show(render_estimate(result.estimate, dbt.settings.target))
-    if result.succeeded:
+    if failure is None:
         return result
-    message = describe_failure(result)
-    if not result.hit_a_passing_fault:
-        return Failed(message=message, data=DbtError(message))
-    message = describe_retry(message, len(attempts), dbt.settings.retries + 1)
     if will_be_retried:
-        get_run_logger().warning(message)
-    return Failed(message=message, data=PassingFaultError(message))
+        get_run_logger().warning(failure)
+    return Failed(message=str(failure), data=failure)
 
 
 # retries and persist_result are explicit: Prefect settings in the caller's shell would change them.
@@ -306,6 +326,8 @@ def run_commands(
     # Show the summary after a failure too: the commands before the failed one have built tables.
     if built := render_summary(results, dbt.settings.target):
         show(built)
+    if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
+        show(billed)
     if not state.is_completed():
         error: Any = get_state_exception(state)
         known = explain(error)
@@ -322,11 +344,11 @@ def run_commands(
 
 
 def complete(message: str, results: list[DbtResult], news: News | None) -> State[Any]:
-    """Return the state of a run that succeeded, which has a name of its own if dbt warned."""
+    """Return the state of a run that succeeded, which has a name of its own after a warning."""
     warned = describe_warnings(results, news.warned if news else {})
     if not warned:
         return Completed(message=message)
-    is_new = any(node.status == "warn" for result in results for node in result.nodes)
+    is_new = any(result.has_warned for result in results)
     name = WITH_WARNINGS if is_new else WITH_EARLIER_WARNINGS
     return Completed(name=name, message=f"{message}\n{warned}")
 

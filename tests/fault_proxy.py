@@ -2,7 +2,7 @@
 
 It forwards everything as it is. A `Fault` picks requests by their moment in the life of
 a query and, for queries, by the dbt node that they belong to, and answers in place of
-BigQuery a given number of times.
+BigQuery a given number of times. It can bill queries, as the local BigQuery does not.
 """
 
 from __future__ import annotations
@@ -92,13 +92,15 @@ class Request:
 class FaultProxy:
     """The proxy: its URL, its faults, the queries that BigQuery took and their nodes.
 
-    `on_query` is called with the node before a query goes to BigQuery; `cancelled` has the
-    nodes of the jobs that dbt asked to cancel before they had ended; after `die()`, nothing
-    listens any more. `on_dry_run` answers dry runs in the place of bqemulator.
+    With `billed`, it lists the jobs in BigQuery's place, each billed so many bytes. `on_query` is
+    called with the node before a query goes to BigQuery; `cancelled` has the nodes of the jobs that
+    dbt asked to cancel before they had ended; after `die()`, nothing listens any more. `on_dry_run`
+    answers dry runs in the place of bqemulator.
     """
 
     upstream: str
     url: str = ""
+    billed: int = 0
     faults: list[Fault] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
     configurations: list[dict[str, Any]] = field(default_factory=list)
@@ -110,6 +112,7 @@ class FaultProxy:
     _submitted: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
     _failed_jobs: dict[str, Reply] = field(default_factory=dict)
+    _jobs: list[dict[str, Any]] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: Request) -> Reply:
@@ -123,6 +126,8 @@ class FaultProxy:
             return self._answer_for_failed_job(request)
         if fault := self._take_fault(request, request.moment):
             return fault.reply
+        if self.billed and re.search(r"/jobs\?", request.path) and request.method == "GET":
+            return Reply(HTTPStatus.OK, json.dumps({"jobs": self._jobs}).encode())
         if request.moment != "submit":
             return self._forward(request)
         if request.job_id in self._submitted:
@@ -134,7 +139,15 @@ class FaultProxy:
         self.on_query(request.node)
         self._submitted.add(request.job_id)
         self.queries.append(request.node)
-        self.configurations.append(json.loads(request.body)["configuration"])
+        body = json.loads(request.body)
+        self.configurations.append(body["configuration"])
+        self._jobs.append(
+            {
+                "jobReference": {**body["jobReference"], "location": "US"},
+                "configuration": body["configuration"],
+                "statistics": {"query": {"totalBytesBilled": str(self.billed)}},
+            }
+        )
         reply = self._forward(request)
         fault = self._take_fault(request, "submitted")
         return fault.reply if fault else reply

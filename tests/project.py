@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import httpx
@@ -122,7 +123,8 @@ def git(folder: Path, *words: str) -> str:
 def built(run: subprocess.CompletedProcess[str]) -> list[str]:
     """Return the names of what a run of the pipeline built in dev."""
     _, _, summary = run.stdout.partition("Construit (cible dev) :\n")
-    return [line.split()[0].partition(".")[2] for line in summary.splitlines()]
+    relations = takewhile(lambda line: line.startswith("  "), summary.splitlines())
+    return [line.split()[0].partition(".")[2] for line in relations]
 
 
 def connect(environment: dict[str, str]) -> Client:

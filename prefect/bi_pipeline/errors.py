@@ -6,7 +6,7 @@
 | `ConfigurationError` | 2 |
 | `InfrastructureError`, and `PassingFaultError` below it | 3 |
 | `DbtError` | 1 |
-| `OutOfTimeError` | 143 |
+| `OutOfTimeError`, `OutOfBudgetError` | 143 |
 """
 
 from __future__ import annotations
@@ -40,6 +40,12 @@ class OutOfTimeError(PipelineError):
     """A run that took longer than it may: it was stopped as by a signal."""
 
     exit_code = 128 + signal.SIGTERM
+
+
+class OutOfBudgetError(PipelineError):
+    """A run that billed more than it may: nothing more was started."""
+
+    exit_code = OutOfTimeError.exit_code
 
 
 class PassingFaultError(InfrastructureError):

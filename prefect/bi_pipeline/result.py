@@ -18,8 +18,9 @@ RETRIED = FAILED_STATUSES | {"skipped"}
 NO_NODES = "NoNodesForSelectionCriteria"
 NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 
-# The name of a run's state when dbt warned of something. Automations on Prefect match it
-# (utilities/alerts.py): under another name, the alerts of a team would no longer come.
+# The name of a run's state when dbt warned of something, or when BigQuery billed far more than
+# usual. Automations on Prefect match it (utilities/alerts.py): under another name, the alerts of a
+# team would no longer come.
 WITH_WARNINGS = "Réussie avec avertissements"
 # Of a run with --only-new in which no test warned, but some that it did not run again had. Under
 # the name above, a schedule of every fifteen minutes would alert of the same warning each time.
@@ -65,6 +66,29 @@ class Freshness:
     limit: tuple[int, str]
 
 
+@dataclass(frozen=True)
+class Bill:
+    """What BigQuery billed.
+
+    Attributes:
+        billed: bytes, at least.
+        is_whole: whether it cannot have billed more.
+        location: where the data is, which makes the price; empty when no query says so.
+    """
+
+    billed: int = 0
+    is_whole: bool = True
+    location: str = ""
+
+    def __add__(self, other: Bill) -> Bill:
+        """Return the bill of both."""
+        return Bill(
+            self.billed + other.billed,
+            self.is_whole and other.is_whole,
+            self.location or other.location,
+        )
+
+
 def find_name(unique_id: str) -> str:
     """Return the name of a node, as its file or its YAML gives it."""
     parts = unique_id.split(".")[2:]
@@ -95,6 +119,7 @@ class NodeResult:
         freshness: of a source that is too old.
         missing_seed: the seed of this project, not loaded yet, whose table it reads.
         is_local: whether its BigQuery is the one on this machine.
+        bill: of all its queries; `response` has what the main one billed.
     """
 
     unique_id: str
@@ -110,6 +135,7 @@ class NodeResult:
     freshness: Freshness | None = None
     missing_seed: str = ""
     is_local: bool = False
+    bill: Bill = Bill()
 
     @property
     def name(self) -> str:
@@ -125,6 +151,11 @@ class NodeResult:
     def is_test(self) -> bool:
         """Whether the node checks data or SQL, rather than builds something."""
         return self.unique_id.startswith(("test.", "unit_test.", "source."))
+
+    @property
+    def was_taken_up(self) -> bool:
+        """Whether dbt did anything with the node."""
+        return self.status not in ("skipped", "no-op")
 
     @property
     def hit_a_passing_fault(self) -> bool:
@@ -156,13 +187,13 @@ class Estimate:
     Attributes:
         nodes: of each node that the run would do.
         location: where the data is, in BigQuery's words; empty if nothing would be read.
-        spent: bytes that the estimate itself was billed, for queries of macros; None if unknown.
+        spent: what the estimate itself was billed, for queries of macros.
         limit: the bytes above which BigQuery refuses a query of the run; None without a limit.
     """
 
     nodes: list[NodeEstimate]
     location: str
-    spent: int | None
+    spent: Bill
     limit: int | None
 
 
@@ -178,10 +209,11 @@ class DbtResult:
         nodes: one a node that dbt took up, in the order they ended; empty when dbt stopped
             before the first.
         seconds: how long dbt worked on the nodes.
-        bytes_billed: of all its queries; None when they cannot be listed.
+        bill: of all its queries, those that belong to no node too.
         listed: the `unique_id` of what `dbt list` found.
         arguments: those that dbt says the command had; `which` is that which a retry took up.
         estimate: what a run of these nodes would be billed, if the run asks for it.
+        drift: French line that says how much more it billed than usual; empty if it did not.
     """
 
     command: str
@@ -190,10 +222,11 @@ class DbtResult:
     idle_events: set[str] = field(default_factory=set)
     nodes: list[NodeResult] = field(default_factory=list)
     seconds: float = 0.0
-    bytes_billed: int | None = None
+    bill: Bill = Bill()
     listed: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
     estimate: Estimate | None = None
+    drift: str = ""
 
     @property
     def did_nothing(self) -> bool:
@@ -215,6 +248,11 @@ class DbtResult:
         The exit code of a retry says nothing of the hooks, which it leaves out.
         """
         return self.return_code == 0 and not self.failed_nodes
+
+    @property
+    def has_warned(self) -> bool:
+        """Whether dbt warned of a node, or BigQuery billed far more than usual."""
+        return bool(self.drift) or any(node.status == "warn" for node in self.nodes)
 
     @property
     def can_be_taken_up(self) -> bool:
@@ -241,14 +279,16 @@ class DbtResult:
     def merge_retry(self, retry: DbtResult) -> DbtResult:
         """Return the result of this attempt and of the next, which redid its nodes, or some."""
         nodes = {node.unique_id: node for node in self.nodes}
-        redone = {node.unique_id: node for node in retry.nodes}
-        billed = None
-        if self.bytes_billed is not None and retry.bytes_billed is not None:
-            billed = self.bytes_billed + retry.bytes_billed
+        redone = {
+            node.unique_id: replace(node, bill=nodes[node.unique_id].bill + node.bill)
+            if node.unique_id in nodes
+            else node
+            for node in retry.nodes
+        }
         return replace(
             retry,
             command=self.command,
             nodes=list((nodes | redone).values()),
             seconds=self.seconds + retry.seconds,
-            bytes_billed=billed,
+            bill=self.bill + retry.bill,
         )

@@ -185,6 +185,11 @@ class PipelineSettings(BaseModel):
         alias="DBT_RUN_TIMEOUT_SECONDS",
         description="Durée maximale d'une exécution, en secondes. Facultatif.",
     )
+    run_maximum_bytes_billed: PositiveInt | None = Field(
+        None,
+        alias="DBT_RUN_MAXIMUM_BYTES_BILLED",
+        description="Budget d'une exécution, en octets facturés. Facultatif.",
+    )
     retries: int = Field(
         2,
         ge=0,

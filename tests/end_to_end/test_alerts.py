@@ -235,8 +235,8 @@ def test_page_names_the_failed_model(page, pages):
 def test_artifact_has_the_reason_a_timeline_the_last_runs_and_links_to_the_jobs(pages):
     html = pages["artifact"]
 
-    # bqemulator 1.4.0 keeps the labels of few jobs: the cost of the others is unknown.
-    assert "Facturé : au moins 0 o" in html
+    # bqemulator 1.4.0 keeps the labels of few jobs, but bills none.
+    assert "Facturé : rien." in html
     assert "Dernières exécutions" in html
     assert "nowhere" in html
     assert "█" in html

@@ -1,8 +1,10 @@
 """The result of a command, and which failures are worth another try."""
 
+from dataclasses import replace
+
 import pytest
 
-from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.result import Bill, DbtResult, NodeResult
 
 # Messages as dbt 1.12.6 and dbt-bigquery 1.12.1 wrote them, the fault made by a proxy.
 IN = "Database Error in model second (models/second.sql)\n  "
@@ -123,6 +125,17 @@ def test_result_of_a_retry_is_that_of_the_whole():
         *(("a", "success"), ("b", "success"), ("c", "success"))
     ]
     assert whole.seconds == 3
+
+
+def test_bill_of_a_retry_adds_to_that_of_the_attempts_before():
+    redone = replace(node("b"), bill=Bill(5))
+    first = result(replace(node("a", "success"), bill=Bill(1)), redone, bill=Bill(10))
+    retry = result(replace(redone, bill=Bill(2, is_whole=False)), bill=Bill(3, is_whole=False))
+
+    whole = first.merge_retry(retry)
+
+    assert whole.bill == Bill(13, is_whole=False)
+    assert [node.bill for node in whole.nodes] == [Bill(1), Bill(7, is_whole=False)]
 
 
 def test_retry_that_stopped_before_the_first_node_keeps_what_was_known():

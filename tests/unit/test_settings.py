@@ -58,6 +58,8 @@ def test_empty_value_counts_as_not_set():
         ("DBT_RUN_TIMEOUT_SECONDS", "99999999999", "2592000 au plus"),
         ("DBT_ARTIFACTS_DIR", "~personne-de-ce-nom/x", "utilisateur"),
         ("DBT_BIGQUERY_MAXIMUM_BYTES_BILLED", "-1", "supérieur à 0"),
+        ("DBT_RUN_MAXIMUM_BYTES_BILLED", "0", "supérieur à 0"),
+        ("DBT_RUN_MAXIMUM_BYTES_BILLED", "10 Gio", "nombre entier"),
         ("DBT_BIGQUERY_API_ENDPOINT", "localhost", "http"),
         ("DBT_BIGQUERY_API_ENDPOINT", "http://bigquery.example.org", "https://"),
         ("DBT_BIGQUERY_API_ENDPOINT", "http://localhost:9050", "https://"),

@@ -75,7 +75,7 @@ def estimate_bill(
             "construite, lancez d'abord run, ou estimez-en une autre (--target)."
         )
     location = next((answer.location for answer in answers if answer.location), "")
-    return Estimate(estimates, location, compiled.bytes_billed, settings.maximum_bytes_billed)
+    return Estimate(estimates, location, compiled.bill, settings.maximum_bytes_billed)
 
 
 def find_query(node: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@
 | its terminal is closed | SIGHUP, to this process | Crashed, 143 |
 | « Cancel » in the interface | Ending, by a SIGTERM to itself | Cancelled, 143 |
 | DBT_RUN_TIMEOUT_SECONDS | Ending, by a SIGTERM to itself | TimedOut, 143 |
+| DBT_RUN_MAXIMUM_BYTES_BILLED | the flow, before the next dbt command or try | Failed, 143 |
 | an error that a user can mend | `explain` | Failed, that of the error |
 """
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bi_pipeline.command_line import count
-from bi_pipeline.reports.page import PRICING, format_decimal, format_size, render_code
-from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
-from bi_pipeline.result import Estimate, NodeEstimate, find_name
+from bi_pipeline.reports.bills import compute_cost, format_decimal, format_size
+from bi_pipeline.reports.page import PRICING, render_code
+from bi_pipeline.result import Bill, Estimate, NodeEstimate, find_name
 from bi_pipeline.settings import PipelineSettings
 
 # The largest are shown, the rest is counted, as in the other summaries.
@@ -74,26 +74,28 @@ def _describe_node(node: NodeEstimate, estimate: Estimate) -> str:
         return f"inconnu : {node.reason[:LONGEST_REASON]}"
     if not (node.billed or node.bound):
         return "rien"
-    price = ON_DEMAND_USD_PER_TIB.get(estimate.location)
     size = f"{node.bound:>8} {format_size(node.billed):>10}"
-    return f"{size}  {_format_price(node.billed, price)}" if price else size
+    return f"{size}  {_format_cost(node.billed, estimate.location)}".rstrip()
 
 
 def _describe_price(billed: int, location: str) -> str:
     """Return what these bytes cost on demand, after a comma; where prices are, if it is unknown."""
-    if price := ON_DEMAND_USD_PER_TIB.get(location):
-        return f", {_format_price(billed, price)} à la demande"
+    if cost := _format_cost(billed, location):
+        return f", {cost} à la demande"
     return f" (le prix à la demande en {location} est sur {PRICING})" if location else ""
 
 
-def _format_price(billed: int, price: float) -> str:
-    return f"{format_decimal(billed / BYTES_PER_TIB * price, 4)} USD"
+def _format_cost(billed: int, location: str) -> str:
+    """Return what these bytes cost on demand; empty for a location without a known price."""
+    cost = compute_cost(Bill(billed, location=location))
+    return "" if cost is None else f"{format_decimal(cost, 4)} USD"
 
 
-def _describe_spending(spent: int | None) -> str:
+def _describe_spending(spent: Bill) -> str:
     """Return what the queries that macros run while dbt compiles were billed."""
-    if spent is None:
-        return "seules les requêtes que des macros font à la compilation ont pu être facturées"
-    if spent:
-        return f"les macros ont interrogé BigQuery à la compilation, {format_size(spent)} facturés"
-    return "rien n'a été facturé"
+    if spent.billed:
+        size = format_size(spent.billed)
+        return f"les macros ont interrogé BigQuery à la compilation, {size} facturés"
+    if spent.is_whole:
+        return "rien n'a été facturé"
+    return "seules les requêtes que des macros font à la compilation ont pu être facturées"

@@ -124,15 +124,16 @@ def describe_retry(failure: str, attempt: int, attempts: int) -> str:
     return f"{message} : relancez plus tard. Si cela dure, vérifiez le réseau."
 
 
-def describe_warnings(results: Iterable[DbtResult], earlier: Mapping[str, str]) -> str:
-    """Return what dbt warned of, one line a node; empty if it warned of nothing.
+def describe_warnings(results: Collection[DbtResult], earlier: Mapping[str, str]) -> str:
+    """Return what dbt warned of, one line a node, after bills far above the usual; empty if none.
 
     `earlier` has the lines of what warned in an earlier run, by `unique_id`: they hold for what
     this one did not do again.
     """
     nodes = [node for result in results for node in result.nodes]
     done = {node.unique_id for node in nodes}
-    warned = [describe_node(node) for node in nodes if node.status == "warn"]
+    warned = [result.drift for result in results if result.drift]
+    warned += [describe_node(node) for node in nodes if node.status == "warn"]
     warned += [line for name, line in earlier.items() if name not in done]
     lines = [f"  - {line}" for line in warned[:SHOWN_FAILURES]]
     if len(warned) > SHOWN_FAILURES:

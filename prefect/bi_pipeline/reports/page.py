@@ -13,14 +13,21 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from bi_pipeline.reports.bills import (
+    compute_cost,
+    format_bill,
+    format_decimal,
+    format_size,
+    say_at_least,
+)
 from bi_pipeline.reports.message import (
     SHOWN_FAILURES,
     describe_failure,
     describe_node,
     explain_node,
 )
-from bi_pipeline.reports.prices import BYTES_PER_TIB, ON_DEMAND_USD_PER_TIB
-from bi_pipeline.result import DbtResult, NodeResult, find_name, translate_kind
+from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
+from bi_pipeline.result import Bill, DbtResult, NodeResult, find_name, translate_kind
 from bi_pipeline.settings import PipelineSettings
 
 STATUSES = {
@@ -57,6 +64,7 @@ class PastRun:
         failed: how many nodes failed; 1 for a command that failed before the first.
         billed: bytes, at least.
         seconds: how long dbt worked on the nodes.
+        nodes: how many it took up.
     """
 
     ended_at: Annotated[float, Field(ge=0, le=LAST_MOMENT)]
@@ -64,6 +72,7 @@ class PastRun:
     failed: NonNegativeInt
     billed: NonNegativeInt
     seconds: FiniteFloat
+    nodes: NonNegativeInt = 0
 
 
 def add_to_history(
@@ -71,7 +80,8 @@ def add_to_history(
 ) -> list[PastRun]:
     """Return the last runs, this one first."""
     failed = len(result.failed_nodes) or int(not result.succeeded)
-    run = PastRun(ended_at, commit, failed, _sum_bytes_billed(result), result.seconds)
+    billed, nodes = result.bill.billed, len(result.nodes)
+    run = PastRun(ended_at, commit, failed, billed, result.seconds, nodes)
     return [run, *history][:SHOWN_RUNS]
 
 
@@ -104,7 +114,7 @@ def render_markdown(
     slowest = sorted(result.nodes, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
     parts = [
-        *(f"> ⚠️ {warning}" for warning in warnings),
+        *(f"> ⚠️ {warning}" for warning in (*warnings, result.drift) if warning),
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _render_overview(result, settings),
         _render_failures(result),
@@ -144,43 +154,31 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
         statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result)]
+        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result.bill)]
     return "\n\n".join(lines)
 
 
-def _render_cost(result: DbtResult) -> str:
+def _render_cost(bill: Bill) -> str:
     """Return what BigQuery billed, and what that costs on demand where the data is."""
-    billed, how = _sum_bytes_billed(result), "toutes requêtes comprises"
-    if result.bytes_billed == 0:
+    if bill.is_whole and not bill.billed:
         return "Facturé : rien."
-    if result.bytes_billed is None:
+    how = "toutes requêtes comprises"
+    if not bill.is_whole:
         how = (
             "d'après la requête principale des nœuds, faute de pouvoir lister les autres "
             "(bigquery.jobs.list)"
         )
-    least = "au moins " if result.bytes_billed is None else ""
-    locations = {
-        str(node.response["location"]) for node in result.nodes if node.response.get("location")
-    }
-    location = min(locations, default="")
-    price = ON_DEMAND_USD_PER_TIB.get(location)
-    if price is None:
-        cost = (
-            f"le prix à la demande en {location or 'cette région'} est sur [{PRICING}]({PRICING})"
-        )
+    cost = compute_cost(bill)
+    if cost is None:
+        where = bill.location or "cette région"
+        words = f"le prix à la demande en {where} est sur [{PRICING}]({PRICING})"
     else:
-        cost = (
-            f"soit {least}{format_decimal(billed / BYTES_PER_TIB * price, 4)} USD à la demande "
-            f"({f'{price:g}'.replace('.', ',')} USD par Tio, {location})"
+        price = f"{ON_DEMAND_USD_PER_TIB[bill.location]:g}".replace(".", ",")
+        words = (
+            f"soit {say_at_least(bill)}{format_decimal(cost, 4)} USD à la demande "
+            f"({price} USD par Tio, {bill.location})"
         )
-    return f"Facturé : {least}{format_size(billed)}, {cost}, {how}."
-
-
-def _sum_bytes_billed(result: DbtResult) -> int:
-    """Return the bytes billed: of all queries, or at least those that dbt reports."""
-    if result.bytes_billed is not None:
-        return result.bytes_billed
-    return sum(_read_number(node, "bytes_billed") for node in result.nodes)
+    return f"Facturé : {format_bill(bill)}, {words}, {how}."
 
 
 def _render_failures(result: DbtResult) -> str:
@@ -256,7 +254,7 @@ def _render_table(nodes: list[NodeResult]) -> str:
             node.name,
             _translate_status(node),
             str(node.response.get("rows_affected", "")),
-            format_size(_read_number(node, "bytes_billed")),
+            format_bill(node.bill),
             format_decimal(_read_number(node, "slot_ms") / 1000),
             format_decimal(node.seconds),
             _render_job_link(node),
@@ -285,21 +283,6 @@ def _translate_status(node: NodeResult) -> str:
 
 def _read_number(node: NodeResult, key: str) -> int:
     return int(node.response.get(key) or 0)
-
-
-def format_size(number: int) -> str:
-    """Return a number of bytes in French binary units."""
-    value = float(number)
-    for unit in ("o", "Kio", "Mio", "Gio"):
-        if value < 1024:
-            return f"{format_decimal(value)} {unit}" if unit != "o" else f"{number} o"
-        value /= 1024
-    return f"{format_decimal(value)} Tio"
-
-
-def format_decimal(value: float, digits: int = 1) -> str:
-    """Return a number in French, with this many digits after the comma."""
-    return f"{value:.{digits}f}".replace(".", ",")
 
 
 def render_code(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from prefect import get_client, runtime
@@ -13,6 +14,7 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.logging import get_run_logger
 
 from bi_pipeline.explanations import explain
+from bi_pipeline.reports.drift import describe_drift
 from bi_pipeline.reports.estimate import render_estimate_page
 from bi_pipeline.reports.page import (
     add_to_history,
@@ -27,8 +29,10 @@ from bi_pipeline.settings import PipelineSettings
 
 def publish(
     result: DbtResult, settings: PipelineSettings, project: str, warnings: list[str], commit: str
-) -> None:
+) -> DbtResult:
     """Put the page in Prefect, as an artifact of the current run; an error is only logged.
+
+    Returns the result, with its drift from the runs in the history.
 
     The key has the GCP project and the dataset: without them, another team on the same Prefect
     would get this page among its own. The metadata has the history, in numbers.
@@ -37,6 +41,7 @@ def publish(
     try:
         previous: Any = Artifact.get(key)
         history = load_history(previous.metadata_ if previous else None)
+        result = replace(result, drift=describe_drift(result, history))
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
         if result.estimate:
             text = render_estimate_page(result.estimate, settings)
@@ -45,6 +50,7 @@ def publish(
         _create(key, text, dump_history(history))
     except Exception as error:
         _warn(key, error)
+    return result
 
 
 def publish_news(

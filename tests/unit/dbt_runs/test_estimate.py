@@ -7,7 +7,7 @@ from bi_pipeline.bigquery.dry_run import DryRun
 from bi_pipeline.dbt_runs import estimate
 from bi_pipeline.dbt_runs.estimate import estimate_bill, estimate_node, find_query
 from bi_pipeline.errors import DbtError, InfrastructureError
-from bi_pipeline.result import DbtResult, NodeEstimate, NodeResult
+from bi_pipeline.result import Bill, DbtResult, NodeEstimate, NodeResult
 from bi_pipeline.settings import GOOGLE_ENDPOINT, PipelineSettings
 
 MIB = 2**20
@@ -122,11 +122,11 @@ def test_what_a_run_never_executes_is_left_out(monkeypatch):
         "model.p.e": PYTHON,
     }
 
-    found = bill(monkeypatch, nodes, [DryRun(1, "PRECISE", "EU")], bytes_billed=5)
+    found = bill(monkeypatch, nodes, [DryRun(1, "PRECISE", "EU")], bill=Bill(5))
 
     assert [entry.unique_id for entry in found.nodes] == ["model.p.a", "seed.p.d", "model.p.e"]
     assert [entry.billed for entry in found.nodes] == [10 * MIB, 0, None]
-    assert (found.location, found.spent) == ("EU", 5)
+    assert (found.location, found.spent) == ("EU", Bill(5))
 
 
 def test_estimate_of_nothing_is_a_failure_that_names_a_reason_and_the_remedy(monkeypatch):

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
+from bi_pipeline import dbt_runs
 from bi_pipeline.bigquery.connection import DbtConnection
 from bi_pipeline.dbt_runs import prod_state
+from bi_pipeline.dbt_runs.operation import EndedProcess
 from bi_pipeline.dbt_runs.options import LAST_RUN, DbtOptions
 from bi_pipeline.dbt_runs.prod_state import add_prod_state, defer_to_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner
 from bi_pipeline.errors import ConfigurationError, DbtError
-from bi_pipeline.result import DbtResult
+from bi_pipeline.result import Bill, DbtResult
 from bi_pipeline.settings import PipelineSettings
 
 SETTINGS = PipelineSettings.from_mapping(
@@ -104,3 +106,32 @@ def test_mistyped_selection_does_not_pass_for_one_that_has_not_changed(runner, m
 
     with pytest.raises(DbtError, match="--select b77 : la sélection ne correspond à aucun nœud"):
         defer_to_prod(runner, DbtOptions("b77").select_what_changed())
+
+
+@pytest.mark.parametrize(
+    ("return_code", "statuses", "bill"),
+    [
+        # A model that fails in its last query has billed those before.
+        (1, ["error", "skipped"], Bill(5)),
+        (1, ["skipped"], Bill()),
+        (0, [], Bill()),
+        # Killed, dbt leaves no results: nobody knows what its queries billed.
+        (-9, [], Bill(is_whole=False)),
+    ],
+)
+def test_every_command_that_asked_bigquery_has_a_bill(
+    return_code, statuses, bill, runner, monkeypatch
+):
+    def run_dbt(*_, **__):
+        if statuses:
+            results = [{"unique_id": "model.p.a", "status": status} for status in statuses]
+            write_results(runner.target_dir / "run_results.json", "run", *results)
+        return EndedProcess(return_code, [])
+
+    monkeypatch.setattr(dbt_runs.runner, "run_dbt_process", run_dbt)
+    # Without a network: what BigQuery answers is tested in test_billing.py.
+    monkeypatch.setattr(dbt_runs.runner, "read_bills", lambda *args: (args[3], Bill(5)))
+
+    result = without_artifacts_dir(runner).run("run", DbtOptions())
+
+    assert result.bill == runner.bill == bill

@@ -3,13 +3,16 @@
 import pytest
 
 from bi_pipeline.reports.estimate import describe_estimate, render_estimate
-from bi_pipeline.result import Estimate, NodeEstimate
+from bi_pipeline.result import Bill, Estimate, NodeEstimate
 
 GIB = 2**30
 PYTHON = NodeEstimate("model.p.python", reason="modèle Python, que BigQuery n'estime pas")
 
 
-def estimate(*nodes, location="EU", spent=0, limit=None):
+NOTHING = Bill()
+
+
+def estimate(*nodes, location="EU", spent=NOTHING, limit=None):
     return Estimate(list(nodes), location, spent, limit)
 
 
@@ -22,12 +25,14 @@ def estimate(*nodes, location="EU", spent=0, limit=None):
             "rien n'a été facturé.",
         ),
         (
-            estimate(NodeEstimate("model.p.a", GIB, "au plus"), PYTHON, spent=10 * 2**20),
+            estimate(NodeEstimate("model.p.a", GIB, "au plus"), PYTHON, spent=Bill(10 * 2**20)),
             "Estimation : environ 1,0 Gio, 0,0061 USD à la demande, pour 1 nœud ; 1 nœud inconnu ; "
             "les macros ont interrogé BigQuery à la compilation, 10,0 Mio facturés.",
         ),
         (
-            estimate(NodeEstimate("model.p.a", GIB), location="europe-west9", spent=None),
+            estimate(
+                NodeEstimate("model.p.a", GIB), location="europe-west9", spent=Bill(is_whole=False)
+            ),
             "Estimation : au moins 1,0 Gio (le prix à la demande en europe-west9 est sur "
             "https://cloud.google.com/bigquery/pricing), pour 1 nœud ; seules les requêtes que des "
             "macros font à la compilation ont pu être facturées.",

@@ -258,6 +258,15 @@ def test_what_was_only_compiled_is_not_built(command):
     assert render_summary([result(built("dev.orders"), command=command)], "dev") == ""
 
 
+def test_bill_far_above_the_usual_is_a_warning():
+    drifted = result(drift="dbt run : BigQuery a facturé 10,0 Gio.")
+
+    assert describe_warnings([drifted], {}).splitlines() == [
+        "Avertissements :",
+        "  - dbt run : BigQuery a facturé 10,0 Gio.",
+    ]
+
+
 def test_what_dbt_warned_of_is_listed_and_nothing_else():
     old = failed("source.p.raw.flights", freshness=STALE, status="warn")
     test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")

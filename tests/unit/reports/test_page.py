@@ -11,7 +11,7 @@ from bi_pipeline.reports.page import (
     render_markdown,
     render_news,
 )
-from bi_pipeline.result import DbtResult, NodeResult
+from bi_pipeline.result import Bill, DbtResult, NodeResult
 from bi_pipeline.settings import PipelineSettings
 
 SETTINGS = PipelineSettings.from_mapping(
@@ -36,38 +36,49 @@ def result(*nodes, return_code=0):
 
 
 @pytest.mark.parametrize(
-    ("location", "known", "cost"),
+    ("bill", "cost"),
     [
-        ("EU", 2**40, "1,0 Tio, soit 6,2500 USD à la demande (6,25 USD par Tio, EU), toutes"),
-        ("europe-west1", 2**40, "1,0 Tio, soit 7,5000 USD à la demande (7,5 USD par Tio, europe-"),
+        (
+            Bill(2**40, location="EU"),
+            "1,0 Tio, soit 6,2500 USD à la demande (6,25 USD par Tio, EU), toutes",
+        ),
+        (
+            Bill(2**40, location="europe-west1"),
+            "1,0 Tio, soit 7,5000 USD à la demande (7,5 USD par Tio, europe-",
+        ),
         # Three quarters of a TiB.
-        ("US", None, "au moins 768,0 Gio, soit au moins 4,6875 USD à la demande (6,25 USD"),
-        ("mars-1", 2**40, "1,0 Tio, le prix à la demande en mars-1 est sur [https://cloud."),
+        (
+            Bill(3 * 2**38, is_whole=False, location="US"),
+            "au moins 768,0 Gio, soit au moins 4,6875 USD à la demande (6,25 USD",
+        ),
+        (
+            Bill(2**40, location="mars-1"),
+            "1,0 Tio, le prix à la demande en mars-1 est sur [https://cloud.",
+        ),
     ],
 )
-def test_cost_is_that_of_all_the_jobs_at_the_price_of_the_region(location, known, cost):
-    nodes = [
-        node("a", bytes_billed=2**39, location=location),
-        node("b", bytes_billed=2**38, location=location),
-    ]
-
-    text = render_markdown(replace(result(*nodes), bytes_billed=known), SETTINGS, [], [])
+def test_cost_is_that_of_all_the_jobs_at_the_price_of_the_region(bill, cost):
+    text = render_markdown(replace(result(node("a")), bill=bill), SETTINGS, [], [])
 
     assert f"Facturé : {cost}" in text
 
 
 def test_row_of_a_node_has_all_its_columns():
-    job = {"project_id": "p", "location": "EU", "job_id": "j"}
+    job = {"project_id": "p", "location": "EU", "job_id": "j", "bytes_billed": 5}
+    done = node("a", seconds=2.5, rows_affected=7, slot_ms=3400, **job)
 
-    text = render_markdown(
-        result(node("a", seconds=2.5, rows_affected=7, bytes_billed=2**20, slot_ms=3400, **job)),
-        SETTINGS,
-        [],
-        [],
-    )
+    text = render_markdown(result(replace(done, bill=Bill(2**20))), SETTINGS, [], [])
 
     link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
     assert f"| a | réussi | 7 | 1,0 Mio | 3,4 | 2,5 | [job]({link}) |" in text
+
+
+def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
+    done = replace(node("a"), bill=Bill(2**20, is_whole=False))
+
+    text = render_markdown(result(done), SETTINGS, [], [])
+
+    assert "| a | réussi |  | au moins 1,0 Mio |" in text
 
 
 def test_every_row_of_a_table_has_as_many_cells_as_its_header():
@@ -124,7 +135,7 @@ def test_failed_node_shows_what_its_message_means_above_it():
 
 def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
     """Return what a next run reads of the history that this one has kept."""
-    done = replace(result(node("a", status=status)), seconds=seconds, bytes_billed=2**20)
+    done = replace(result(node("a", status=status)), seconds=seconds, bill=Bill(2**20))
     history = add_to_history(history, done, commit=commit, ended_at=ended_at)
     return load_history(dump_history(history))
 
@@ -169,6 +180,12 @@ FAR = '{"ended_at": 1e300, "commit": "", "failed": 0, "billed": 0, "seconds": 1.
 )
 def test_history_that_is_none_is_forgotten(metadata):
     assert load_history(metadata) == []
+
+
+def test_bill_far_above_the_usual_comes_first_too():
+    drifted = replace(result(node("a")), drift="dbt run : BigQuery a facturé 10,0 Gio")
+
+    assert render_markdown(drifted, SETTINGS, [], []).startswith("> ⚠️ dbt run : BigQuery a facturé")
 
 
 def test_warnings_come_first():
