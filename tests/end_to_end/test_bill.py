@@ -43,7 +43,7 @@ def proxy(project, bigquery, local_environment):
 def keep_history(project, *billed):
     """Keep in Prefect the page of `dbt run` with a history of runs that billed so many bytes."""
     dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"].replace("_", "-")
-    history = [PastRun(1000.0 - number, "", 0, each, 1.0) for number, each in enumerate(billed)]
+    history = [PastRun(1000.0 - number, "", 0, each, 1.0, 2) for number, each in enumerate(billed)]
     page = ArtifactCreate(
         key=f"dbt-run-projet-local-{dataset}",
         type="markdown",

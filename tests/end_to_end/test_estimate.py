@@ -59,6 +59,7 @@ def test_estimate_says_bytes_and_price_of_each_node_and_runs_none(make_project, 
         "  seen   rien",
         "  later  inconnu : lit raw.seen, qui n'existe pas encore",
         "Au-delà de DBT_BIGQUERY_MAXIMUM_BYTES_BILLED (1,0 Gio), BigQuery les refuserait : large",
+        "Facturé : rien",
     ]
     sentence = (
         "Estimation : au moins 3,0 Gio, 0,0184 USD à la demande, pour 4 nœuds ; 1 nœud inconnu ; "
