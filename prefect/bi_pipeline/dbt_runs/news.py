@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, field
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bi_pipeline.dbt_runs.undetermined_sql import find_undetermined
+from bi_pipeline.dbt_runs.project_macros import ProjectMacros
+from bi_pipeline.dbt_runs.undetermined_sql import JINJA_COMMENT, find_undetermined
 
 # The commands that do these kinds of node.
 DONE_BY = {
@@ -29,8 +31,14 @@ DONE_BY = {
 TESTS = {"test", "unit_test"}
 TABLES = {"model", "seed", "snapshot"}
 
-# dbt's own macros: another version of dbt is something new by itself.
-DBT_PACKAGES = {"dbt", "dbt_bigquery"}
+VARIABLE = re.compile(r"\bvar\s*\(\s*['\"](\w+)['\"]")
+# « the next thousand rows », « the day after the last »: each run of such an incremental model goes
+# on from its own table, and gives more although nothing else has changed.
+CATCHES_UP = re.compile(
+    r"\blimit\b|(?:(?<![<>!])=|<=?|\bbetween)\s*\(\s*select\b(?:(?!\bfrom\b).)*\bfrom\s*"
+    r"\{\{-?\s*this\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 # What differs between two parses of the same files.
 VOLATILE = {
@@ -53,7 +61,8 @@ class ProjectState:
         at: when it started, ISO 8601.
         context: what holds for all nodes (versions, variables…), each under what is said in French
             when it differs.
-        nodes: `unique_id` of what it took up -> part of its definition -> digest.
+        nodes: `unique_id` -> part of its definition -> digest, of all nodes.
+        done: the `unique_id` of what it would have done without --only-new.
         tables: `unique_id` of a source or a node -> when its table last changed, as BigQuery says
             it; None for what has no table, or none that can be judged.
         warned: the `unique_id` of what warned -> the line that says so: it still warns as long as
@@ -63,12 +72,13 @@ class ProjectState:
     at: str
     context: dict[str, str]
     nodes: dict[str, dict[str, str]] = field(default_factory=dict)
+    done: set[str] = field(default_factory=set)
     tables: dict[str, str | None] = field(default_factory=dict)
     warned: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return it as text."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=sorted)
 
     @classmethod
     def from_json(cls, text: str) -> ProjectState:
@@ -118,12 +128,12 @@ def select_done(
 
 def make_digests(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Return the digest of each part of each node's definition."""
-    macros = manifest.get("macros", {})
+    macros = ProjectMacros(manifest.get("macros", {}))
     return {
         unique_id: {
             "sql": _digest([node.get("raw_code"), node.get("checksum")]),
             "config": _digest([node.get("config"), node.get("relation_name")]),
-            "macros": _digest([macros[x]["macro_sql"] for x in _find_macros(node, macros)]),
+            "macros": _digest([macros.texts[name] for name in macros.find_all(node)]),
             "rest": _digest({name: node[name] for name in node.keys() - VOLATILE - {"config"}}),
         }
         for unique_id, node in list_nodes(manifest).items()
@@ -131,49 +141,43 @@ def make_digests(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def digest_the_rest(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of the macros that no node calls, and of the hooks of a whole run.
-
-    Such a macro may be one that dbt itself calls for all nodes: `generate_schema_name`, a
-    materialization. One that has the name of dbt's own is, even if a node calls it as well.
+    """Return the digest of what holds for all nodes: the macros that dbt calls by itself, as
+    `generate_schema_name` or a materialization, and the hooks of a whole run.
     """
-    macros, nodes = manifest.get("macros", {}), list_nodes(manifest)
-    called = {name for node in nodes.values() for name in _find_macros(node, macros)}
-    of_dbt = {macro["name"] for macro in macros.values() if macro["package_name"] in DBT_PACKAGES}
-    others = [
-        name
-        for name, macro in macros.items()
-        if (name not in called or macro["name"] in of_dbt)
-        and macro["package_name"] not in DBT_PACKAGES
-    ]
-    texts = [macros[name]["macro_sql"] for name in _follow_calls(others, macros)]
-    hooks = {name: node["raw_code"] for name, node in nodes.items() if name[:10] == "operation."}
-    return _digest([texts, hooks])
+    macros = ProjectMacros(manifest.get("macros", {}))
+    hooks = [node for x, node in list_nodes(manifest).items() if x.startswith("operation.")]
+    called = macros.follow(macros.called_for_all | macros.of_names)
+    called += [name for hook in hooks for name in macros.find_all(hook)]
+    return _digest([[macros.texts[x] for x in called], [hook["raw_code"] for hook in hooks]])
 
 
 def find_news(
     manifest: Mapping[str, Any],
-    selected: Collection[str],
     done: Collection[str],
     now: ProjectState,
     kept: ProjectState | None,
+    variables: Mapping[str, Any],
 ) -> dict[str, str]:
     """Return the `unique_id` of what a run has to do, each with the reason in French.
 
     Args:
         manifest: dbt's, of the project as it is now.
-        selected: the `unique_id` of what the user wants.
-        done: of these, what the run would do without --only-new: see `select_done`.
+        done: the `unique_id` of what the run would do without --only-new: see `select_done`.
         now: what this run found at its start.
         kept: what the last success with these commands had found; None without one.
+        variables: the values that `var()` may give, by name.
     """
     if whole := _find_difference(now, kept):
         return dict.fromkeys(done, whole)
     assert kept is not None
-    nodes = list_nodes(manifest)
+    nodes, macros = list_nodes(manifest), ProjectMacros(manifest.get("macros", {}))
     news = _find_changed_tables(manifest, now, kept)
-    for unique_id in sorted(set(selected) & nodes.keys()):
-        judged = unique_id in done or nodes[unique_id]["resource_type"] == "model"
-        if judged and (reason := _judge(nodes[unique_id], manifest, now, kept, unique_id in done)):
+    for unique_id, node in sorted(nodes.items()):
+        # A model that is not selected, too: one that is ephemeral, or a view, is read as it stands.
+        if unique_id not in done and node["resource_type"] != "model":
+            continue
+        reason = find_why_always(node, macros, variables)
+        if reason := reason or _find_difference_of(unique_id, now, kept, unique_id in done):
             news.setdefault(unique_id, reason)
     return {name: why for name, why in _spread(news, manifest).items() if name in done}
 
@@ -226,18 +230,11 @@ def _find_changed_tables(
     return news
 
 
-def _judge(
-    node: Mapping[str, Any],
-    manifest: Mapping[str, Any],
-    now: ProjectState,
-    kept: ProjectState,
-    is_done: bool,
+def _find_difference_of(
+    unique_id: str, now: ProjectState, kept: ProjectState, is_done: bool
 ) -> str:
-    """Return why a node is new by itself, whatever it reads; empty if it is not."""
-    unique_id = node["unique_id"]
-    if always := find_why_always(node, manifest.get("macros", {})):
-        return always
-    if unique_id not in kept.nodes:
+    """Return how a node differs from what it was; empty if it does not."""
+    if unique_id not in kept.nodes or (is_done and unique_id not in kept.done):
         return "nouveau"
     for part, words in PARTS.items():
         if now.nodes[unique_id][part] != kept.nodes[unique_id].get(part):
@@ -247,8 +244,10 @@ def _judge(
     return ""
 
 
-def find_why_always(node: Mapping[str, Any], macros: Mapping[str, Any]) -> str:
-    """Return why a node is built each time, in French; empty if it is not."""
+def find_why_always(
+    node: Mapping[str, Any], macros: ProjectMacros, variables: Mapping[str, Any]
+) -> str:
+    """Return why a node is done each time, in French; empty if it is not."""
     config = node.get("config", {})
     if {**node.get("meta", {}), **config.get("meta", {})}.get("always_build"):
         return "always_build"
@@ -257,21 +256,35 @@ def find_why_always(node: Mapping[str, Any], macros: Mapping[str, Any]) -> str:
     if config.get("incremental_strategy") == "microbatch":
         # Its batches end now: a row of the future, which the last run left out, may be due.
         return "microbatch"
-    if node["resource_type"] == "seed":
+    if node["resource_type"] == "seed" and (node.get("checksum") or {}).get("name") == "path":
         # dbt gives no digest of a file of more than 1 MiB.
-        is_big = (node.get("checksum") or {}).get("name") == "path"
-        return "seed de plus de 1 Mio" if is_big else ""
-    # dbt does not say which nodes a materialization of the project is for, nor what it calls.
-    kind = f"materialization_{config.get('materialized')}_"
-    if any(
-        macro["name"].startswith(kind) and macro["package_name"] not in DBT_PACKAGES
-        for macro in macros.values()
-    ):
+        return "seed de plus de 1 Mio"
+    # dbt does not say what a materialization of the project calls.
+    if config.get("materialized") in macros.materializations:
         return f"matérialisation {config['materialized']} du projet"
-    called = [macros[name]["macro_sql"] for name in _find_macros(node, macros)]
+    code = JINJA_COMMENT.sub("", node.get("raw_code") or "")
+    is_incremental = config.get("materialized") == "incremental"
+    if is_incremental and "this" in code and CATCHES_UP.search(code):
+        return "avance à chaque exécution"
+    for text in _find_all_texts(node, macros, variables):
+        if why := find_undetermined(text, macros.table_macros):
+            return why
+    return ""
+
+
+def _find_all_texts(
+    node: Mapping[str, Any], macros: ProjectMacros, variables: Mapping[str, Any]
+) -> list[str]:
+    """Return the texts that decide what a node gives: its own, its macros', its variables'."""
+    config = node.get("config", {})
     settings = {name: value for name, value in config.items() if name not in ("meta", "docs")}
-    parts = [node.get(part) for part in ("raw_code", "given", "test_metadata")]
-    return next(filter(None, map(find_undetermined, _find_texts([called, settings, *parts]))), "")
+    parts = [node.get(part) for part in ("raw_code", "given", "expect", "overrides")]
+    arguments = (node.get("test_metadata") or {}).get("kwargs", {})
+    tables = [f"from {arguments[x]}" for x in ("to", "compare_model") if x in arguments]
+    called = {*macros.find_all(node), *macros.follow(macros.called_for_all)}
+    texts = list(_find_texts([parts, settings, arguments, tables, *map(macros.texts.get, called)]))
+    used = {name for text in texts for name in VARIABLE.findall(text)}
+    return texts + list(_find_texts([variables.get(name) for name in used]))
 
 
 def _find_texts(value: Any) -> Iterator[str]:
@@ -281,24 +294,6 @@ def _find_texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _find_texts(part)
-
-
-def _find_macros(node: Mapping[str, Any], macros: Mapping[str, Any]) -> list[str]:
-    """Return the macros that a node calls, and those that they call, but for dbt's own."""
-    return _follow_calls(node.get("depends_on", {}).get("macros", []), macros)
-
-
-def _follow_calls(names: Iterable[str], macros: Mapping[str, Any]) -> list[str]:
-    """Return these macros and all that they call, but for dbt's own."""
-    found: set[str] = set()
-    left = list(names)
-    while left:
-        name = left.pop()
-        macro = macros.get(name)
-        if macro and name not in found and macro["package_name"] not in DBT_PACKAGES:
-            found.add(name)
-            left += macro["depends_on"]["macros"]
-    return sorted(found)
 
 
 def _spread(news: Mapping[str, str], manifest: Mapping[str, Any]) -> dict[str, str]:

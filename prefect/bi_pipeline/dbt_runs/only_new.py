@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -30,7 +30,7 @@ from bi_pipeline.errors import ConfigurationError, DbtError
 from bi_pipeline.reports.message import describe_failure, describe_node
 from bi_pipeline.result import DbtResult, find_name
 from bi_pipeline.settings import GOOGLE_ENDPOINT
-from warm_dbt.packages import find_packages_dir
+from warm_dbt.packages import find_packages_dir, read_yaml
 
 # Of what a state says, and how it is judged: after a change here, everything is built once.
 STATE_VERSION = "1"
@@ -78,20 +78,21 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
         raise DbtError(f"Ce qui est nouveau : {describe_failure(found)}")
     if not found.listed:
         raise DbtError("--only-new : la sélection ne correspond à aucun nœud, nouveau ou non.")
-    manifest, selected = read_json(dbt.target_dir / MANIFEST), set(found.listed)
+    manifest = read_json(dbt.target_dir / MANIFEST)
     relations = list_relations(manifest)
+    done = select_done(manifest, found.listed, dbt.commands)
     state = ProjectState(
         datetime.now().astimezone().isoformat(timespec="minutes"),
         _describe_context(dbt, options, manifest),
-        {name: parts for name, parts in make_digests(manifest).items() if name in selected},
+        make_digests(manifest),
+        done,
         _read_change_times(dbt, relations),
     )
     kept = _read_kept_state(dbt)
-    done = select_done(manifest, selected, dbt.commands)
     if options.full_refresh:
         reasons = dict.fromkeys(done, "--full-refresh")
     else:
-        reasons = find_news(manifest, selected, done, state, kept)
+        reasons = find_news(manifest, done, state, kept, _read_variables(dbt, options))
     old = kept.warned if kept else {}
     warned = {name: line for name, line in old.items() if name in done and name not in reasons}
     is_whole = not (options.select or options.exclude)
@@ -122,17 +123,18 @@ def keep_state(dbt: DbtRunner, news: News, results: Iterable[DbtResult]) -> None
         warned={x: y for x, y in news.warned.items() if x not in nodes} | warned,
     )
     path = _get_path(dbt)
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(state.to_json(), encoding="utf-8")
-    if dbt.settings.dbt_artifacts_dir:
-        try:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(state.to_json(), encoding="utf-8")
+        if dbt.settings.dbt_artifacts_dir:
             dbt.kept_artifacts.keep(path, _name_file(dbt))
             if not {"run", "build"}.isdisjoint(dbt.commands):
                 # All models are as the manifest says, whether this run built them or not.
                 manifest = f"{dbt.settings.target}/{MANIFEST}"
                 dbt.kept_artifacts.keep(dbt.target_dir / MANIFEST, manifest)
-        except ConfigurationError as error:
-            get_run_logger().warning(error)
+    except (OSError, ConfigurationError) as error:
+        # The next run does more than it has to: that must not fail this one.
+        get_run_logger().warning(error)
 
 
 def _read_kept_state(dbt: DbtRunner) -> ProjectState | None:
@@ -165,19 +167,42 @@ def _describe_context(
 ) -> dict[str, str]:
     """Return what holds for all nodes, under what is said in French when it differs."""
     settings = dbt.settings
-    projects = [dbt.project_dir, *sorted(find_packages_dir(dbt.project_dir).glob("*"))]
-    files = [path / name for path in projects for name in ("dbt_project.yml", "vars.yml")]
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in files if path.is_file()))
+    files = hashlib.sha256(b"\0".join(path.read_bytes() for path in _list_project_files(dbt)))
+    versions = [version(name) for name in ("dbt-core", "dbt-adapters", "dbt-bigquery")]
     return {
         "autre version de la pipeline": STATE_VERSION,
-        "autre version de dbt": f"{version('dbt-core')} {version('dbt-bigquery')}",
+        "autre version de dbt": " ".join(versions),
         "autre projet ou autres datasets": json.dumps(
             [dbt.connection.project, *settings.datasets, settings.endpoint, settings.region]
         ),
         "autres variables (--vars)": json.dumps(dict(options.vars or {}), sort_keys=True),
-        "dbt_project.yml ou vars.yml modifié": digest.hexdigest(),
+        "dbt_project.yml, vars.yml ou catalogs.yml modifié": files.hexdigest(),
         "macro ou hook du projet modifié": digest_the_rest(manifest),
     }
+
+
+def _list_project_files(dbt: DbtRunner) -> list[Path]:
+    """Return the files of the project, and of its packages, that hold for all nodes."""
+    projects = [dbt.project_dir, *sorted(find_packages_dir(dbt.project_dir).glob("*"))]
+    names = ("dbt_project.yml", "vars.yml", "catalogs.yml")
+    return [path / name for path in projects for name in names if (path / name).is_file()]
+
+
+def _read_variables(dbt: DbtRunner, options: DbtOptions) -> dict[str, list[Any]]:
+    """Return the values that `var()` may give in the project and its packages, by name."""
+    found: dict[str, list[Any]] = {}
+
+    def add(variables: Mapping[str, Any]) -> None:
+        for name, value in variables.items():
+            found.setdefault(name, []).append(value)
+            # The variables of one package are a mapping under its name.
+            if isinstance(value, dict):
+                add(value)
+
+    for path in _list_project_files(dbt):
+        add(read_yaml(path).get("vars") or {})
+    add(options.vars or {})
+    return found
 
 
 def _read_change_times(dbt: DbtRunner, relations: dict[str, str]) -> dict[str, str | None]:

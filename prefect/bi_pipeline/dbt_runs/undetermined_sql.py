@@ -8,81 +8,147 @@ that is a model built again; that of the other mistake is an old table that pass
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
-UNDETERMINED_CALL = re.compile(
-    r"\b(?:current_(?:date|time|datetime|timestamp)\w*|snapshot_get_time|run_started_at"
-    r"|rand(?=\s*\()|generate_uuid|tablesample|execute\s+immediate|session_user|invocation_id|thread_id|selected_resources"
-    r"|env_var|invocation_args_dict|external_query|information_schema|modules"
-    r"|math\.random|date\.now|new\s+date"
-    r"|graph(?=\s*[.\[])|api(?=\s*\.)|(?:get|list)_relations?\w*(?=\s*\())\b|@@\w+",
-    re.IGNORECASE,
-)
-LITERAL = r"""(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
-COMMENT = r"\{#.*?#\}|/\*.*?\*/|(?:--|#(?![}%]))[^\n]*"
-# Together: a dash in a literal begins no comment, and an apostrophe in a comment no literal.
-LITERAL_OR_COMMENT = re.compile(f"({LITERAL})|{COMMENT}", re.DOTALL)
-JINJA = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
-# A table's name in the text of an expression: whole, after a FROM, or put together.
-TABLE_IN_JINJA = re.compile(
-    r"""\b(?:from|join)\s+(?:`|[\w-]+\s*\.|["']\s*~(?!\s*(?:this|ref|source)\b))"""
-    r"""|["']`?[A-Za-z_][\w-]*`?\.`?[A-Za-z_"']|["']\.`?[A-Za-z_]|~\s*["']\.["']""",
-    re.IGNORECASE,
-)
-PROJECT_TABLES = {"this", "ref", "source"}
-# Another table may be made of one of the project: `this.schema ~ '.b'`, `ref('a').incorporate(…)`.
-REMADE = re.compile(r"[~|]|\b(?:replace|replace_path|incorporate|format)\b")
-# A variable of Jinja may hold such a table, and so may the parameters of a macro: the node that
-# calls it names the tables, and is read as well.
-VARIABLE = re.compile(r"\{%-?\s*(?:set|for)\s+(\w+)(.*?)%\}", re.DOTALL)
-PARAMETERS = re.compile(r"\{%-?\s*(?:macro|test|materialization)\s+\w+\s*\(([^)]*)\)")
 UNNAMED = "nomme une table sans ref() ni source()"
+
+CALL = re.compile(
+    r"(?:\b(?:current_(?:date|time|datetime|timestamp)\w*|snapshot_get_time|generate_uuid"
+    r"|session_user|external_query|information_schema|tablesample|execute\s+immediate"
+    r"|math\s*\.\s*random|date\s*\.\s*now|new\s+date|(?:appends|changes)(?=\s*\(\s*table\b)"
+    r"|rand(?=`?\s*\())|@@\w+)\b",
+    re.IGNORECASE,
+)
+# These mean it in Jinja alone: in SQL they may be names of columns.
+CALL_IN_JINJA = re.compile(
+    r"\b(?:run_started_at|invocation_id|invocation_args_dict|thread_id|selected_resources|env_var"
+    r"|dbt_metadata_envs|py_current_timestring|load_relation|list_schemas"
+    r"|(?:get|list)_relations?\w*(?=\s*\()|context(?=\s*[.\[])|(?<!['\"])graph(?!['\"\w])"
+    r"|modules(?!\s*\.\s*(?:re|itertools)\b)(?=\s*[.\[])"
+    r"|api(?=\s*\.)(?!\s*\.\s*(?:Column|Relation\s*\.\s*add_ephemeral_prefix)\b))\b"
+)
+
+JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+JINJA = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
+LITERAL = r"""(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
+LITERALS = re.compile(LITERAL, re.DOTALL)
+# « `chiffre d'affaires` » is a name: its apostrophe begins no literal.
+NAME_OR_LITERAL = re.compile(rf"(`[^`\n]*`)|{LITERAL}", re.DOTALL)
+# Together: a dash in a literal begins no comment, and an apostrophe in a comment no literal.
+LITERAL_OR_COMMENT = re.compile(rf"({LITERAL}|`[^`\n]*`)|/\*.*?\*/|(?:--|#)[^\n]*", re.DOTALL)
+
+PARAMETERS = re.compile(
+    r"\{%-?\s*(?:macro|test|materialization)\s+\w+\s*\((.*?)\)\s*-?%\}", re.DOTALL
+)
+PARAMETER = re.compile(r"(?:^|,)\s*(\w+)\s*(?==|,|$)")
+VARIABLE = re.compile(r"\{%-?\s*(?:set|for)\s+(\w+)(.*?)%\}", re.DOTALL)
+# In a generic test, these hold the model that it tests.
+PROJECT_TABLES = {"this", "ref", "source", "_dbt_generic_test_kwargs"}
+# Another table may be made of one of the project: `this.schema ~ '.b'`, `ref('a').incorporate(…)`.
+REMADE = re.compile(
+    r"[~|+%]|\b(?:replace|replace_path|incorporate|format|create|include)\b|\bvar\s*\("
+)
+EITHER = re.compile(r"(.*?)\bif\b.*?\belse\b(.*)", re.DOTALL)
+# A name that is put together after a FROM in a text, with what comes next, and one in two parts.
+JOINED = re.compile(r"""\b(?:from|join)\s+`?(?:["']\s*[~+]\s*(\w*)|%s|\{)""", re.IGNORECASE)
+QUALIFIED = re.compile(
+    r"""["']`?[A-Za-z_][\w-]*`?\.`?[A-Za-z_"']|["']\.`?[A-Za-z_]|[~+]\s*["']\.["']"""
+)
 
 # In the place of an expression of Jinja: one that gives a table of the project, and any other.
 OF_THE_PROJECT, RENDERED = "table_of_the_project", "rendered_by_jinja"
+PLACEHOLDERS = {OF_THE_PROJECT, RENDERED}
 TOKEN = re.compile(r"(?:`[^`]*`|[A-Za-z_][\w-]*)(?:\s*\.\s*(?:`[^`]*`|[\w*-]+))*|[(),;]|\S")
 NAMESPACES = {"safe", "net", "hll_count", "kll_quantiles"}
-# `appends(table a.b)`, `merge into a.b using c.d`.
-BEFORE_A_TABLE = {"join", "table", "into", "using", "update"}
+# `appends(table a.b)`, `merge into a.b using c.d`, `create table x clone a.b`.
+BEFORE_A_TABLE = {"from", "join", "table", "into", "using", "update", "clone", "copy"}
 CLAUSES = {
     *("where", "group", "order", "having", "qualify", "window", "limit"),
     *("select", "union", "intersect", "except"),
 }
+NO_ALIAS = CLAUSES | {
+    *("on", "using", "join", "inner", "left", "right", "full", "outer", "cross", "for", "pivot"),
+    *("unpivot", "tablesample", "when", "set"),
+}
 
 
-def find_undetermined(text: str) -> str:
+@cache
+def find_undetermined(text: str, table_macros: frozenset[str] = frozenset()) -> str:
     """Return what makes a text of a dbt project undetermined, in French; empty if nothing does.
 
     Args:
         text: that of a node or of its hooks, or of a macro that it calls, before dbt renders it.
+        table_macros: the names of the macros that read a table which they are given.
     """
-    text = LITERAL_OR_COMMENT.sub(lambda found: found[1] or " ", text)
-    if call := UNDETERMINED_CALL.search(text):
-        return f"appelle {call[0].lower()}"
-    if any(TABLE_IN_JINJA.search(jinja[0]) for jinja in JINJA.finditer(text)):
-        return UNNAMED
-    names = {name for names in PARAMETERS.findall(text) for name in re.findall(r"\w+", names)}
-    names |= PROJECT_TABLES
+    return _find(text, table_macros, _list_parameters(text))
+
+
+def takes_a_table(text: str, table_macros: Collection[str]) -> bool:
+    """Whether a macro reads a table that it is given, by itself or through one of the others."""
+    parameters = _list_parameters(text)
+    return (
+        bool(parameters)
+        and not _find(text, table_macros, parameters)
+        and bool(_find(text, table_macros, set()))
+    )
+
+
+def _list_parameters(text: str) -> set[str]:
+    return {name for names in PARAMETERS.findall(text) for name in PARAMETER.findall(names)}
+
+
+def _find(text: str, table_macros: Collection[str], parameters: set[str]) -> str:
+    """Return what `find_undetermined` does; these parameters hold tables of the project."""
+    text = JINJA_COMMENT.sub(" ", text)
+    names = PROJECT_TABLES | parameters
     for variable, value in VARIABLE.findall(text):
         if _is_table_of_the_project(value, names):
             names.add(variable)
+    for found in JINJA.finditer(text):
+        if call := CALL.search(found[0]) or CALL_IN_JINJA.search(found[0]):
+            return f"appelle {call[0].lower()}"
+        if PARAMETERS.match(found[0]):
+            continue
+        if _names_a_table(found[1] or found[2], names, table_macros):
+            return UNNAMED
 
     def replace_jinja(found: re.Match[str]) -> str:
         if found[1] is None:
             return " "
         return f" {OF_THE_PROJECT if _is_table_of_the_project(found[1], names) else RENDERED} "
 
-    sql = LITERAL_OR_COMMENT.sub("''", JINJA.sub(replace_jinja, text))
+    # Jinja first: dbt renders it in a comment and in a literal, too, whatever it has of quotes.
+    sql = LITERAL_OR_COMMENT.sub(lambda x: x[1] or " ", JINJA.sub(replace_jinja, text))
+    if call := CALL.search(sql):
+        return f"appelle {call[0].lower()}"
     for name in _find_tables(sql):
-        is_rendered = RENDERED in name or OF_THE_PROJECT in name
+        is_rendered = any(placeholder in name for placeholder in PLACEHOLDERS)
         return UNNAMED if is_rendered else f"nomme {name} sans ref() ni source()"
     return ""
 
 
 def _is_table_of_the_project(expression: str, names: set[str]) -> bool:
     """Whether an expression of Jinja gives one of these, as it is."""
-    return not (names.isdisjoint(re.findall(r"\w+", expression)) or REMADE.search(expression))
+    if branches := EITHER.fullmatch(expression):
+        return all(_is_table_of_the_project(branch, names) for branch in branches.groups())
+    code = LITERALS.sub("''", expression)
+    return not (names.isdisjoint(re.findall(r"\w+", code)) or REMADE.search(code.strip(" -")))
+
+
+def _names_a_table(expression: str, names: set[str], table_macros: Collection[str]) -> bool:
+    """Whether an expression of Jinja has a query, or gives a macro a table, of no ref()."""
+    if any(joined[1] not in names for joined in JOINED.finditer(expression)):
+        return True
+    literals = [literal[0].strip("'\"") for literal in LITERALS.finditer(expression)]
+    if any(name for text in literals for name in _find_tables(text)):
+        return True
+    code = LITERALS.sub("''", expression)
+    if set(re.findall(r"\w+", expression)).isdisjoint(table_macros):
+        return False
+    given = names & set(re.findall(r"\w+", code))
+    return not given or bool(QUALIFIED.search(expression) or re.search(r"\bvar\s*\(", code))
 
 
 @dataclass
@@ -92,27 +158,32 @@ class _Parenthesis:
     opener: str = ""
     in_from: bool = False
     expects_table: bool = False
+    outer: frozenset[str] = frozenset()
     names: set[str] = field(default_factory=set)
+    last: str = ""
 
 
 def _find_tables(sql: str) -> Iterator[str]:
     """Yield the names of tables and routines that a SQL text without Jinja has."""
+    sql = NAME_OR_LITERAL.sub(lambda found: found[1] or "''", sql)
     levels, before = [_Parenthesis()], ""
     for found in TOKEN.finditer(sql):
         token, level = re.sub(r"\s*\.\s*", ".", found[0]), levels[-1]
         word, path = token.lower(), token.replace("`", "").split(".")
+        is_name = re.match(r"[`\w]", token) is not None
         if word == "(":
             # `from (a.b join c)`: the parenthesis is in the FROM clause, until a SELECT comes.
-            inner = _Parenthesis(before, level.expects_table, level.expects_table)
+            seen = level.outer | level.names
+            inner = _Parenthesis(before, level.expects_table, level.expects_table, seen)
             level.expects_table = False
             levels.append(inner)
         elif word == ")":
             levels = levels[:-1] or [_Parenthesis()]
-        elif word == "from":
-            if before != "distinct" and level.opener != "extract":
-                level.in_from = level.expects_table = True
-                level.names = set()
+        elif word == "from" and (before == "distinct" or level.opener == "extract"):
+            pass
         elif word in BEFORE_A_TABLE or (word == "," and level.in_from):
+            if word == "from":
+                level.in_from, level.names = True, set()
             level.expects_table = True
         elif word in CLAUSES:
             level.in_from = level.expects_table = False
@@ -120,11 +191,18 @@ def _find_tables(sql: str) -> Iterator[str]:
             token, path, level, sql[found.end() :].lstrip()[:1]
         ):
             yield token
-        elif level.in_from:
-            # A table's name or alias: « from rendered_by_jinja as t, t.items » reads an array.
-            level.names.add(path[-1].lower())
-        if level.expects_table and word not in BEFORE_A_TABLE | {"from", ",", "("}:
+        elif level.expects_table:
             level.expects_table = False
+            level.last = path[-1].lower() if is_name else ""
+            level.names |= {level.last} - PLACEHOLDERS
+        elif level.in_from and is_name and word not in NO_ALIAS | {"as"}:
+            # « from orders as o »: `orders.items` is then a table of the dataset `orders`.
+            if level.last or before in (")", "as"):
+                level.names -= {level.last}
+                level.names |= {path[-1].lower()} - PLACEHOLDERS
+            level.last = ""
+        elif word != "as":
+            level.last = ""
         before = word
 
 
@@ -136,4 +214,4 @@ def _is_table(token: str, path: list[str], level: _Parenthesis, after: str) -> b
         return True
     if after == "(":
         return path[0].lower() not in NAMESPACES
-    return level.expects_table and path[0].lower() not in level.names
+    return level.expects_table and path[0].lower() not in level.names | level.outer

@@ -77,18 +77,21 @@ MANIFEST = make_manifest(copy.deepcopy(NODES))
 def find_state(manifest, **tables):
     """What a run finds when no table has changed but these."""
     times = {name: "TABLE 1" for name in list_relations(manifest)}
+    done = select_done(manifest, manifest["nodes"], ("run", "test", "seed"))
     nodes = make_digests(manifest)
-    return ProjectState("2026-11-27T09:00+01:00", CONTEXT, nodes, times | tables)
+    return ProjectState("2026-11-27T09:00+01:00", CONTEXT, nodes, done, times | tables)
 
 
 KEPT = find_state(MANIFEST)
 
 
-def look(manifest=MANIFEST, now=None, kept=KEPT, commands=("run", "test"), selected=None):
+def look(
+    manifest=MANIFEST, now=None, kept=KEPT, commands=("run", "test"), selected=None, variables=None
+):
     """The names of what a run has to do, each with the reason."""
     selected = manifest["nodes"].keys() if selected is None else selected
     done = select_done(manifest, selected, commands)
-    news = find_news(manifest, selected, done, now or find_state(manifest), kept)
+    news = find_news(manifest, done, now or find_state(manifest), kept, variables or {})
     return {name.split(".")[2]: why for name, why in news.items()}
 
 
@@ -138,6 +141,7 @@ def test_source_that_cannot_be_judged_is_new_each_time(found):
         ({"config": {"where": "day > current_date()"}}, "appelle current_date"),
         ({"config": {"incremental_predicates": ["x in (select x from raw.b)"]}}, "nomme raw.b"),
         ({"given": [{"rows": "select current_date() as day"}]}, "appelle current_date"),
+        ({"expect": {"rows": "select current_date() as day"}}, "appelle current_date"),
         ({"language": "python"}, "modèle Python"),
         ({"config": {"incremental_strategy": "microbatch"}}, "microbatch"),
         ({"config": {"meta": {"always_build": True}}}, "always_build"),
@@ -181,8 +185,12 @@ def test_clock_in_a_macro_counts_as_the_node_s():
 
 @pytest.mark.parametrize(
     ("of_dbt", "changed"),
-    [({}, "generate_schema_name"), ({}, "clean_names"), ({"clean": "dbt"}, "clean")],
-    ids=["that no node calls", "that such a macro calls", "with the name of one of dbt's"],
+    [
+        ({"default__generate_schema_name": "dbt"}, "generate_schema_name"),
+        ({"generate_schema_name": "dbt"}, "clean_names"),
+        ({"clean": "dbt"}, "clean"),
+    ],
+    ids=["with the name of one of dbt's", "that such a macro calls", "that a node calls as well"],
 )
 def test_macro_is_something_new_for_all_when_dbt_may_call_it_for_all(of_dbt, changed):
     def digest(sql):
@@ -303,3 +311,93 @@ def test_state_is_the_same_after_a_file():
 def test_file_that_is_no_state_is_refused(text):
     with pytest.raises(ValueError):
         ProjectState.from_json(text)
+
+
+def test_macro_that_nothing_calls_is_nothing_new():
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro("unused", "current_date()")
+
+    assert look(manifest) == {}
+    assert digest_the_rest(manifest) == digest_the_rest(MANIFEST)
+
+
+@pytest.mark.parametrize(
+    "name", ["bigquery__where_subquery", "where_subquery", "get_incremental_mine_sql"]
+)
+def test_clock_in_a_macro_that_dbt_calls_for_all_is_every_node_s(name):
+    """dbt says that the node depends on its own macro, or on none."""
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["macros"] |= macro("default__where_subquery", "", package="dbt")
+    manifest["macros"] |= macro(name, "{{ modules.datetime.date.today() }}")
+
+    found = look(manifest, kept=find_state(manifest))
+
+    assert found["fct"] == found["unique_a"] == "appelle modules"
+
+
+def test_macro_given_by_its_name_to_another_is_called():
+    nodes = copy.deepcopy(NODES)
+    nodes[4]["raw_code"] = "select {{ call_it('helper') }}"
+    manifest, changed = make_manifest(nodes), make_manifest(nodes)
+    changed["macros"] |= macro("helper", "{{ y }}")
+
+    assert look(changed, kept=find_state(manifest))["fct"] == "macro modifiée"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("current_date()", "appelle current_date"), ("{{ env_var('X') }}", "appelle env_var")],
+)
+def test_clock_in_a_variable_counts_as_that_of_the_node_that_reads_it(value, reason):
+    manifest = change("model.p.fct", raw_code="select {{ var('until') }}")
+
+    found = look(manifest, kept=find_state(manifest), variables={"until": [value], "x": ["rand()"]})
+
+    assert found == {"fct": reason, "unique_fct": "après fct"}
+
+
+def test_model_that_is_not_selected_but_read_as_it_stands_is_judged():
+    manifest = change("model.p.stg_a", raw_code="select current_date()")
+
+    found = look(manifest, kept=find_state(manifest), selected=["model.p.fct"])
+
+    assert found == {"fct": "après stg_a"}
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from a where id > (select max(id) from {{ this }}) order by id limit 1000",
+        "select * from a where day = (select date_add(max(day), interval 1 day) from {{ this }})",
+        "select * from a where day <= (select max(day) + 7 from {{ this }})",
+    ],
+)
+def test_incremental_model_that_goes_on_from_its_own_table_is_done_each_time(sql):
+    manifest = change("model.p.fct", config={"materialized": "incremental"}, raw_code=sql)
+
+    assert look(manifest, kept=find_state(manifest))["fct"] == "avance à chaque exécution"
+
+
+def test_incremental_model_that_takes_all_that_is_later_than_its_table_is_not():
+    sql = "select * from a where day >= (select max(day) from {{ this }})"
+    manifest = change("model.p.fct", config={"materialized": "incremental"}, raw_code=sql)
+
+    assert look(manifest, kept=find_state(manifest)) == {}
+
+
+def test_seed_with_a_hook_that_reads_another_table_is_loaded_each_time():
+    hook = {"post-hook": [{"sql": "delete from {{ this }} where id in (select id from raw.b)"}]}
+    manifest = change("seed.p.country", config=hook)
+
+    found = look(manifest, kept=find_state(manifest), commands=("seed",))
+
+    assert found["country"].startswith("nomme raw.b")
+
+
+def test_test_against_a_table_of_no_ref_is_run_each_time():
+    metadata = {"name": "relationships", "kwargs": {"to": "raw.b", "field": "id"}}
+    manifest = change("test.p.unique_a", test_metadata=metadata)
+
+    assert look(manifest, kept=find_state(manifest)) == {
+        "unique_a": "nomme raw.b sans ref() ni source()"
+    }
