@@ -39,7 +39,7 @@ class ProjectMacros:
         for unique_id, macro in ours.items():
             self._by_name.setdefault(PREFIX.sub("", macro["name"]), set()).add(unique_id)
         self._called = {
-            unique_id: self._find_called(macro["depends_on"]["macros"], macro["macro_sql"])
+            unique_id: self._find_called(macro, macro["macro_sql"])
             for unique_id, macro in ours.items()
         }
         by_dbt = {x for x in self._by_name if x in of_dbt or NAMED_BY_A_CONFIGURATION.match(x)}
@@ -65,8 +65,7 @@ class ProjectMacros:
 
     def find_all(self, node: Mapping[str, Any]) -> list[str]:
         """Return the macros that a node calls, and those that they call."""
-        called = node.get("depends_on", {}).get("macros", [])
-        return self.follow(self._find_called(called, node.get("raw_code") or ""))
+        return self.follow(self._find_called(node, node.get("raw_code") or ""))
 
     def follow(self, names: Iterable[str]) -> list[str]:
         """Return these macros and all that they call."""
@@ -78,11 +77,13 @@ class ProjectMacros:
                 left += self._called[name]
         return sorted(found)
 
-    def _find_called(self, known: Iterable[str], text: str) -> set[str]:
-        """Return the macros that dbt says a text calls, and those that its Jinja names.
+    def _find_called(self, caller: Mapping[str, Any], text: str) -> set[str]:
+        """Return the macros that dbt says a node or a macro calls, and those that its Jinja names.
 
-        dbt does not see the call of a macro that is given to another by its name.
+        dbt does not see the call of a macro that is given to another by its name. Of its own
+        package: a column may well have the name of some other package's macro, as `date`.
         """
         words = {word for jinja in JINJA.findall(text) for word in re.findall(r"\w+", str(jinja))}
-        named = {unique_id for word in words for unique_id in self._by_name.get(word, ())}
-        return {*named, *known} & self.texts.keys()
+        start = f"macro.{caller['package_name']}."
+        named = {y for x in words for y in self._by_name.get(x, ()) if y.startswith(start)}
+        return {*named, *caller["depends_on"].get("macros", ())} & self.texts.keys()

@@ -8,7 +8,7 @@ that is a model built again; that of the other mistake is an old table that pass
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -24,12 +24,13 @@ CALL = re.compile(
 # These mean it in Jinja alone: in SQL they may be names of columns.
 CALL_IN_JINJA = re.compile(
     r"\b(?:run_started_at|invocation_id|invocation_args_dict|thread_id|selected_resources|env_var"
-    r"|dbt_metadata_envs|py_current_timestring|load_relation|list_schemas"
+    r"|dbt_metadata_envs|py_current_timestring|list_schemas"
     r"|(?:get|list)_relations?\w*(?=\s*\()|context(?=\s*[.\[])|(?<!['\"])graph(?!['\"\w])"
     r"|modules(?!\s*\.\s*(?:re|itertools)\b)(?=\s*[.\[])"
     r"|api(?=\s*\.)(?!\s*\.\s*(?:Column|Relation\s*\.\s*add_ephemeral_prefix)\b))\b"
 )
 
+FROM_JINJA = re.compile(r"\b(from|join)(?=\{\{)", re.IGNORECASE)
 JINJA_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 JINJA = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
 LITERAL = r"""(?:'''.*?'''|\"\"\".*?\"\"\"|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*")"""
@@ -44,6 +45,9 @@ PARAMETERS = re.compile(
 )
 PARAMETER = re.compile(r"(?:^|,)\s*(\w+)\s*(?==|,|$)")
 VARIABLE = re.compile(r"\{%-?\s*(?:set|for)\s+(\w+)(.*?)%\}", re.DOTALL)
+# Without a dataset, a name after FROM is that of a CTE: dbt gives BigQuery no default dataset.
+ONE_WORD = re.compile(r"""\s*=\s*["']\w+["']\s*-?""")
+CTE = re.compile(r"(\w+)\s+as\s*\(", re.IGNORECASE)
 # In a generic test, these hold the model that it tests.
 PROJECT_TABLES = {"this", "ref", "source", "_dbt_generic_test_kwargs"}
 # Another table may be made of one of the project: `this.schema ~ '.b'`, `ref('a').incorporate(…)`.
@@ -85,39 +89,48 @@ def find_undetermined(text: str, table_macros: frozenset[str] = frozenset()) -> 
     return _find(text, table_macros, _list_parameters(text))
 
 
-def takes_a_table(text: str, table_macros: Collection[str]) -> bool:
+def takes_a_table(text: str, table_macros: frozenset[str]) -> bool:
     """Whether a macro reads a table that it is given, by itself or through one of the others."""
     parameters = _list_parameters(text)
-    return (
-        bool(parameters)
-        and not _find(text, table_macros, parameters)
-        and bool(_find(text, table_macros, set()))
-    )
+    if not parameters or _find(text, table_macros, parameters):
+        return False
+    if _find(text, table_macros, set()):
+        return True
+    calls = [set(re.findall(r"\w+", x[0])) for x in JINJA.finditer(JINJA_COMMENT.sub(" ", text))]
+    return any(words & parameters and words & set(table_macros) for words in calls[1:])
 
 
 def _list_parameters(text: str) -> set[str]:
     return {name for names in PARAMETERS.findall(text) for name in PARAMETER.findall(names)}
 
 
-def _find(text: str, table_macros: Collection[str], parameters: set[str]) -> str:
+def _find(text: str, table_macros: frozenset[str], parameters: set[str]) -> str:
     """Return what `find_undetermined` does; these parameters hold tables of the project."""
-    text = JINJA_COMMENT.sub(" ", text)
+    text = FROM_JINJA.sub(r"\1 ", JINJA_COMMENT.sub(" ", text))
     names = PROJECT_TABLES | parameters
+    values: dict[str, list[str]] = {}
+    unsure: set[str] = set()
     for variable, value in VARIABLE.findall(text):
-        if _is_table_of_the_project(value, names):
+        values.setdefault(variable, []).append(value)
+    for variable, given in values.items():
+        if all(_is_table_of_the_project(x, names) or ONE_WORD.fullmatch(x) for x in given):
             names.add(variable)
+        elif any(_may_name_a_table(x, unsure) for x in given):
+            unsure.add(variable)
     for found in JINJA.finditer(text):
         if call := CALL.search(found[0]) or CALL_IN_JINJA.search(found[0]):
             return f"appelle {call[0].lower()}"
         if PARAMETERS.match(found[0]):
             continue
-        if _names_a_table(found[1] or found[2], names, table_macros):
+        expression = found[1] or found[2]
+        is_given = not table_macros.isdisjoint(re.findall(r"\w+", expression))
+        if _has_a_query(expression, names) or (is_given and _may_name_a_table(expression, unsure)):
             return UNNAMED
 
     def replace_jinja(found: re.Match[str]) -> str:
         if found[1] is None:
             return " "
-        return f" {OF_THE_PROJECT if _is_table_of_the_project(found[1], names) else RENDERED} "
+        return OF_THE_PROJECT if _is_table_of_the_project(found[1], names) else RENDERED
 
     # Jinja first: dbt renders it in a comment and in a literal, too, whatever it has of quotes.
     sql = LITERAL_OR_COMMENT.sub(lambda x: x[1] or " ", JINJA.sub(replace_jinja, text))
@@ -137,18 +150,23 @@ def _is_table_of_the_project(expression: str, names: set[str]) -> bool:
     return not (names.isdisjoint(re.findall(r"\w+", code)) or REMADE.search(code.strip(" -")))
 
 
-def _names_a_table(expression: str, names: set[str], table_macros: Collection[str]) -> bool:
-    """Whether an expression of Jinja has a query, or gives a macro a table, of no ref()."""
+def _may_name_a_table(expression: str, unsure: set[str]) -> bool:
+    """Whether an expression of Jinja may give the name of a table with its dataset.
+
+    `unsure` are the variables that may hold one.
+    """
+    code = LITERALS.sub("''", expression)
+    words = {*re.findall(r"\w+", code)}
+    return bool(QUALIFIED.search(expression)) or not words.isdisjoint({"var", "target", *unsure})
+
+
+def _has_a_query(expression: str, names: set[str]) -> bool:
+    """Whether an expression of Jinja has the text of a query of a table of no ref()."""
     if any(joined[1] not in names for joined in JOINED.finditer(expression)):
         return True
     literals = [literal[0].strip("'\"") for literal in LITERALS.finditer(expression)]
-    if any(name for text in literals for name in _find_tables(text)):
-        return True
-    code = LITERALS.sub("''", expression)
-    if set(re.findall(r"\w+", expression)).isdisjoint(table_macros):
-        return False
-    given = names & set(re.findall(r"\w+", code))
-    return not given or bool(QUALIFIED.search(expression) or re.search(r"\bvar\s*\(", code))
+    queries = [text for text in literals if re.search(r"\bselect\b", text, re.IGNORECASE)]
+    return any(name for query in queries for name in _find_tables(query))
 
 
 @dataclass
@@ -166,7 +184,7 @@ class _Parenthesis:
 def _find_tables(sql: str) -> Iterator[str]:
     """Yield the names of tables and routines that a SQL text without Jinja has."""
     sql = NAME_OR_LITERAL.sub(lambda found: found[1] or "''", sql)
-    levels, before = [_Parenthesis()], ""
+    levels, before, ctes = [_Parenthesis()], "", set(CTE.findall(sql))
     for found in TOKEN.finditer(sql):
         token, level = re.sub(r"\s*\.\s*", ".", found[0]), levels[-1]
         word, path = token.lower(), token.replace("`", "").split(".")
@@ -187,9 +205,7 @@ def _find_tables(sql: str) -> Iterator[str]:
             level.expects_table = True
         elif word in CLAUSES:
             level.in_from = level.expects_table = False
-        elif (len(path) > 1 or token == RENDERED) and _is_table(
-            token, path, level, sql[found.end() :].lstrip()[:1]
-        ):
+        elif token not in ctes and _is_table(token, path, level, sql[found.end() :].lstrip()[:1]):
             yield token
         elif level.expects_table:
             level.expects_table = False
@@ -207,9 +223,11 @@ def _find_tables(sql: str) -> Iterator[str]:
 
 
 def _is_table(token: str, path: list[str], level: _Parenthesis, after: str) -> bool:
-    """Whether a path of several names is that of a table or of a routine."""
-    if token == RENDERED:
-        return level.expects_table and after != "("
+    """Whether a name, in its parts, is that of a table or of a routine of no ref()."""
+    if len(path) == 1:
+        # `{{ target.schema }}_raw.orders`, `{{ ref('a') }}_old`.
+        is_made = token != OF_THE_PROJECT and any(x in token for x in PLACEHOLDERS)
+        return is_made and level.expects_table and after != "("
     if "." in token.partition("`")[2].partition("`")[0]:
         return True
     if after == "(":

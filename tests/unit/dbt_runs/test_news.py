@@ -22,6 +22,7 @@ def node(name, *reads, kind="model", macros=(), **more):
     return {
         "unique_id": f"{kind}.p.{name}",
         "resource_type": kind,
+        "package_name": "p",
         "fqn": ["p", name],
         "raw_code": "select 1",
         "relation_name": f"`x`.`dev`.`{name}`" if kind in ("model", "seed", "snapshot") else None,
