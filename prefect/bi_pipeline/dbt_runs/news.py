@@ -141,8 +141,9 @@ def make_digests(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def digest_the_rest(manifest: Mapping[str, Any]) -> str:
-    """Return the digest of what holds for all nodes: the macros that dbt calls by itself, as
-    `generate_schema_name` or a materialization, and the hooks of a whole run.
+    """Return the digest of the macros that dbt calls by itself, and of the hooks of a whole run.
+
+    They hold for all nodes: `generate_schema_name`, a materialization, an incremental strategy.
     """
     macros = ProjectMacros(manifest.get("macros", {}))
     hooks = [node for x, node in list_nodes(manifest).items() if x.startswith("operation.")]

@@ -67,7 +67,7 @@ PLACEHOLDERS = {OF_THE_PROJECT, RENDERED}
 TOKEN = re.compile(r"(?:`[^`]*`|[A-Za-z_][\w-]*)(?:\s*\.\s*(?:`[^`]*`|[\w*-]+))*|[(),;]|\S")
 NAMESPACES = {"safe", "net", "hll_count", "kll_quantiles"}
 # `appends(table a.b)`, `merge into a.b using c.d`, `create table x clone a.b`.
-BEFORE_A_TABLE = {"from", "join", "table", "into", "using", "update", "clone", "copy"}
+BEFORE_A_TABLE = {"from", "join", "table", "into", "using", "update", "clone", "copy", "graph"}
 CLAUSES = {
     *("where", "group", "order", "having", "qualify", "window", "limit"),
     *("select", "union", "intersect", "except"),
@@ -192,7 +192,8 @@ def _find_tables(sql: str) -> Iterator[str]:
         if word == "(":
             # `from (a.b join c)`: the parenthesis is in the FROM clause, until a SELECT comes.
             seen = level.outer | level.names
-            inner = _Parenthesis(before, level.expects_table, level.expects_table, seen)
+            expects_table = level.expects_table or before == "graph_table"
+            inner = _Parenthesis(before, expects_table, expects_table, seen)
             level.expects_table = False
             levels.append(inner)
         elif word == ")":

@@ -65,6 +65,8 @@ UNNAMED = "nomme une table sans ref() ni source()"
         ("{% set g = graph %}", "appelle graph"),
         ("{{ context['now_' ~ x]() }}", "appelle context"),
         ("create table x clone raw.b", "nomme raw.b"),
+        ("select * from graph_table(raw.b match (a) return a.x)", "nomme raw.b"),
+        ("graph raw.b match (a) return a.x", "nomme raw.b"),
         ("{% set t = ref('a') %}{% set t = 'raw.b' %} select * from {{ t }}", UNNAMED),
         ("select * from {{ this.schema }}.b", UNNAMED),
         ("select * from {{ this.schema }}_raw.b", UNNAMED),
