@@ -21,6 +21,9 @@ help: ## Cette aide
 
 demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des données réelles
 	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python prefect/pipeline.py
+	@printf '%s\n' "" $(EXAMPLE_WARNINGS) "Et maintenant :" $(EXAMPLE_NEXT) \
+	  "  make ui       l'interface de Prefect, avec cette exécution" \
+	  "  make docs     la documentation du projet dbt"
 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py

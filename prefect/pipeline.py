@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import signal
 import sys
 from typing import Annotated, Any, Literal
@@ -57,6 +56,11 @@ from bi_pipeline.lifetime.ending import (
     take_hangup_for_termination,
 )
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
+from bi_pipeline.lifetime.run_log import (
+    leave_ending_off_the_terminal,
+    leave_out_echoes,
+    log_ending,
+)
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
 from bi_pipeline.reports.bills import describe_bill, describe_overspending
 from bi_pipeline.reports.estimate import describe_estimate, render_estimate
@@ -166,11 +170,6 @@ def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bo
     return isinstance(state.data, PassingFaultError)
 
 
-def is_not_an_echo(record: logging.LogRecord) -> bool:
-    """Whether a record is none of Prefect's « Task run failed with… », which repeats the state."""
-    return not record.getMessage().startswith("Task run failed with")
-
-
 def make_error(result: DbtResult, attempt: int, dbt: DbtRunner) -> PipelineError:
     """Return the error of a command that failed: after a passing fault it says what comes next."""
     message, attempts = describe_failure(result), dbt.settings.retries + 1
@@ -269,7 +268,7 @@ def dbt_full_pipeline(
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server(REHEARSAL_DIR)
-    logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
+    leave_out_echoes()
     with Ending() as ending:
         options = DbtOptions(
             select=select,
@@ -296,6 +295,7 @@ def dbt_full_pipeline(
             dbt = compare_with_prod(dbt, options, changed_since)
             news, options = look_for_news(dbt, options) if only_new else (None, options)
             ending.run_state = run_commands(options, dbt, warnings, changed_since, news)
+    log_ending(ending.run_state)
     return ending.run_state
 
 
@@ -306,25 +306,28 @@ def run_commands(
     changed_since: str | None,
     news: News | None,
 ) -> State[Any]:
-    """Run the dbt commands until one fails, and show what those before it built."""
+    """Run the dbt commands until one fails, and show what they built."""
     results: list[DbtResult] = []
+    attempts: list[DbtResult] = []
     if news:
-        show(found := describe_news(news.reasons, news.done, news.since))
+        found = describe_news(news.reasons, news.done, news.since)
         publish_news(found.partition("\n")[0], news.reasons, dbt.settings, dbt.connection.project)
         if not news.reasons:
             return complete(found, [], news)
+        show(found)
     for command in dbt.commands:
         dbt_task = run_dbt_command.with_options(
             name=command if command == ESTIMATE else f"dbt {command}",
             retries=dbt.settings.retries,
             retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
         )
-        state = dbt_task(command, options, dbt, warnings, [], return_state=True)
+        attempts = []
+        state = dbt_task(command, options, dbt, warnings, attempts, return_state=True)
         if not state.is_completed():
             break
         results.append(state.result())
-    # Show the summary after a failure too: the commands before the failed one have built tables.
-    if built := render_summary(results, dbt.settings.target):
+    # A command that fails has built tables too, in its last attempt or in those before.
+    if built := render_summary([*results, *attempts[-1:]], dbt.settings.target):
         show(built)
     if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
         show(billed)
@@ -364,7 +367,7 @@ def choose_exit_code(state: State[Any]) -> int:
 
 @say_errors
 def main(argv: list[str] | None = None) -> int:
-    """Run the pipeline; return the exit code, after the reason if it failed."""
+    """Run the pipeline; return the exit code, once how the run ended is the last line."""
     parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
     # By default SIGTERM ends Python without atexit: Prefect's last logs would not be sent, and the
     # temporary Prefect server would not be stopped.
@@ -372,12 +375,12 @@ def main(argv: list[str] | None = None) -> int:
     take_hangup_for_termination()
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
+    leave_ending_off_the_terminal()
     state = dbt_full_pipeline(**parameters, return_state=True)
     # Send Prefect's events now. At exit it would print « Still processing items » for those that
-    # are left, below the reason, which has to be the last line.
+    # are left, below how the run ended, which has to be the last line.
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
-    if not state.is_completed():
-        print(state.message, file=sys.stderr)
+    print(state.message, file=sys.stderr)
     return choose_exit_code(state)
 
 
