@@ -30,6 +30,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
@@ -48,8 +49,14 @@ from bi_pipeline.dbt_runs.options import ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
-from bi_pipeline.errors import DbtError, OutOfBudgetError, PassingFaultError, PipelineError
-from bi_pipeline.explanations import explain
+from bi_pipeline.errors import (
+    ConfigurationError,
+    DbtError,
+    OutOfBudgetError,
+    PassingFaultError,
+    PipelineError,
+)
+from bi_pipeline.explanations import explain, explain_refusal
 from bi_pipeline.lifetime.ending import (
     Ending,
     end_soon_after_a_signal,
@@ -152,11 +159,17 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
 
 def connect(settings: PipelineSettings) -> DbtConnection:
     """Return how dbt reaches BigQuery; a refusal of Google's is raised here, before dbt starts."""
+    from google.auth.exceptions import RefreshError
+
     block = load_credentials(settings.credentials_block)
     connection = make_connection(block, settings)
     show(f"Projet GCP       : {connection.project}")
     # Ask for a token now: otherwise a revoked key would fail inside dbt, in words of google-auth.
-    read_token(connection.credentials)
+    try:
+        read_token(connection.credentials)
+    except RefreshError as error:
+        prefect = PREFECT_API_URL.value() or "" if runtime.deployment.id else ""
+        raise ConfigurationError(explain_refusal(str(error), settings, prefect)) from None
     return connection
 
 

