@@ -320,27 +320,14 @@ def run_commands(
     news: News | None,
 ) -> State[Any]:
     """Run the dbt commands until one fails, and show what they built."""
-    results: list[DbtResult] = []
-    attempts: list[DbtResult] = []
     if news:
         found = describe_news(news.reasons, news.done, news.since)
         publish_news(found.partition("\n")[0], news.reasons, dbt.settings, dbt.connection.project)
         if not news.reasons:
             return complete(found, [], news)
         show(found)
-    for command in dbt.commands:
-        dbt_task = run_dbt_command.with_options(
-            name=command if command == ESTIMATE else f"dbt {command}",
-            retries=dbt.settings.retries,
-            retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
-        )
-        attempts = []
-        state = dbt_task(command, options, dbt, warnings, attempts, return_state=True)
-        if not state.is_completed():
-            break
-        results.append(state.result())
-    # A command that fails has built tables too, in its last attempt or in those before.
-    if built := render_summary([*results, *attempts[-1:]], dbt.settings.target):
+    state, results, failed = run_until_failure(options, dbt, warnings)
+    if built := render_summary([*results, *failed], dbt.settings.target):
         show(built)
     if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
         show(billed)
@@ -357,6 +344,29 @@ def run_commands(
     if news:
         keep_state(dbt, news, results)
     return complete(message, results, news)
+
+
+def run_until_failure(
+    options: DbtOptions, dbt: DbtRunner, warnings: list[str]
+) -> tuple[State[Any], list[DbtResult], list[DbtResult]]:
+    """Run the dbt commands until one fails.
+
+    Returns the state of the last one, the results of those that succeeded, and that of the one that
+    failed, if it came to one: it has built tables too.
+    """
+    results: list[DbtResult] = []
+    for command in dbt.commands:
+        dbt_task = run_dbt_command.with_options(
+            name=command if command == ESTIMATE else f"dbt {command}",
+            retries=dbt.settings.retries,
+            retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
+        )
+        attempts: list[DbtResult] = []
+        state = dbt_task(command, options, dbt, warnings, attempts, return_state=True)
+        if not state.is_completed():
+            return state, results, attempts[-1:]
+        results.append(state.result())
+    return state, results, []
 
 
 def complete(message: str, results: list[DbtResult], news: News | None) -> State[Any]:

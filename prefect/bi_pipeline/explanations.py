@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from bi_pipeline.errors import ConfigurationError, InfrastructureError, PipelineError
 from bi_pipeline.proxies import (
     describe_proxy,
+    find_proxy,
     find_unusable_proxies,
     mask_password,
     parse_host_and_port,
@@ -189,9 +190,12 @@ def _is_not_found(error: BaseException) -> bool:
 
 def _describe_unresolved(error: BaseException | None, url: str) -> str:
     """Return that DNS does not know the host of this URL, if that is the error; empty if not."""
+    # Behind a proxy, the host that this machine has to find is the proxy's.
+    proxy = find_proxy(url)
+    host = urlsplit(proxy[0] if proxy else url).hostname or "le serveur"
     while error is not None:
         if UNRESOLVED.search(str(error)):
-            return f"{urlsplit(url).hostname} {NOT_FOUND} ; "
+            return f"{host} {NOT_FOUND} ; "
         error = error.__cause__ or error.__context__
     return ""
 
@@ -225,19 +229,22 @@ def _explain_google(error: BaseException) -> PipelineError | None:
             f"BigQuery injoignable ou en panne ({_take_first_line(error)})"
             f"{describe_proxy(asked)} : vérifiez le réseau, puis relancez."
         )
-    if isinstance(error, GoogleAPICallError) and "quota project" in str(error):
+    return _explain_answer(error) if isinstance(error, GoogleAPICallError) else None
+
+
+def _explain_answer(error: BaseException) -> PipelineError:
+    """Return why BigQuery has refused what it was asked."""
+    if "quota project" in str(error):
         return ConfigurationError(
             "Vos identifiants Google par défaut ne nomment aucun projet à qui compter les "
             "requêtes : lancez `gcloud auth application-default set-quota-project PROJET`."
         )
-    if isinstance(error, GoogleAPICallError) and (meaning := explain_message(str(error))):
+    if meaning := explain_message(str(error)):
         return ConfigurationError(f"BigQuery refuse : {meaning}.")
-    if isinstance(error, GoogleAPICallError):
-        return ConfigurationError(
-            f"BigQuery refuse : {_take_first_line(error)}\nVérifiez que le dataset existe "
-            "(`make infra`) et que le compte de service y a accès."
-        )
-    return None
+    return ConfigurationError(
+        f"BigQuery refuse : {_take_first_line(error)}\nVérifiez que le dataset existe "
+        "(`make infra`) et que le compte de service y a accès."
+    )
 
 
 def _find_address_asked(error: BaseException | None) -> str:

@@ -24,7 +24,7 @@ from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
 from dbt.context.providers import generate_runtime_model_context
 from google.cloud.bigquery import SchemaField
 
-from bi_pipeline.dbt_runs.dbt_log import name_undecodable_files
+from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR

@@ -200,7 +200,5 @@ def _make_child_environment(data_dir: Path, bigquery_url: str) -> dict[str, str]
             "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
             "PREFECT_HOME": str(data_dir / "prefect"),
             "GOOGLE_CLOUD_UNIVERSE_DOMAIN": UNIVERSE_DOMAIN,
-            # Prefect logs a link to each run: on the terminal it would outlive this server.
-            "PREFECT_UI_URL": "",
         }
     )

@@ -30,7 +30,8 @@ from bi_pipeline.dbt_runs.dbt_artifacts import (
     DbtArtifactsDir,
     list_files_to_keep,
 )
-from bi_pipeline.dbt_runs.dbt_log import name_undecodable_files, read_log
+from bi_pipeline.dbt_runs.dbt_log import read_log
+from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 from bi_pipeline.dbt_runs.estimate import estimate_bill
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.dbt_runs.operation import EndedProcess, run_dbt_process

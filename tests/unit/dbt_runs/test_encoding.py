@@ -1,8 +1,8 @@
-"""What is read of dbt's log."""
+"""The files of a dbt project that dbt cannot decode."""
 
 import pytest
 
-from bi_pipeline.dbt_runs.dbt_log import name_undecodable_files
+from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 
 # dbt 1.12, which names no file.
 UNDECODABLE = (
