@@ -19,8 +19,12 @@ DOCS_ENVIRONMENT := GCP_PROJECT_ID=projet DBT_BIGQUERY_DATASET_DEV=dev \
 help: ## Cette aide
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Without an address of the interface, Prefect logs no link to a server that ends with the command.
 demo: .venv/installed ## La pipeline sur un BigQuery de cette machine, avec des données réelles
-	@$(BIN)/python utilities/local_bigquery.py $(BIN)/python prefect/pipeline.py
+	@$(BIN)/python utilities/local_bigquery.py env PREFECT_UI_URL= $(BIN)/python prefect/pipeline.py
+	@printf '%s\n' "" $(EXAMPLE_WARNINGS) "Et maintenant :" $(EXAMPLE_NEXT) \
+	  "  make ui       l'interface de Prefect, avec cette exécution" \
+	  "  make docs     la documentation du projet dbt"
 
 run: .venv/installed ## La pipeline sur le BigQuery de .env
 	@$(BIN)/python prefect/pipeline.py

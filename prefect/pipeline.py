@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import logging
 import signal
 import sys
 from typing import Annotated, Any, Literal
@@ -31,6 +30,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events.worker import EventsWorker
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed, get_state_exception
 from prefect.tasks import exponential_backoff
 from pydantic import Field
@@ -49,14 +49,25 @@ from bi_pipeline.dbt_runs.options import ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
 from bi_pipeline.dbt_runs.runner import DbtRunner, open_dbt
-from bi_pipeline.errors import DbtError, OutOfBudgetError, PassingFaultError, PipelineError
-from bi_pipeline.explanations import explain
+from bi_pipeline.errors import (
+    ConfigurationError,
+    DbtError,
+    OutOfBudgetError,
+    PassingFaultError,
+    PipelineError,
+)
+from bi_pipeline.explanations import explain, explain_refusal
 from bi_pipeline.lifetime.ending import (
     Ending,
     end_soon_after_a_signal,
     take_hangup_for_termination,
 )
 from bi_pipeline.lifetime.local_servers import ensure_prefect_server
+from bi_pipeline.lifetime.run_log import (
+    leave_ending_off_the_terminal,
+    leave_out_echoes,
+    log_ending,
+)
 from bi_pipeline.lifetime.service_watch import say_what_stops_answering
 from bi_pipeline.reports.bills import describe_bill, describe_overspending
 from bi_pipeline.reports.estimate import describe_estimate, render_estimate
@@ -148,11 +159,17 @@ def find_warnings(settings: PipelineSettings) -> list[str]:
 
 def connect(settings: PipelineSettings) -> DbtConnection:
     """Return how dbt reaches BigQuery; a refusal of Google's is raised here, before dbt starts."""
+    from google.auth.exceptions import RefreshError
+
     block = load_credentials(settings.credentials_block)
     connection = make_connection(block, settings)
     show(f"Projet GCP       : {connection.project}")
     # Ask for a token now: otherwise a revoked key would fail inside dbt, in words of google-auth.
-    read_token(connection.credentials)
+    try:
+        read_token(connection.credentials)
+    except RefreshError as error:
+        prefect = PREFECT_API_URL.value() or "" if runtime.deployment.id else ""
+        raise ConfigurationError(explain_refusal(str(error), settings, prefect)) from None
     return connection
 
 
@@ -164,11 +181,6 @@ def find_overspending(dbt: DbtRunner) -> str:
 def hit_a_passing_fault(_task: Any, _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether Prefect should run the dbt command again."""
     return isinstance(state.data, PassingFaultError)
-
-
-def is_not_an_echo(record: logging.LogRecord) -> bool:
-    """Whether a record is none of Prefect's « Task run failed with… », which repeats the state."""
-    return not record.getMessage().startswith("Task run failed with")
 
 
 def make_error(result: DbtResult, attempt: int, dbt: DbtRunner) -> PipelineError:
@@ -269,7 +281,7 @@ def dbt_full_pipeline(
         macro: Macro que lance run-operation.
     """  # noqa: E501 - Prefect takes one line a parameter
     start_dbt_server(REHEARSAL_DIR)
-    logging.getLogger("prefect.task_runs").addFilter(is_not_an_echo)
+    leave_out_echoes()
     with Ending() as ending:
         options = DbtOptions(
             select=select,
@@ -296,6 +308,7 @@ def dbt_full_pipeline(
             dbt = compare_with_prod(dbt, options, changed_since)
             news, options = look_for_news(dbt, options) if only_new else (None, options)
             ending.run_state = run_commands(options, dbt, warnings, changed_since, news)
+    log_ending(ending.run_state)
     return ending.run_state
 
 
@@ -306,25 +319,15 @@ def run_commands(
     changed_since: str | None,
     news: News | None,
 ) -> State[Any]:
-    """Run the dbt commands until one fails, and show what those before it built."""
-    results: list[DbtResult] = []
+    """Run the dbt commands until one fails, and show what they built."""
     if news:
-        show(found := describe_news(news.reasons, news.done, news.since))
+        found = describe_news(news.reasons, news.done, news.since)
         publish_news(found.partition("\n")[0], news.reasons, dbt.settings, dbt.connection.project)
         if not news.reasons:
             return complete(found, [], news)
-    for command in dbt.commands:
-        dbt_task = run_dbt_command.with_options(
-            name=command if command == ESTIMATE else f"dbt {command}",
-            retries=dbt.settings.retries,
-            retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
-        )
-        state = dbt_task(command, options, dbt, warnings, [], return_state=True)
-        if not state.is_completed():
-            break
-        results.append(state.result())
-    # Show the summary after a failure too: the commands before the failed one have built tables.
-    if built := render_summary(results, dbt.settings.target):
+        show(found)
+    state, results, failed = run_until_failure(options, dbt, warnings)
+    if built := render_summary([*results, *failed], dbt.settings.target):
         show(built)
     if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
         show(billed)
@@ -341,6 +344,29 @@ def run_commands(
     if news:
         keep_state(dbt, news, results)
     return complete(message, results, news)
+
+
+def run_until_failure(
+    options: DbtOptions, dbt: DbtRunner, warnings: list[str]
+) -> tuple[State[Any], list[DbtResult], list[DbtResult]]:
+    """Run the dbt commands until one fails.
+
+    Returns the state of the last one, the results of those that succeeded, and that of the one that
+    failed, if it came to one: it has built tables too.
+    """
+    results: list[DbtResult] = []
+    for command in dbt.commands:
+        dbt_task = run_dbt_command.with_options(
+            name=command if command == ESTIMATE else f"dbt {command}",
+            retries=dbt.settings.retries,
+            retry_delay_seconds=exponential_backoff(RETRY_SECONDS),
+        )
+        attempts: list[DbtResult] = []
+        state = dbt_task(command, options, dbt, warnings, attempts, return_state=True)
+        if not state.is_completed():
+            return state, results, attempts[-1:]
+        results.append(state.result())
+    return state, results, []
 
 
 def complete(message: str, results: list[DbtResult], news: News | None) -> State[Any]:
@@ -364,7 +390,7 @@ def choose_exit_code(state: State[Any]) -> int:
 
 @say_errors
 def main(argv: list[str] | None = None) -> int:
-    """Run the pipeline; return the exit code, after the reason if it failed."""
+    """Run the pipeline; return the exit code, once how the run ended is the last line."""
     parameters = parse_arguments(dbt_full_pipeline.parameters.properties, argv)
     # By default SIGTERM ends Python without atexit: Prefect's last logs would not be sent, and the
     # temporary Prefect server would not be stopped.
@@ -372,12 +398,12 @@ def main(argv: list[str] | None = None) -> int:
     take_hangup_for_termination()
     end_soon_after_a_signal()
     ensure_prefect_server(while_it_boots=import_libraries)
+    leave_ending_off_the_terminal()
     state = dbt_full_pipeline(**parameters, return_state=True)
     # Send Prefect's events now. At exit it would print « Still processing items » for those that
-    # are left, below the reason, which has to be the last line.
+    # are left, below how the run ended, which has to be the last line.
     EventsWorker.drain_all(timeout=DRAIN_SECONDS)
-    if not state.is_completed():
-        print(state.message, file=sys.stderr)
+    print(state.message, file=sys.stderr)
     return choose_exit_code(state)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sys
 import tempfile
@@ -11,17 +12,79 @@ from urllib.parse import urlsplit
 from bi_pipeline.errors import ConfigurationError, InfrastructureError, PipelineError
 from bi_pipeline.proxies import (
     describe_proxy,
+    find_proxy,
     find_unusable_proxies,
     mask_password,
     parse_host_and_port,
 )
-from bi_pipeline.settings import read_bigquery_address
+from bi_pipeline.settings import PipelineSettings, read_bigquery_address
 
 # errno values that a user can fix; any other OSError is a bug of ours, and keeps its traceback.
 OF_THE_DISK = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 # A write raises these without the name of the file: were a name asked for, as with the others, a
 # full disk would pass for a bug.
 OF_A_WRITE = (errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+CONSOLE_QUOTAS = "console Google Cloud, « IAM et administration », « Quotas »"
+NOT_FOUND = "est introuvable : réseau, DNS ou proxy"
+
+# Messages of BigQuery, dbt 1.12 and urllib3 -> what they mean and the remedy, with the groups of
+# the pattern. The first that matches counts: dbt's hub before any host that DNS does not know, and
+# a quota with a remedy of its own before the others.
+KNOWN_MESSAGES = {
+    r"exceeded quota for free query bytes scanned": (
+        "quota gratuit de BigQuery épuisé (1 Tio par mois) : activez la facturation du projet, ou "
+        "attendez le mois prochain"
+    ),
+    r"Custom quota exceeded(?:.*custom quota for (?P<what>\w+))?": (
+        "quota BigQuery fixé par votre administrateur épuisé ({what}) : relevez-le ("
+        f"{CONSOLE_QUOTAS}), ou attendez minuit, heure du Pacifique"
+    ),
+    r"(?i:exceeded rate limits|rateLimitExceeded)(?:: (?P<what>[^.\n]+))?": (
+        "limite de débit de BigQuery atteinte ({what}) : baissez DBT_THREADS, ou relancez plus tard"
+    ),
+    r"(?i:quota exceeded|quotaExceeded)(?::(?:.*exceeded quota for)? (?P<what>[^.\n]+))?": (
+        "quota BigQuery épuisé ({what}) : attendez qu'il se libère, un jour au plus, ou demandez-"
+        f"en un plus grand ({CONSOLE_QUOTAS})"
+    ),
+    r"(?s)External connection exception occurred: .*?host='(?P<what>[^']+)'": (
+        "{what}, d'où dbt prend ses packages, est injoignable : réseau, DNS ou proxy. Sans réseau, "
+        "apportez dbt/dbt_packages/ et dbt/package-lock.yml d'une machine qui en a"
+    ),
+    r"(?:Failed to resolve '|[Nn]ame ?[Rr]esolution.*host=')(?P<what>[^']+)'": (
+        "{what} " + NOT_FOUND
+    ),
+    r"(?s)This version of dbt is not supported with the '(?P<what>[^']+)' package.*"
+    r"Installed version of dbt: =?(?P<installed>\S+).*Required version of dbt for '[^']+': "
+    r"(?P<required>[^\n]+)": (
+        "{what} refuse dbt {installed} (require-dbt-version : {required}) : prenez-en une autre "
+        "version, ou mettez `flags: {{version_check: false}}` dans dbt_project.yml"
+    ),
+}
+# What google-auth says of the file of GOOGLE_APPLICATION_CREDENTIALS.
+CREDENTIALS_FILE_FAULTS = {
+    "was not found": "ce fichier n'existe pas",
+    "is not a valid json file": "ce fichier n'est pas du JSON",
+    "does not have a valid type": "ce fichier n'a pas d'identifiants Google",
+    "Failed to load": "ce fichier n'a pas d'identifiants valables",
+}
+# Where infrastructure/ writes it.
+PROD_KEY = ".secrets/sa_key_prod.json"
+
+# Of a host that DNS does not know, in the words of Linux, of macOS and of Windows.
+UNRESOLVED = re.compile(
+    r"Failed to resolve|Name or service not known|Temporary failure in name resolution"
+    r"|No address associated with hostname|nodename nor servname|getaddrinfo failed"
+)
+
+
+def explain_message(text: str) -> str:
+    """Return what a message of BigQuery or dbt means, and the remedy; empty for an unknown one."""
+    for pattern, meaning in KNOWN_MESSAGES.items():
+        if match := re.search(pattern, text):
+            groups = {name: group or "" for name, group in match.groupdict().items()}
+            return meaning.format(**groups).replace(" ()", "")
+    return ""
 
 
 def explain(error: BaseException | None) -> PipelineError | None:
@@ -77,7 +140,7 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
     import httpx
     from prefect.settings import PREFECT_API_URL, PREFECT_CLOUD_API_URL
 
-    api_url = PREFECT_API_URL.value()
+    api_url = PREFECT_API_URL.value() or ""
     # When a flow starts, Prefect asks the API for its version, and raises this in the place of
     # httpx's error: no request tells that Prefect was asked.
     unreachable = isinstance(error, RuntimeError) and "Failed to reach API at" in str(error)
@@ -86,9 +149,13 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
         asked = _find_address_asked(error) if isinstance(error, httpx.HTTPError) else ""
         if not any(_is_under(asked, address) for address in addresses):
             return None
+    said_nothing = unreachable or isinstance(error, httpx.UnsupportedProtocol)
+    if (said_nothing or _is_not_found(error)) and (wrong := _describe_wrong_url(api_url)):
+        return ConfigurationError(wrong)
     if unreachable or isinstance(error, httpx.TransportError):
         return InfrastructureError(
-            f"API Prefect injoignable ({api_url}){describe_proxy(api_url or '')} : vérifiez "
+            f"API Prefect injoignable ({api_url}){describe_proxy(api_url)} : "
+            f"{_describe_unresolved(error, api_url)}vérifiez "
             "PREFECT_API_URL, démarrez ce serveur (`prefect server start`), ou retirez la variable "
             "pour un serveur temporaire."
         )
@@ -105,19 +172,47 @@ def _explain_prefect(error: BaseException) -> PipelineError | None:
     return None
 
 
+def _describe_wrong_url(api_url: str) -> str:
+    """Return, in French, what PREFECT_API_URL lacks; empty if nothing."""
+    if not re.match("https?://", api_url):
+        return (
+            f"PREFECT_API_URL ({api_url}) n'est pas une adresse : il y manque http:// ou https:// "
+            "au début."
+        )
+    if "api" not in urlsplit(api_url).path.split("/"):
+        return f"PREFECT_API_URL ({api_url}) : il y manque /api à la fin."
+    return ""
+
+
+def _is_not_found(error: BaseException) -> bool:
+    return getattr(getattr(error, "response", None), "status_code", None) == 404
+
+
+def _describe_unresolved(error: BaseException | None, url: str) -> str:
+    """Return that DNS does not know the host of this URL, if that is the error; empty if not."""
+    # Behind a proxy, the host that this machine has to find is the proxy's.
+    proxy = find_proxy(url)
+    host = urlsplit(proxy[0] if proxy else url).hostname or "le serveur"
+    while error is not None:
+        if UNRESOLVED.search(str(error)):
+            return f"{host} {NOT_FOUND} ; "
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def _explain_google(error: BaseException) -> PipelineError | None:
     import requests
     from google.api_core.exceptions import GoogleAPICallError, RetryError, ServerError
     from google.auth.exceptions import DefaultCredentialsError, RefreshError, TransportError
 
     if isinstance(error, DefaultCredentialsError):
-        return ConfigurationError(
+        return _explain_credentials_file(error) or ConfigurationError(
             "Le block GcpCredentials ne contient pas de clé, et cette machine n'a pas "
             "d'identifiants Google par défaut : lancez `gcloud auth application-default login`, "
             "ou enregistrez une clé avec `.venv/bin/python utilities/create_gcp_block.py`."
         )
     if isinstance(error, RefreshError):
-        return ConfigurationError(_explain_refusal(str(error)))
+        return ConfigurationError(explain_refusal(str(error)))
     asked = _find_address_asked(error) or _find_address_asked(error.__cause__)
     # An error is BigQuery's by the address that was asked. Two have none, and would be taken for
     # bugs: that of a failed job, without a response, and TransportError, of a request for a token.
@@ -126,21 +221,30 @@ def _explain_google(error: BaseException) -> PipelineError | None:
         return None
     unreachable = (RetryError, ServerError, TransportError, requests.RequestException)
     if isinstance(error, unreachable):
+        if unresolved := _describe_unresolved(error, asked):
+            return InfrastructureError(
+                f"BigQuery injoignable{describe_proxy(asked)} : {unresolved}relancez ensuite."
+            )
         return InfrastructureError(
             f"BigQuery injoignable ou en panne ({_take_first_line(error)})"
             f"{describe_proxy(asked)} : vérifiez le réseau, puis relancez."
         )
-    if isinstance(error, GoogleAPICallError) and "quota project" in str(error):
+    return _explain_answer(error) if isinstance(error, GoogleAPICallError) else None
+
+
+def _explain_answer(error: BaseException) -> PipelineError:
+    """Return why BigQuery has refused what it was asked."""
+    if "quota project" in str(error):
         return ConfigurationError(
             "Vos identifiants Google par défaut ne nomment aucun projet à qui compter les "
             "requêtes : lancez `gcloud auth application-default set-quota-project PROJET`."
         )
-    if isinstance(error, GoogleAPICallError):
-        return ConfigurationError(
-            f"BigQuery refuse : {_take_first_line(error)}\nVérifiez que le dataset existe "
-            "(`make infra`) et que le compte de service y a accès."
-        )
-    return None
+    if meaning := explain_message(str(error)):
+        return ConfigurationError(f"BigQuery refuse : {meaning}.")
+    return ConfigurationError(
+        f"BigQuery refuse : {_take_first_line(error)}\nVérifiez que le dataset existe "
+        "(`make infra`) et que le compte de service y a accès."
+    )
 
 
 def _find_address_asked(error: BaseException | None) -> str:
@@ -174,8 +278,26 @@ def _is_bigquery(asked: str) -> bool:
     )
 
 
-def _explain_refusal(text: str) -> str:
-    """Return why Google gives no token, from what google-auth says of it."""
+def _explain_credentials_file(error: BaseException) -> PipelineError | None:
+    """Return what is wrong with the file of GOOGLE_APPLICATION_CREDENTIALS; None if unset."""
+    path = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    if not path:
+        return None
+    # Do not quote the error: of a key that does not parse, it may hold a part.
+    faults = CREDENTIALS_FILE_FAULTS.items()
+    reason = next((reason for words, reason in faults if words in str(error)), "fichier refusé")
+    return ConfigurationError(
+        f"GOOGLE_APPLICATION_CREDENTIALS est inutilisable ({reason}) : {path}. "
+        "Corrigez cette variable, ou retirez-la (`unset GOOGLE_APPLICATION_CREDENTIALS`) et lancez "
+        "`gcloud auth application-default login`."
+    )
+
+
+def explain_refusal(text: str, settings: PipelineSettings | None = None, prefect: str = "") -> str:
+    """Return why Google gives no token, from what google-auth says of it.
+
+    With `settings`, and the address of `prefect` in a deployment, says where to put another key.
+    """
     if "impersonated" in text:
         return (
             "Google refuse d'agir au nom de DBT_BIGQUERY_IMPERSONATE_SERVICE_ACCOUNT : ajoutez-"
@@ -185,10 +307,15 @@ def _explain_refusal(text: str) -> str:
     # The text alone tells whose credentials Google refused, and the remedies differ: a service
     # account signs a JWT, a person has a refresh token.
     if "JWT" in text or "account not found" in text:
+        block = settings.credentials_block if settings else ""
+        options = f" --block-name {block}" if block not in ("", "sa-key") else ""
+        options += f" --key-file {PROD_KEY}" if settings and settings.target == "prod" else ""
+        whose = f" du block « {block} », cible {settings.target}" if settings else ""
+        where = f", connecté au Prefect de ce déploiement ({prefect})" if prefect else ""
         return (
-            "Google refuse la clé du compte de service : elle est révoquée, ou son compte est "
-            "désactivé. Enregistrez-en une autre avec "
-            "`.venv/bin/python utilities/create_gcp_block.py`."
+            f"Google refuse la clé du compte de service{whose} : elle est révoquée, ou son compte "
+            "est désactivé. Enregistrez-en une autre avec "
+            f"`.venv/bin/python utilities/create_gcp_block.py{options}`{where}."
         )
     return (
         "Google refuse les identifiants par défaut de cette machine : ils ont expiré ou sont "

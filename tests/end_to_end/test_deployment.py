@@ -90,6 +90,13 @@ def log_line(run, *words):
             time.sleep(0.5)
 
 
+def read_log(run):
+    """Return the lines that a run has sent, the oldest first."""
+    log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    with get_client(sync_client=True) as client:
+        return client.read_logs(log_filter, limit=200, sort="TIMESTAMP_ASC")
+
+
 def has_table(bigquery, dataset, table="one"):
     """Return whether the local BigQuery has this table."""
     try:
@@ -124,7 +131,8 @@ def deployment(tmp_path_factory, local_environment):
         client.create_work_pool(WorkPoolCreate(name="pipeline-dbt", type="process"))
     deployment.prefect("--no-prompt", "deploy", "--name", "pipeline-dbt-complet")
     elsewhere = tmp_path_factory.mktemp("worker")
-    with (elsewhere / "log").open("wb") as log:
+    deployment.worker_log = elsewhere / "log"
+    with deployment.worker_log.open("wb") as log:
         worker = subprocess.Popen(
             [sys.executable, "-m", "prefect", "worker", "start", "--pool", "pipeline-dbt"],
             cwd=elsewhere,
@@ -193,6 +201,11 @@ def runs(deployment, local_environment):
                 # A run's own variables win over those of prefect.yaml.
                 job_variables={"env": environment},
             ),
+            "failing": client.create_flow_run_from_deployment(
+                deployment.as_deployed.id,
+                state=Scheduled(),
+                parameters={"target": "dev", "select": "nowhere", "commands": ["run"]},
+            ),
         }
         deadline = time.monotonic() + 480
         while not all(run.state.is_final() for run in runs.values()):
@@ -232,7 +245,7 @@ def test_run_in_which_dbt_warned_has_a_state_of_its_own_that_names_the_test(runs
     state = runs["variables"].state
 
     assert state.name == WITH_WARNINGS
-    assert "accepted_values_one_id__2 (models/one.yml)" in state.message
+    assert "accepted_values_one_id__2 : 1 ligne en défaut (models/one.yml)" in state.message
 
 
 def test_environment_alone_is_enough_and_wins_over_variables(runs, bigquery):
@@ -249,6 +262,26 @@ def test_parameters_choose_the_target_the_nodes_and_the_commands(runs, bigquery)
     assert not has_table(bigquery, ENVIRONMENT_DEV, "other")
     # Not the state of a run in which dbt warned: the test has not run.
     assert run.state.name == "Completed"
+
+
+def test_log_of_a_failed_run_ends_with_its_reason_and_without_a_traceback(runs, deployment):
+    run = runs["failing"]
+    reason = "dbt run : rien à faire, la sélection ne correspond à aucun nœud"
+
+    lines = [line.message for line in read_log(log_line(run, reason) and run)]
+
+    assert run.state.type == StateType.FAILED
+    assert reason in run.state.message
+    assert lines[-1] == run.state.message, lines
+    assert "Traceback" not in deployment.worker_log.read_text()
+
+
+def test_log_of_a_run_in_which_dbt_warned_ends_with_the_warnings(runs):
+    run = runs["variables"]
+
+    lines = read_log(log_line(run, "Avertissements :\n") and run)
+
+    assert lines[-1].message == run.state.message
 
 
 def test_runs_started_together_do_not_overlap(runs):

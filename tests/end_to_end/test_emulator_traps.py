@@ -106,18 +106,17 @@ def test_what_cannot_be_built_is_said_at_once_and_nothing_else_fails(builds):
     assert builds.second.returncode == 1
     end = builds.second.stderr[builds.second.stderr.rindex("\ndbt build a échoué") :]
     assert (
-        "wrong (functions/wrong.sql) : Le BigQuery local (bqemulator) échoue : Catalog Error: "
+        "wrong : Le BigQuery local (bqemulator) échoue : Catalog Error: "
         "Scalar Function with name nowhere does not exist! Corrigez la requête ; si le vrai "
         "BigQuery l'accepte, laissez ce nœud de côté ici (--exclude)"
     ) in end
-    assert "(models/learn.py) : le BigQuery local ne sait pas exécuter un modèle Python" in end
-    assert "(models/place.sql) : le BigQuery local ne sait pas calculer en géographie" in end
+    assert "learn : le BigQuery local ne sait pas exécuter un modèle Python" in end
+    assert "place : le BigQuery local ne sait pas calculer en géographie" in end
     assert (
         " ; colours est un seed de ce projet, pas encore chargé : --commands seed run test"
-    ) in next(line for line in end.splitlines() if "late (models/late.sql) : lots" in line)
+    ) in next(line for line in end.splitlines() if "late : lots" in line)
     assert (
-        "paint (models/paint.sql) : colours est un seed de ce projet, pas encore chargé : "
-        "--commands seed run test"
+        "paint : colours est un seed de ce projet, pas encore chargé : --commands seed run test"
     ) in end
     assert re.search(r"Done\..* ERROR=5 ", builds.second.stderr)
     assert "essai" not in builds.second.stderr

@@ -65,7 +65,7 @@ def test_estimate_says_bytes_and_price_of_each_node_and_runs_none(make_project, 
         "Estimation : au moins 3,0 Gio, 0,0184 USD à la demande, pour 4 nœuds ; 1 nœud inconnu ; "
         "rien n'a été facturé."
     )
-    assert f"Completed('{sentence}')" in run.stderr or f'Completed("{sentence}")' in run.stderr
+    assert run.stderr.splitlines()[-1] == sentence
     key = f"dbt-estimate-projet-local-{project.environment['DBT_BIGQUERY_DATASET_DEV']}"
     by_key = ArtifactFilter(key=ArtifactFilterKey(any_=[key.replace("_", "-")]))
     with prefect_client(project.environment) as client:

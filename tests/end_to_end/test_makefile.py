@@ -68,3 +68,18 @@ def test_help_has_no_dashboard_once_the_example_is_gone(folder):
 
     assert "\ndemo " in run.stdout
     assert "\nreport " not in run.stdout
+
+
+@pytest.mark.parametrize("example", [True, False])
+def test_demo_ends_with_what_to_do_next(folder, example):
+    if example:
+        dashboard = folder / "dbt" / "dashboard"
+        dashboard.mkdir(parents=True)
+        shutil.copy(PROJECT_ROOT / "dbt" / "dashboard" / "report.mk", dashboard)
+    install(folder)
+
+    run = subprocess.run(["make", "demo"], cwd=folder, capture_output=True, text=True, check=True)
+
+    assert run.stdout.splitlines()[-1] == "  make docs     la documentation du projet dbt"
+    assert ("données réelles : rien à corriger" in run.stdout) is example
+    assert ("make report" in run.stdout) is example

@@ -104,8 +104,8 @@ def test_run_in_which_nothing_is_new_asks_for_nothing_and_succeeds(second):
 
     assert run.returncode == 0, run.stderr
     assert not asked
-    assert "Rien de neuf depuis le " in run.stdout
-    assert "0 modèle sur 6, 0 seed sur 1, 0 test sur 2, aucune requête." in run.stdout
+    assert "Rien de neuf depuis le " in run.stderr
+    assert "0 modèle sur 6, 0 seed sur 1, 0 test sur 2, aucune requête." in run.stderr
 
 
 @pytest.fixture(scope="module")

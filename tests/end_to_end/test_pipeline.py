@@ -1,6 +1,7 @@
 """The pipeline on small dbt projects: what fails is named, with the remedy."""
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -84,10 +85,18 @@ def test_broken_model_and_failing_data_test_are_named(failed_run):
     end = failed_run.stderr[failed_run.stderr.rindex("\ndbt build a échoué") :]
 
     assert failed_run.returncode == 1
-    assert "broken (models/broken.sql)" in end
-    assert "nowhere" in end
-    assert "never (data-tests/never.sql) : Got 1 result" in end
+    assert re.search(r"broken : .*nowhere.* \(models/broken.sql\)", end)
+    assert "never : 1 ligne en défaut (data-tests/never.sql)" in end
     assert "Traceback" not in failed_run.stderr
+
+
+def test_reason_is_said_once_at_the_end_without_the_repr_of_a_state(failed_run):
+    assert failed_run.stderr.count("dbt build a échoué") == 1
+    assert "Failed(" not in failed_run.stderr
+
+
+def test_what_a_failed_command_built_is_shown(failed_run):
+    assert re.search(r"Construit \(cible dev\) :\n  \S+\.one  +vue", failed_run.stdout)
 
 
 def test_command_that_failed_is_not_tried_again_and_no_other_follows(failed_run):

@@ -141,7 +141,7 @@ def test_hook_that_failed_is_never_taken_for_done(make_project):
     assert run.returncode == 3
     assert run.stderr.count("Running with dbt") == 2
     assert "opération project-on-run-end-0" in run.stderr.splitlines()[-2]
-    assert "Exceeded rate limits" in run.stderr.splitlines()[-2]
+    assert "too many table updates" in run.stderr.splitlines()[-2]
     assert "essai 2 sur 2" in run.stderr.splitlines()[-1]
     results = (project.root / "dbt" / "target" / "dev" / "run_results.json").read_text()
     statuses = {node["unique_id"]: node["status"] for node in json.loads(results)["results"]}

@@ -8,6 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import google.auth
 import httpx
 import pytest
 import requests
@@ -23,16 +24,39 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from bi_pipeline.command_line import say_errors
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.errors import ConfigurationError, InfrastructureError
-from bi_pipeline.explanations import explain
-from bi_pipeline.settings import PROJECT_ROOT
+from bi_pipeline.explanations import explain, explain_message, explain_refusal
+from bi_pipeline.settings import PROJECT_ROOT, PipelineSettings
 from support.local_content import make_throwaway_key
 
+# dbt-bigquery 1.12.1 puts BigQuery's message in a Database Error, google-api-core before it the
+# status and the address. The texts are those of Google's page on quota errors.
+CUSTOM_QUOTA = (
+    "Custom quota exceeded: Your usage exceeded the custom quota for QueryUsagePerDay, which is "
+    "set by your administrator. For more information, see "
+    "https://cloud.google.com/bigquery/cost-controls"
+)
+FREE_QUOTA = (
+    "Quota exceeded: Your project exceeded quota for free query bytes scanned. For more "
+    "information, see https://cloud.google.com/bigquery/docs/troubleshoot-quotas"
+)
+TABLE_QUOTA = (
+    "Quota exceeded: Your table exceeded quota for imports or query appends per table. For more "
+    "information, see https://cloud.google.com/bigquery/docs/troubleshoot-quotas"
+)
+RATE = "Exceeded rate limits: too many concurrent queries for this project_and_region. For more"
+UNRESOLVED = (
+    "HTTPSConnectionPool(host='bigquery.googleapis.com', port=443): Max retries exceeded with url: "
+    "/bigquery/v2 (Caused by NameResolutionError(\"HTTPSConnection(host='bigquery.googleapis.com', "
+    "port=443): Failed to resolve 'bigquery.googleapis.com' ([Errno -2] Name or service not "
+    'known)"))'
+)
 QUOTA = (
     "Your application is authenticating by using local Application Default Credentials. The "
     "bigquery.googleapis.com API requires a quota project, which is not set by default."
 )
 ACTING = "Unable to acquire impersonated credentials"
 NOBODY = "http://127.0.0.1:1"
+UNKNOWN = "https://nobody.invalid/api"
 
 
 @pytest.mark.parametrize(
@@ -52,6 +76,68 @@ def test_refusal_of_the_credentials_says_what_to_do(error, words):
 
     assert type(known) is ConfigurationError
     assert words in str(known)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (CUSTOM_QUOTA, "administrateur épuisé (QueryUsagePerDay) : relevez-le"),
+        (FREE_QUOTA, "quota gratuit de BigQuery épuisé (1 Tio par mois) : activez la facturation"),
+        (TABLE_QUOTA, "quota BigQuery épuisé (imports or query appends per table) : attendez"),
+        ("403 GET http://x: x; reason: quotaExceeded", "quota BigQuery épuisé : attendez"),
+        (RATE, "atteinte (too many concurrent queries for this project_and_region) : baissez"),
+        ("Job exceeded rate limits: Your table exceeded quota", "baissez DBT_THREADS"),
+        (UNRESOLVED, "bigquery.googleapis.com est introuvable : réseau, DNS ou proxy"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_message_of_bigquery_gets_its_meaning_and_the_remedy(message, said):
+    assert said in explain_message(message)
+
+
+def test_message_that_nobody_knows_keeps_its_words():
+    assert explain_message("Unrecognized name: nope at [1:8]") == ""
+
+
+def test_refused_key_of_prod_is_named_with_its_block_and_the_prefect_of_the_deployment():
+    settings = PipelineSettings.from_mapping(
+        {
+            "DBT_BIGQUERY_DATASET_DEV": "dev",
+            "DBT_BIGQUERY_DATASET_PROD": "prod",
+            "DBT_TARGET": "prod",
+            "PREFECT_GCP_CREDENTIALS_BLOCK": "nightly",
+        }
+    )
+
+    said = explain_refusal("Invalid JWT Signature.", settings, "https://prefect.example.org/api")
+
+    assert "du block « nightly », cible prod" in said
+    assert "--block-name nightly --key-file .secrets/sa_key_prod.json`" in said
+    assert "https://prefect.example.org/api" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "ce fichier n'existe pas"),
+        ("{", "ce fichier n'est pas du JSON"),
+        ('{"type": "x"}', "ce fichier n'a pas d'identifiants Google"),
+        ('{"type": "service_account"}', "ce fichier n'a pas d'identifiants valables"),
+    ],
+)
+def test_unusable_credentials_of_the_environment_are_named_with_their_file(
+    content, words, tmp_path, monkeypatch
+):
+    path = tmp_path / "adc.json"
+    if content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+
+    known = explain(error_of(google.auth.default))
+
+    assert type(known) is ConfigurationError
+    assert f"GOOGLE_APPLICATION_CREDENTIALS est inutilisable ({words}" in str(known)
+    assert str(path) in str(known)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +225,21 @@ def error_of(call, *arguments):
     [
         (ask_prefect, NOBODY, InfrastructureError, "API Prefect injoignable ({url})"),
         (ask_prefect, "{api}/401/api", InfrastructureError, "API Prefect ({url}) : accès refusé"),
+        (ask_prefect, "127.0.0.1:1/api", ConfigurationError, "PREFECT_API_URL ({url}) n'est pas"),
+        (
+            ask_prefect,
+            "{api}/404",
+            ConfigurationError,
+            "PREFECT_API_URL ({url}) : il y manque /api",
+        ),
+        (ask_prefect, UNKNOWN, InfrastructureError, "nobody.invalid est introuvable : réseau, DNS"),
+        (
+            ask_bigquery,
+            UNKNOWN,
+            InfrastructureError,
+            "nobody.invalid est introuvable : réseau, DNS",
+        ),
+        (ask_for_a_token, UNKNOWN, InfrastructureError, "nobody.invalid est introuvable"),
         (ask_prefect, "{api}/500/api", InfrastructureError, "API Prefect ({url}) : réponse 500"),
         (ask_bigquery, NOBODY, InfrastructureError, "BigQuery injoignable ou en panne (HTTP"),
         (ask_bigquery, "{api}/503", InfrastructureError, "BigQuery injoignable ou en panne (GET"),

@@ -24,6 +24,7 @@ from dbt.clients.jinja import add_rendered_test_kwargs, get_rendered
 from dbt.context.providers import generate_runtime_model_context
 from google.cloud.bigquery import SchemaField
 
+from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 from bi_pipeline.dbt_runs.packages import packages_are_missing
 from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR
@@ -262,7 +263,8 @@ def parse_project(folder: Path, arguments: list[str], work: Path) -> tuple[Any, 
     if isinstance(answer.exception, KeyboardInterrupt):
         raise answer.exception
     if answer.exception:
-        raise ConfigurationError(f"Projet dbt : {answer.exception}\n{find_remedy(folder)}")
+        (reason,) = name_undecodable_files([str(answer.exception)], folder)
+        raise ConfigurationError(f"Projet dbt : {reason}\n{find_remedy(folder)}")
     return get_adapter_by_type("bigquery").config, answer.result
 
 

@@ -31,6 +31,7 @@ from bi_pipeline.dbt_runs.dbt_artifacts import (
     list_files_to_keep,
 )
 from bi_pipeline.dbt_runs.dbt_log import read_log
+from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 from bi_pipeline.dbt_runs.estimate import estimate_bill
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
 from bi_pipeline.dbt_runs.operation import EndedProcess, run_dbt_process
@@ -250,7 +251,7 @@ class DbtRunner:
         return DbtResult(
             command,
             ended.return_code,
-            log.errors,
+            name_undecodable_files(log.errors, self.project_dir),
             NOTHING_TO_DO & log.events,
             nodes,
             document.get("elapsed_time", 0.0),

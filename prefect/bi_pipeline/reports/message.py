@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from itertools import dropwhile, islice, takewhile
 
+from bi_pipeline.explanations import explain_message
 from bi_pipeline.reports.local_limits import find_limit
 from bi_pipeline.result import KINDS, DbtResult, NodeResult, find_name
 
@@ -19,6 +20,15 @@ TITLE = re.compile(
     r"(Exception on worker thread\. )?\w+ Error( in .*)?|\S+ failed, error:"
     r"|An error occurred during execution of unit test .*"
 )
+
+# dbt 1.12 of a test: « Got 2512 results, configured to warn if != 0 ».
+TEST_RESULT = re.compile(r"Got (\d+) results?, configured to (warn|fail) if (.+)")
+THRESHOLDS = {"warn": "avertit", "fail": "échoue"}
+DEFAULT_THRESHOLD = "!= 0"
+
+# dbt's error of a node that it could not even start, such as a hook: the reason is on the next
+# line, and the first line of our message, which many readers show alone, would not give it.
+NODE_ERROR = re.compile(r"\w+ Error in (\w+) (\S+) \((?:\./)?([^)\n]+)\)\n\s*(.+)")
 
 # dbt exits 0 when it has nothing to do, and that would pass for work done: the message says « dbt
 # run : aucun modèle. », or « rien à faire » of a command that is not here.
@@ -149,12 +159,14 @@ def explain_node(node: NodeResult) -> str:
             "--commands seed run test"
         )
     limit = find_limit(node)
-    return limit.describe(node.name) if limit else ""
+    return limit.describe(node.name) if limit else explain_message(node.message)
 
 
 def describe_node(node: NodeResult) -> str:
-    """Return the name of a node that failed or warned, its file and the one line that says why."""
-    return f"{node.name} ({node.file}) : {_find_reason(node)}"
+    """Return the name of a node that failed or warned, the one line that says why, its file."""
+    # Prefect's interface cuts messages at 60 characters: the reason comes before the path.
+    file = "" if node.file == "?" else f" ({node.file.removeprefix('./')})"
+    return f"{node.name} : {_find_reason(node).removesuffix('.')}{file}"
 
 
 def render_summary(results: Iterable[DbtResult], target: str) -> str:
@@ -207,10 +219,19 @@ def _find_message(node: NodeResult) -> str:
     explanation, limit = explain_node(node), find_limit(node)
     if explanation and (limit is None or limit.certain):
         return explanation
+    if found := TEST_RESULT.fullmatch(node.message.strip()):
+        return _describe_test_result(*found.groups())
     lines = [line for line in _split_lines(node.message) if line]
     reasons = (line for line in lines if not TITLE.fullmatch(line))
     reason = next(reasons, lines[0] if lines else node.status)
     return f"{reason.removesuffix('.')} ; {explanation}" if explanation else reason
+
+
+def _describe_test_result(rows: str, verb: str, threshold: str) -> str:
+    """Return how many rows fail a test, with its threshold if it is not dbt's default."""
+    words = "lignes en défaut" if int(rows) > 1 else "ligne en défaut"
+    limit = "" if threshold == DEFAULT_THRESHOLD else f" ({THRESHOLDS[verb]} si {threshold})"
+    return f"{_format_count(rows)} {words}{limit}"
 
 
 def _list_details(node: NodeResult) -> list[str]:
@@ -244,9 +265,16 @@ def _find_reason_without_a_node(result: DbtResult) -> str:
     error = re.sub(r"^(\[ERROR\]: )?(Encountered an error:\n)?", "", result.errors[-1])
     if error.startswith("[Errno"):
         return f"{error}\nVérifiez la place libre et les droits du dossier dbt/."
-    # dbt puts the reason on the line after « Compilation Error »: the first line of our message,
-    # which many readers show alone, would give the title only.
+    if meaning := explain_message(error):
+        return f"{meaning}."
+    error = NODE_ERROR.sub(_put_reason_first, error, count=1)
     return re.sub(r"^(\w+ Error)\n\s*", r"\1 : ", error)
+
+
+def _put_reason_first(found: re.Match[str]) -> str:
+    """Return « modèle a : the reason (the file) » from a match of NODE_ERROR."""
+    kind, name, file, reason = found.groups()
+    return f"{KINDS.get(kind, kind)} {name} : {reason.removesuffix('.')} ({file})"
 
 
 def _list_failures(failed: list[NodeResult]) -> list[str]:
@@ -276,4 +304,9 @@ def _describe_rows(node: NodeResult) -> str:
     if rows is None:
         return ""
     words = "lignes écrites" if int(rows) > 1 else "ligne écrite"
-    return f"{int(rows):>9,} {words}".replace(",", " ")
+    return f"{_format_count(rows):>9} {words}"
+
+
+def _format_count(number: int | str) -> str:
+    """Return a number with a space at each thousand."""
+    return f"{int(number):,}".replace(",", " ")

@@ -79,8 +79,9 @@ def test_node_that_met_a_limit_is_named_in_the_way_round():
     node = NodeResult("model.p.learn", "error", MESSAGES[0], file="models/learn.py", is_local=True)
 
     assert describe_node(node) == (
-        "learn (models/learn.py) : le BigQuery local ne sait pas exécuter un modèle Python "
-        "(Dataproc, BigFrames), le vrai si : laissez-le de côté (`--exclude learn`)"
+        "learn : le BigQuery local ne sait pas exécuter un modèle Python "
+        "(Dataproc, BigFrames), le vrai si : laissez-le de côté (`--exclude learn`) "
+        "(models/learn.py)"
     )
 
 
@@ -88,7 +89,7 @@ def test_message_that_may_be_a_mistake_keeps_its_words():
     node = NodeResult("model.p.m", "error", MESSAGES[9], is_local=True)
 
     assert describe_node(node).startswith(
-        "m (?) : Function not found: projet_h_local__net__host at [1:8] ; le BigQuery local ne "
+        "m : Function not found: projet_h_local__net__host at [1:8] ; le BigQuery local ne "
         "sait pas appeler toutes les fonctions"
     )
 

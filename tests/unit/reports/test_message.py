@@ -6,6 +6,7 @@ from bi_pipeline.reports.message import (
     describe_failure,
     describe_idle_run,
     describe_news,
+    describe_node,
     describe_success,
     describe_warnings,
     render_summary,
@@ -29,22 +30,49 @@ def test_failure_message_gives_the_reason_in_its_first_line(count):
 
     lines = describe_failure(result(*nodes)).splitlines()
 
-    assert lines[0].endswith(": modèle n0 (?) : Reason 0")
+    assert lines[0].endswith(": modèle n0 : Reason 0")
     assert len(lines) == (1 if count == 1 else 23)
     assert count == 1 or lines[-1] == "  … et 80 de plus"
 
 
+def test_reason_comes_before_the_path():
+    node = failed("model.p.a", "Database Error in model a\n  Reason.", file="models/a.sql")
+
+    assert describe_failure(result(node)) == "dbt run a échoué : modèle a : Reason (models/a.sql)"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("Got 1 result, configured to fail if != 0", "1 ligne en défaut"),
+        (
+            "Got 2512 results, configured to warn if > 10",
+            "2 512 lignes en défaut (avertit si > 10)",
+        ),
+        ("Got 9 results, configured to fail if >5", "9 lignes en défaut (échoue si >5)"),
+    ],
+)
+def test_rows_of_a_test_are_counted_in_french(message, said):
+    node = failed("test.p.unique_a.0123456789", message, status="fail")
+
+    assert describe_node(node) == f"unique_a : {said}"
+
+
 def test_models_and_tests_are_listed_apart():
-    test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="fail")
+    test = failed(
+        "test.p.not_null_a_id.0123456789",
+        "Got 2 results, configured to fail if != 0",
+        status="fail",
+    )
     model = failed("model.p.a", "Database Error in model a\n  Reason")
 
     message = describe_failure(result(test, model))
 
     assert message.splitlines()[1:] == [
         "Modèles en échec :",
-        "  - a (?) : Reason",
+        "  - a : Reason",
         "Tests en échec :",
-        "  - not_null_a_id (?) : Got 2 results",
+        "  - not_null_a_id : 2 lignes en défaut",
     ]
 
 
@@ -71,6 +99,22 @@ DIFFERENCE = (
 )
 STALE = Freshness("2014-01-01T04:00:00+00:00", 406_964_940.0, (12, "hour"))
 BATCH_ERROR = "Exception on worker thread. Database Error\n  Unrecognized name: nope at [1:8]\n"
+HOOK_ERROR = """\
+Compilation Error in operation p-on-run-end-0 (./dbt_project.yml)
+  'nope' is undefined."""
+REFUSED_VERSION = """\
+Runtime Error
+  This version of dbt is not supported with the 'dbt_utils' package.
+    Installed version of dbt: =1.12.6
+    Required version of dbt for 'dbt_utils': ['>=2.0.0']
+  Check for a different version of the 'dbt_utils' package, or run dbt again with --no-version-check
+"""
+UNRESOLVED_HUB = (
+    "HTTPSConnectionPool(host='hub.getdbt.com', port=443): Max retries exceeded with url: "
+    "/api/v1/index.json (Caused by NameResolutionError(\"HTTPSConnection(host='hub.getdbt.com', "
+    "port=443): Failed to resolve 'hub.getdbt.com' ([Errno -2] Name or service not known)\"))"
+)
+UNREACHABLE_HUB = f"External connection exception occurred: {UNRESOLVED_HUB}"
 BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
 
 
@@ -80,7 +124,7 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
         (
             failed("model.p.con", CONTRACT),
             [
-                "modèle con (?) : This model has an enforced contract that failed.",
+                "modèle con : This model has an enforced contract that failed",
                 "  | column_name | definition_type | contract_type | mismatch_reason    |",
                 "  | ----------- | --------------- | ------------- | ------------------ |",
                 "  | id          | INT64           | STRING        | data type mismatch |",
@@ -89,47 +133,50 @@ BATCHES = [("2013-01-02T00:00:00+00:00", "2013-01-03T00:00:00+00:00")]
         (
             failed("unit_test.p.two.two_keeps", DIFFERENCE, status="fail"),
             [
-                "test unitaire two.two_keeps (?) : actual differs from expected:",
+                "test unitaire two.two_keeps : actual differs from expected:",
                 *("  @@ ,id,name", "  ,1 ,a", "  +++,2 ,b", "  ---,3 ,c"),
             ],
         ),
         (
             failed("unit_test.p.two.two_keeps", UNIT_TEST_ERROR),
-            ["test unitaire two.two_keeps (?) : Unrecognized name: nope at [1:8]"],
+            ["test unitaire two.two_keeps : Unrecognized name: nope at [1:8]"],
         ),
         (
             failed("model.p.b", "Exceeded rate limits: too many\n\nLocation: EU\nJob ID: x"),
-            ["modèle b (?) : Exceeded rate limits: too many"],
+            [
+                "modèle b : limite de débit de BigQuery atteinte (too many) : baissez "
+                "DBT_THREADS, ou relancez plus tard"
+            ],
         ),
         (
             failed("source.p.raw.flights", freshness=STALE),
             [
-                "source raw.flights (?) : dernière donnée du 2014-01-01 04:00, il y a 4710 j ; "
+                "source raw.flights : dernière donnée du 2014-01-01 04:00, il y a 4710 j ; "
                 "limite : 12 h"
             ],
         ),
         (
             failed("model.p.days", status="partial success", failed_batches=BATCHES),
-            ["modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00"],
+            ["modèle days : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00"],
         ),
         (
             failed("model.p.days", BATCH_ERROR, failed_batches=BATCHES),
             [
-                "modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; "
+                "modèle days : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; "
                 "Unrecognized name: nope at [1:8]"
             ],
         ),
         (
             failed("model.p.days", BATCH_ERROR, failed_batches=BATCHES, missing_seed="colours"),
             [
-                "modèle days (?) : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; colours "
+                "modèle days : lots en échec : 2013-01-02 00:00 → 2013-01-03 00:00 ; colours "
                 "est un seed de ce projet, pas encore chargé : --commands seed run test"
             ],
         ),
         (
             failed("model.p.a", "Not found: Table p:d.colours was", missing_seed="colours"),
             [
-                "modèle a (?) : colours est un seed de ce projet, pas encore chargé : "
+                "modèle a : colours est un seed de ce projet, pas encore chargé : "
                 "--commands seed run test"
             ],
         ),
@@ -160,6 +207,18 @@ def test_reason_is_the_one_that_helps(node, lines):
         (
             {"errors": ["[ERROR]: Encountered an error:\nCompilation Error\n  no 'x'"]},
             "dbt run a échoué : Compilation Error : no 'x'",
+        ),
+        (
+            {"errors": [f"[ERROR]: Encountered an error:\n{HOOK_ERROR}"]},
+            "dbt run a échoué : opération p-on-run-end-0 : 'nope' is undefined (dbt_project.yml)",
+        ),
+        (
+            {"errors": [f"[ERROR]: Encountered an error:\n{REFUSED_VERSION}"]},
+            "dbt run a échoué : dbt_utils refuse dbt 1.12.6 (require-dbt-version : ['>=2.0.0']) :",
+        ),
+        (
+            {"errors": [f"[ERROR]: Encountered an error:\n{UNREACHABLE_HUB}"]},
+            "dbt run a échoué : hub.getdbt.com, d'où dbt prend ses packages, est injoignable",
         ),
         (
             {"errors": ["[ERROR]: Encountered an error:\n503 GET http://x: Unavailable"]},
@@ -269,16 +328,20 @@ def test_bill_far_above_the_usual_is_a_warning():
 
 def test_what_dbt_warned_of_is_listed_and_nothing_else():
     old = failed("source.p.raw.flights", freshness=STALE, status="warn")
-    test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="warn")
+    test = failed(
+        "test.p.not_null_a_id.0123456789",
+        "Got 2512 results, configured to warn if != 0",
+        status="warn",
+    )
     fine = failed("model.p.a", status="success")
 
     message = describe_warnings([result(fine, test), result(old)], {})
 
     assert message.splitlines()[:2] == [
         "Avertissements :",
-        "  - not_null_a_id (?) : Got 2 results",
+        "  - not_null_a_id : 2 512 lignes en défaut",
     ]
-    assert message.splitlines()[2].startswith("  - raw.flights (?) : dernière donnée du 2014-01-01")
+    assert message.splitlines()[2].startswith("  - raw.flights : dernière donnée du 2014-01-01")
     assert len(message.splitlines()) == 3
     assert describe_warnings([result(fine)], {}) == ""
 
