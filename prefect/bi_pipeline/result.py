@@ -113,6 +113,8 @@ class NodeResult:
         span: when it started and ended, in seconds since 1970; None if it did not run.
         relation: `dataset.table` that it built; empty for a test or a source.
         response: what BigQuery answered: rows_affected, bytes_billed, job_id…
+        failures: how many rows fail a test; None for what is no test, or did not run.
+        blocked_by: the node whose failure had dbt skip this one; empty if dbt does not tell.
         file: where it is, from `dbt/`.
         compiled_path: its compiled SQL, from the root; empty if dbt left none.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
@@ -129,6 +131,8 @@ class NodeResult:
     span: tuple[float, float] | None = None
     relation: str = ""
     response: dict[str, Any] = field(default_factory=dict)
+    failures: int | None = None
+    blocked_by: str = ""
     file: str = "?"
     compiled_path: str = ""
     failed_batches: list[tuple[str, str]] = field(default_factory=list)

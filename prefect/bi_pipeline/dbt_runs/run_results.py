@@ -64,10 +64,48 @@ def read_results(
         for unique_id, node in manifest.get(kind, {}).items()
     }
     nodes = [_make_node_result(result, known.get(result["unique_id"], {})) for result in results]
+    blockers = _find_blockers(nodes, known)
     return [
-        replace(node, missing_seed=_find_missing_seed(node.message, known), is_local=is_local)
+        replace(
+            node,
+            missing_seed=_find_missing_seed(node.message, known),
+            blocked_by=blockers.get(node.unique_id, ""),
+            is_local=is_local,
+        )
         for node in nodes
     ]
+
+
+def _find_blockers(nodes: list[NodeResult], known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the failed node after which each was skipped, by `unique_id`; dbt does not write it.
+
+    It is a failed ancestor or, in a `build`, a failed test of an ancestor, or its own unit test;
+    else a failed hook, after which dbt skips all.
+    """
+    failed = {node.unique_id for node in nodes if node.status in FAILED_STATUSES}
+    tested = {
+        parent: unique_id
+        for unique_id in failed
+        if unique_id.startswith(("test.", "unit_test."))
+        for parent in _list_parents(unique_id, known)
+    }
+    hook = next((name for name in failed if name.startswith("operation.")), "")
+    blockers = {node.unique_id: hook for node in nodes if node.status == "skipped"}
+    for node in nodes:
+        left, seen = [node.unique_id] if node.status == "skipped" else [], set()
+        while left:
+            name = left.pop(0)
+            if name in failed or name in tested:
+                blockers[node.unique_id] = name if name in failed else tested[name]
+                break
+            left += [parent for parent in _list_parents(name, known) if parent not in seen]
+            seen.update(left)
+    return blockers
+
+
+def _list_parents(unique_id: str, known: dict[str, dict[str, Any]]) -> list[str]:
+    parents: list[str] = known.get(unique_id, {}).get("depends_on", {}).get("nodes", [])
+    return parents
 
 
 def _find_missing_seed(message: str, known: dict[str, dict[str, Any]]) -> str:
@@ -104,10 +142,13 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         (min(moments), max(moments)) if moments else None,
         ".".join((relation or "").replace("`", "").split(".")[-2:]),
         result.get("adapter_response") or {},
-        node.get("original_file_path", "?"),
-        os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
-        _list_failed_batches(result),
-        _find_freshness(result),
+        failures=result.get("failures"),
+        file=node.get("original_file_path", "?"),
+        compiled_path=(
+            os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else ""
+        ),
+        failed_batches=_list_failed_batches(result),
+        freshness=_find_freshness(result),
     )
 
 

@@ -154,7 +154,7 @@ def explain_node(node: NodeResult) -> str:
 
 def describe_node(node: NodeResult) -> str:
     """Return the name of a node that failed or warned, its file and the one line that says why."""
-    return f"{node.name} ({node.file}) : {_find_reason(node)}"
+    return f"{node.name} ({node.file}) : {find_reason(node)}"
 
 
 def render_summary(results: Iterable[DbtResult], target: str) -> str:
@@ -179,8 +179,12 @@ def render_summary(results: Iterable[DbtResult], target: str) -> str:
     return "\n".join([f"Construit (cible {target}) :", *lines])
 
 
-def _find_reason(node: NodeResult) -> str:
-    """Return the line that says most of why a node failed or warned."""
+def find_reason(node: NodeResult) -> str:
+    """Return the line that says most of why a node failed, warned or was skipped."""
+    if node.blocked_by:
+        return f"après l'échec de {find_name(node.blocked_by)}"
+    if node.status == "skipped" and not node.message:
+        return "dbt ne dit pas pourquoi"
     if node.freshness and not node.message:
         count, period = node.freshness.limit
         return (

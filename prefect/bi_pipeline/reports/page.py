@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
+from textwrap import shorten
 from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
@@ -16,6 +17,7 @@ from pydantic.dataclasses import dataclass
 from bi_pipeline.reports.bills import (
     compute_cost,
     format_bill,
+    format_count,
     format_decimal,
     format_size,
     say_at_least,
@@ -25,6 +27,7 @@ from bi_pipeline.reports.message import (
     describe_failure,
     describe_node,
     explain_node,
+    find_reason,
 )
 from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import Bill, DbtResult, NodeResult, find_name, translate_kind
@@ -50,7 +53,9 @@ SHOWN_RUNS = 20
 LAST_MOMENT = 253_402_300_799
 # The longest nodes are shown, the rest counted: with thousands of rows, a page is unreadable.
 SHOWN_NODES = 50
+SHOWN_SKIPPED = 50
 SHOWN_NEWS = 500
+LONGEST_REASON = 300
 BAR_WIDTH = 40
 
 
@@ -107,17 +112,21 @@ def render_markdown(
     warnings: list[str],
     history: list[PastRun],
 ) -> str:
-    """Return the page: warnings, outcome, cost, failures, last runs, timeline, table of the nodes.
+    """Return the page: outcome, what failed, warned or was skipped and why, cost, last runs, nodes.
 
-    `history` has the last runs of the command, this one first.
+    Warnings come before all else. `history` has the last runs of the command, this one first.
     """
-    slowest = sorted(result.nodes, key=lambda node: -node.seconds)
+    # Skipped nodes took no time: their rows would only repeat those above.
+    done = [node for node in result.nodes if node.status != "skipped"]
+    slowest = sorted(done, key=lambda node: -node.seconds)
     shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
     parts = [
         *(f"> ⚠️ {warning}" for warning in (*warnings, result.drift) if warning),
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _render_overview(result, settings),
+        _render_attention(result),
         _render_failures(result),
+        _render_cost(result.bill) if result.nodes else "",
         _render_last_runs(history),
         _render_timeline(shown),
         _render_table(shown),
@@ -146,7 +155,7 @@ def render_news(found: str, reasons: Mapping[str, str]) -> str:
 
 
 def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
-    """Return where dbt wrote, how long it took, how many nodes ended how, and the cost."""
+    """Return where dbt wrote, how long it took, how many nodes ended how."""
     lines = [
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
         f"{format_decimal(result.seconds)} s dans dbt."
@@ -154,7 +163,7 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
         statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        lines += [f"{len(result.nodes)} nœuds : {statuses}.", _render_cost(result.bill)]
+        lines.append(f"{len(result.nodes)} nœuds : {statuses}.")
     return "\n\n".join(lines)
 
 
@@ -179,6 +188,26 @@ def _render_cost(bill: Bill) -> str:
             f"({price} USD par Tio, {bill.location})"
         )
     return f"Facturé : {format_bill(bill)}, {words}, {how}."
+
+
+def _render_attention(result: DbtResult) -> str:
+    """Return one row a node that failed, warned or was skipped, in this order, with its reason."""
+    groups = [
+        (result.failed_nodes, SHOWN_FAILURES),
+        ([node for node in result.nodes if node.status == "warn"], SHOWN_FAILURES),
+        ([node for node in result.nodes if node.status == "skipped"], SHOWN_SKIPPED),
+    ]
+    rows = []
+    for nodes, limit in groups:
+        for node in nodes[:limit]:
+            reason = shorten(find_reason(node), LONGEST_REASON, placeholder=" …")
+            rows.append(_render_row([_translate_status(node), node.name, reason]))
+        if len(nodes) > limit:
+            more = f"… et {len(nodes) - limit} de plus"
+            rows.append(_render_row([_translate_status(nodes[0]), more, ""]))
+    if not rows:
+        return ""
+    return "\n".join(["## À voir\n", "| état | nœud | pourquoi |", "| --- | --- | --- |", *rows])
 
 
 def _render_failures(result: DbtResult) -> str:
@@ -253,7 +282,7 @@ def _render_table(nodes: list[NodeResult]) -> str:
         cells = [
             node.name,
             _translate_status(node),
-            str(node.response.get("rows_affected", "")),
+            _format_rows(node),
             format_bill(node.bill),
             format_decimal(_read_number(node, "slot_ms") / 1000),
             format_decimal(node.seconds),
@@ -279,6 +308,12 @@ def _render_job_link(node: NodeResult) -> str:
 
 def _translate_status(node: NodeResult) -> str:
     return STATUSES.get(node.status, node.status)
+
+
+def _format_rows(node: NodeResult) -> str:
+    """Return how many rows a node wrote or, of a test, how many fail it; empty if unknown."""
+    rows = node.failures if node.is_test else node.response.get("rows_affected")
+    return "" if rows is None else format_count(int(rows))
 
 
 def _read_number(node: NodeResult, key: str) -> int:

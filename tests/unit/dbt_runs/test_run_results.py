@@ -79,3 +79,45 @@ def test_microbatch_has_the_reason_of_its_first_batch_that_failed(tmp_path):
     assert days.message.startswith("Exception on worker thread. Database Error\n  Not found: Table")
     assert days.missing_seed == "raw_customers"
     assert other.message == ""
+
+
+def read(tmp_path, statuses, parents, **known):
+    """Return the nodes of a command that ended so, by name: `a` reads what `parents` gives."""
+    nodes = {name: {"depends_on": {"nodes": parents.get(name, [])}} for name in statuses}
+    (tmp_path / "manifest.json").write_text(json.dumps({"nodes": nodes}))
+    results = [{"unique_id": name, "status": status} | known for name, status in statuses.items()]
+    found = read_results({"results": results}, tmp_path / "manifest.json", {}, is_local=False)
+    return {node.unique_id: node for node in found}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "parents", "blocker"),
+    [
+        ({"model.p.a": "error"}, {"model.p.z": ["model.p.a"]}, "model.p.a"),
+        (
+            {"model.p.a": "error", "model.p.b": "skipped"},
+            {"model.p.z": ["source.p.x", "model.p.b"], "model.p.b": ["model.p.a"]},
+            "model.p.a",
+        ),
+        # Of a build: dbt skips the children of a model whose test fails.
+        (
+            {"model.p.a": "success", "test.p.t": "fail"},
+            {"model.p.z": ["model.p.a"], "test.p.t": ["model.p.a"]},
+            "test.p.t",
+        ),
+        ({"unit_test.p.z.t": "fail"}, {"unit_test.p.z.t": ["model.p.z"]}, "unit_test.p.z.t"),
+        ({"operation.p.hook": "error"}, {}, "operation.p.hook"),
+        ({"model.p.a": "error"}, {}, ""),
+    ],
+    ids=["parent", "ancestor", "test of the parent", "unit test", "hook", "unknown"],
+)
+def test_skipped_node_names_the_one_that_failed(statuses, parents, blocker, tmp_path):
+    nodes = read(tmp_path, statuses | {"model.p.z": "skipped"}, parents)
+
+    assert nodes["model.p.z"].blocked_by == blocker
+
+
+def test_test_has_the_number_of_rows_that_fail_it(tmp_path):
+    nodes = read(tmp_path, {"test.p.t": "warn"}, {}, failures=2512)
+
+    assert nodes["test.p.t"].failures == 2512

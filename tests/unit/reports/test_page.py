@@ -81,6 +81,42 @@ def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
     assert "| a | réussi |  | au moins 1,0 Mio |" in text
 
 
+def test_lines_of_a_test_are_those_that_fail_it():
+    test = NodeResult("test.p.not_null_a", "warn", "x", response={"rows_affected": 1})
+
+    text = render_markdown(result(replace(test, failures=2512)), SETTINGS, [], [])
+
+    assert "| not_null_a | avertissement | 2\u202f512 |" in text
+
+
+def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
+    failed = node("a", status="error", message="Database Error in model a\n  No such column")
+    warned = replace(node("t", status="warn", message="Got 2 results"), unique_id="test.p.t")
+    skipped = replace(node("b", status="skipped"), blocked_by="model.p.a")
+    nodes = [*(node(f"n{i}", seconds=9.0) for i in range(60)), skipped, warned, failed]
+
+    text = render_markdown(result(*nodes, return_code=1), SETTINGS, [], [])
+
+    assert [line for line in text.splitlines() if line.startswith("|")][2:5] == [
+        "| erreur | a | No such column |",
+        "| avertissement | t | Got 2 results |",
+        "| sauté | b | après l'échec de a |",
+    ]
+    assert text.index("| sauté | b |") < text.index("n0")
+
+
+def test_what_is_skipped_by_the_hundred_is_cut_and_counted():
+    skipped = [replace(node(f"n{i}", status="skipped"), blocked_by="model.p.a") for i in range(250)]
+
+    text = render_markdown(
+        result(node("a", status="error", message="x"), *skipped, return_code=1), SETTINGS, [], []
+    )
+
+    assert text.count("| après l'échec de a |") == 50
+    assert "| sauté | … et 200 de plus |" in text
+    assert "nœuds plus courts" not in text
+
+
 def test_every_row_of_a_table_has_as_many_cells_as_its_header():
     history = run_of(run_of([], commit="abc"), status="error")
     page = render_markdown(result(node("a"), node("a | b", job_id="j")), SETTINGS, [], history)
