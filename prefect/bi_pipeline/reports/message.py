@@ -184,7 +184,7 @@ def find_reason(node: NodeResult) -> str:
     if node.blocked_by:
         return f"après l'échec de {find_name(node.blocked_by)}"
     if node.status == "skipped" and not node.message:
-        return "dbt ne dit pas pourquoi"
+        return "sans que dbt dise pourquoi"
     if node.freshness and not node.message:
         count, period = node.freshness.limit
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Annotated
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from bi_pipeline.command_line import count
 from bi_pipeline.reports.bills import (
     compute_cost,
     format_bill,
@@ -30,7 +32,14 @@ from bi_pipeline.reports.message import (
     find_reason,
 )
 from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
-from bi_pipeline.result import Bill, DbtResult, NodeResult, find_name, translate_kind
+from bi_pipeline.result import (
+    FAILED_STATUSES,
+    Bill,
+    DbtResult,
+    NodeResult,
+    find_name,
+    translate_kind,
+)
 from bi_pipeline.settings import PipelineSettings
 
 STATUSES = {
@@ -53,10 +62,12 @@ SHOWN_RUNS = 20
 LAST_MOMENT = 253_402_300_799
 # The longest nodes are shown, the rest counted: with thousands of rows, a page is unreadable.
 SHOWN_NODES = 50
-SHOWN_SKIPPED = 50
+SHOWN_SKIPPED = 20
 SHOWN_NEWS = 500
 LONGEST_REASON = 300
-BAR_WIDTH = 40
+LONGEST_NAME = 36
+SHOWN_BARS = 20
+BAR_WIDTH = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +81,7 @@ class PastRun:
         billed: bytes, at least.
         seconds: how long dbt worked on the nodes.
         nodes: how many it took up.
+        warned: how many warned.
     """
 
     ended_at: Annotated[float, Field(ge=0, le=LAST_MOMENT)]
@@ -78,6 +90,8 @@ class PastRun:
     billed: NonNegativeInt
     seconds: FiniteFloat
     nodes: NonNegativeInt = 0
+    # Histories of before this field have no value for it.
+    warned: NonNegativeInt = 0
 
 
 def add_to_history(
@@ -86,7 +100,8 @@ def add_to_history(
     """Return the last runs, this one first."""
     failed = len(result.failed_nodes) or int(not result.succeeded)
     billed, nodes = result.bill.billed, len(result.nodes)
-    run = PastRun(ended_at, commit, failed, billed, result.seconds, nodes)
+    warned = sum(node.status == "warn" for node in result.nodes)
+    run = PastRun(ended_at, commit, failed, billed, result.seconds, nodes, warned)
     return [run, *history][:SHOWN_RUNS]
 
 
@@ -119,7 +134,8 @@ def render_markdown(
     # Skipped nodes took no time: their rows would only repeat those above.
     done = [node for node in result.nodes if node.status != "skipped"]
     slowest = sorted(done, key=lambda node: -node.seconds)
-    shown, hidden = slowest[:SHOWN_NODES], slowest[SHOWN_NODES:]
+    ranked = sorted(slowest, key=_rank_status)
+    hidden = ranked[SHOWN_NODES:]
     parts = [
         *(f"> ⚠️ {warning}" for warning in (*warnings, result.drift) if warning),
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
@@ -128,8 +144,8 @@ def render_markdown(
         _render_failures(result),
         _render_cost(result.bill) if result.nodes else "",
         _render_last_runs(history),
-        _render_timeline(shown),
-        _render_table(shown),
+        _render_timeline(slowest[:SHOWN_BARS]),
+        _render_table(ranked[:SHOWN_NODES]),
     ]
     if hidden:
         seconds = sum(node.seconds for node in hidden)
@@ -145,7 +161,7 @@ def render_news(found: str, reasons: Mapping[str, str]) -> str:
         reasons: `unique_id` of each node that is new -> why, in French.
     """
     rows = [
-        _render_row([find_name(unique_id), translate_kind(unique_id), why])
+        _render_row([escape(find_name(unique_id)), translate_kind(unique_id), escape(why)])
         for unique_id, why in list(reasons.items())[:SHOWN_NEWS]
     ]
     if len(reasons) > SHOWN_NEWS:
@@ -163,7 +179,7 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
         statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
-        lines.append(f"{len(result.nodes)} nœuds : {statuses}.")
+        lines.append(f"{count(len(result.nodes), 'nœud', 'nœuds')} : {statuses}.")
     return "\n\n".join(lines)
 
 
@@ -191,23 +207,41 @@ def _render_cost(bill: Bill) -> str:
 
 
 def _render_attention(result: DbtResult) -> str:
-    """Return one row a node that failed, warned or was skipped, in this order, with its reason."""
-    groups = [
-        (result.failed_nodes, SHOWN_FAILURES),
-        ([node for node in result.nodes if node.status == "warn"], SHOWN_FAILURES),
-        ([node for node in result.nodes if node.status == "skipped"], SHOWN_SKIPPED),
-    ]
-    rows = []
-    for nodes, limit in groups:
-        for node in nodes[:limit]:
+    """Return a line for each node that failed or warned, then those skipped, with the reasons.
+
+    Lines, not a table: Prefect does not break the lines of a cell, and a reason is long.
+    """
+    lines = []
+    warned = [node for node in result.nodes if node.status == "warn"]
+    for nodes in (result.failed_nodes, warned):
+        for node in nodes[:SHOWN_FAILURES]:
             reason = shorten(find_reason(node), LONGEST_REASON, placeholder=" …")
-            rows.append(_render_row([_translate_status(node), node.name, reason]))
-        if len(nodes) > limit:
-            more = f"… et {len(nodes) - limit} de plus"
-            rows.append(_render_row([_translate_status(nodes[0]), more, ""]))
-    if not rows:
-        return ""
-    return "\n".join(["## À voir\n", "| état | nœud | pourquoi |", "| --- | --- | --- |", *rows])
+            lines.append(
+                f"- {_translate_status(node)} : **{_write_name(node.name)}**, {escape(reason)}"
+            )
+        if len(nodes) > SHOWN_FAILURES:
+            hidden = format_count(len(nodes) - SHOWN_FAILURES)
+            lines.append(f"- {_translate_status(nodes[0])} : … et {hidden} de plus")
+    lines += _list_skipped([node for node in result.nodes if node.status == "skipped"])
+    return "\n".join(["## À voir\n", *lines]) if lines else ""
+
+
+def _list_skipped(nodes: list[NodeResult]) -> list[str]:
+    """Return a line for each reason why nodes were skipped, with their number and the first."""
+    by_reason: dict[str, list[str]] = {}
+    for node in nodes:
+        by_reason.setdefault(find_reason(node), []).append(_write_name(node.name))
+    lines = []
+    for reason, names in list(by_reason.items())[:SHOWN_FAILURES]:
+        more = f" et {format_count(len(names) - SHOWN_SKIPPED)} de plus"
+        shown = ", ".join(names[:SHOWN_SKIPPED]) + (more if len(names) > SHOWN_SKIPPED else "")
+        why = shorten(reason, LONGEST_REASON, placeholder=" …")
+        word = "sautés" if len(names) > 1 else "sauté"
+        lines.append(f"- {format_count(len(names))} {word} {_write_name(why)} : {shown}")
+    if len(by_reason) > SHOWN_FAILURES:
+        hidden = sum(map(len, list(by_reason.values())[SHOWN_FAILURES:]))
+        lines.append(f"- … et {format_count(hidden)} sautés de plus")
+    return lines
 
 
 def _render_failures(result: DbtResult) -> str:
@@ -234,17 +268,18 @@ def _render_last_runs(history: list[PastRun]) -> str:
     longest = max((run.seconds for run in history), default=0.0) or 1.0
     rows = [
         "## Dernières exécutions\n",
-        "| fin (UTC) | commit | échecs | facturé | durée (s) | |",
-        "| --- | --- | ---: | ---: | ---: | --- |",
+        "| fin (UTC) | échecs | avert. | facturé | durée (s) | | commit |",
+        "| --- | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for run in history:
         cells = [
             datetime.fromtimestamp(run.ended_at, UTC).strftime("%Y-%m-%d %H:%M"),
-            run.commit,
-            str(run.failed or ""),
+            format_count(run.failed) if run.failed else "",
+            format_count(run.warned) if run.warned else "",
             format_size(run.billed),
             format_decimal(run.seconds),
             "█" * round(run.seconds / longest * BAR_WIDTH / 2),
+            run.commit,
         ]
         rows.append(_render_row(cells))
     return "\n".join(rows)
@@ -252,12 +287,11 @@ def _render_last_runs(history: list[PastRun]) -> str:
 
 def _render_timeline(nodes: list[NodeResult]) -> str:
     """Return one bar a node, placed by when it started and as long as it took."""
-    spans = [(node.name, *node.span) for node in nodes if node.span]
+    spans = [(_shorten_name(node), *node.span) for node in nodes if node.span]
     if not spans:
         return ""
     first = min(start for _, start, _ in spans)
     total = max(end for _, _, end in spans) - first or 1.0
-    width = max(len(label) for label, _, _ in spans)
     rows = []
     for label, start, end in spans:
         offset = min(round((start - first) / total * BAR_WIDTH), BAR_WIDTH - 1)
@@ -265,49 +299,78 @@ def _render_timeline(nodes: list[NodeResult]) -> str:
         # Fill with ░: in the fonts of browsers a space has another width than █, and the bars would
         # not begin at their moment.
         bar = ("░" * offset + "█" * length).ljust(BAR_WIDTH, "░")
-        rows.append(f"{label:<{width}} {bar} {format_decimal(end - start):>6} s")
+        # The name last: before the bars, the longest one would push them out of a narrow page.
+        rows.append(f"{bar} {format_decimal(end - start):>6} s  {label}")
     return "## Durées, les plus longues d'abord\n\n" + render_code("\n".join(rows))
 
 
 def _render_table(nodes: list[NodeResult]) -> str:
-    """Return one row a node: status, rows, bytes billed, slot time, seconds, BigQuery job."""
+    """Return one row a node: status, name, seconds, rows, bytes billed, slot time.
+
+    The name is a link to its job: with a column more, the last would be out of sight at 1280 px.
+    """
     if not nodes:
         return ""
     rows = [
         "## Nœuds\n",
-        "| nœud | état | lignes | facturé | slots (s) | durée (s) | BigQuery |",
-        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+        "| état | nœud (et son job) | durée (s) | lignes | facturé | slots (s) |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for node in nodes:
         cells = [
-            node.name,
             _translate_status(node),
+            _link_to_job(node, escape(_shorten_name(node))),
+            format_decimal(node.seconds),
             _format_rows(node),
             format_bill(node.bill),
             format_decimal(_read_number(node, "slot_ms") / 1000),
-            format_decimal(node.seconds),
-            _render_job_link(node),
         ]
         rows.append(_render_row(cells))
     return "\n".join(rows)
 
 
 def _render_row(cells: list[str]) -> str:
-    """Return a row of a table, each `|` in a name escaped: it would be one cell more."""
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
 
 
-def _render_job_link(node: NodeResult) -> str:
-    """Return a link to the node's job in the console of BigQuery, if it had one."""
+def escape(text: str) -> str:
+    """Return one line of Markdown that shows a text as it is, in the cell of a table too."""
+    return re.sub(
+        r"[\\`*\[\]<>&|~]|(?<!\w)_+|_+(?!\w)",
+        lambda found: "".join(f"&#{ord(character)};" for character in found[0]),
+        " ".join(text.split()),
+    )
+
+
+def _link_to_job(node: NodeResult, text: str) -> str:
+    """Return the text as a link to the node's job in the console of BigQuery, if it had one."""
     if not node.response.get("job_id"):
-        return ""
+        return text
     job = f"bq:{node.response.get('location')}:{node.response['job_id']}"
     url = "https://console.cloud.google.com/bigquery"
-    return f"[job]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
+    return f"[{text}]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
 
 
 def _translate_status(node: NodeResult) -> str:
     return STATUSES.get(node.status, node.status)
+
+
+def _write_name(name: str) -> str:
+    """Return a whole name, which a narrow page may break after each `_`."""
+    return escape(name).replace("_", "_<wbr>")
+
+
+def _rank_status(node: NodeResult) -> int:
+    """Return 0 for what failed, 1 for what warned, 2 for the rest."""
+    return 0 if node.status in FAILED_STATUSES else 1 if node.status == "warn" else 2
+
+
+def _shorten_name(node: NodeResult) -> str:
+    """Return the name, its middle cut when it is long: those of tests begin and end alike."""
+    if len(node.name) <= LONGEST_NAME:
+        return node.name
+    end = LONGEST_NAME // 2 - 1
+    return f"{node.name[: LONGEST_NAME - end - 1]}…{node.name[-end:]}"
 
 
 def _format_rows(node: NodeResult) -> str:

@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 
 from bi_pipeline.reports.page import (
+    PastRun,
     add_to_history,
     dump_history,
+    escape,
     load_history,
     render_markdown,
     render_news,
@@ -70,7 +72,7 @@ def test_row_of_a_node_has_all_its_columns():
     text = render_markdown(result(replace(done, bill=Bill(2**20))), SETTINGS, [], [])
 
     link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
-    assert f"| a | réussi | 7 | 1,0 Mio | 3,4 | 2,5 | [job]({link}) |" in text
+    assert f"| réussi | [a]({link}) | 2,5 | 7 | 1,0 Mio | 3,4 |" in text
 
 
 def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
@@ -78,7 +80,7 @@ def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
 
     text = render_markdown(result(done), SETTINGS, [], [])
 
-    assert "| a | réussi |  | au moins 1,0 Mio |" in text
+    assert "| réussi | a | 1,0 |  | au moins 1,0 Mio |" in text
 
 
 def test_lines_of_a_test_are_those_that_fail_it():
@@ -86,7 +88,7 @@ def test_lines_of_a_test_are_those_that_fail_it():
 
     text = render_markdown(result(replace(test, failures=2512)), SETTINGS, [], [])
 
-    assert "| not_null_a | avertissement | 2\u202f512 |" in text
+    assert "| avertissement | not_null_a | 0,0 | 2\u202f512 |" in text
 
 
 def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
@@ -97,12 +99,16 @@ def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
 
     text = render_markdown(result(*nodes, return_code=1), SETTINGS, [], [])
 
-    assert [line for line in text.splitlines() if line.startswith("|")][2:5] == [
-        "| erreur | a | No such column |",
-        "| avertissement | t | Got 2 results |",
-        "| sauté | b | après l'échec de a |",
+    _, _, after = text.partition("## À voir\n\n")
+    assert after.splitlines()[:3] == [
+        "- erreur : **a**, No such column",
+        "- avertissement : **t**, Got 2 results",
+        "- 1 sauté après l'échec de a : b",
     ]
-    assert text.index("| sauté | b |") < text.index("n0")
+    assert text.index("## À voir") < text.index("n0")
+    table = text[text.index("## Nœuds") :].splitlines()
+    assert table[4].startswith("| erreur | a |")
+    assert table[5].startswith("| avertissement | t |")
 
 
 def test_what_is_skipped_by_the_hundred_is_cut_and_counted():
@@ -112,8 +118,8 @@ def test_what_is_skipped_by_the_hundred_is_cut_and_counted():
         result(node("a", status="error", message="x"), *skipped, return_code=1), SETTINGS, [], []
     )
 
-    assert text.count("| après l'échec de a |") == 50
-    assert "| sauté | … et 200 de plus |" in text
+    assert "\n- 250 sautés après l'échec de a : n0, n1, n2, " in text
+    assert ", n18, n19 et 230 de plus\n" in text
     assert "nœuds plus courts" not in text
 
 
@@ -133,9 +139,31 @@ def test_slowest_node_comes_first_with_the_longest_bar():
         result(node("short", seconds=1), node("long", seconds=4)), SETTINGS, [], []
     )
 
-    bars = [line for line in text.splitlines() if line.endswith(" s")]
-    assert [line.split()[0] for line in bars] == ["long", "short"]
-    assert [line.count("█") for line in bars] == [40, 10]
+    bars = [line for line in text.splitlines() if " s  " in line]
+    assert [line.split()[-1] for line in bars] == ["long", "short"]
+    assert [line.count("█") for line in bars] == [16, 4]
+
+
+def test_long_name_is_cut_in_its_middle_and_leaves_its_bar_in_sight():
+    name = "relationships_stg_flights_destination_code__airport_code__ref_stg_airports_"
+
+    text = render_markdown(result(node(name)), SETTINGS, [], [])
+
+    assert name not in text
+    assert "█" * 16 + "    1,0 s  relationships_stg_…ref_stg_airports_" in text
+    assert "| réussi | relationships_stg&#95;…ref_stg_airports&#95; |" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a | b\nc", "a &#124; b c"),
+        ("_a_b_", "&#95;a_b&#95;"),
+        ("<b>*x* [y](z) `t`", "&#60;b&#62;&#42;x&#42; &#91;y&#93;(z) &#96;t&#96;"),
+    ],
+)
+def test_text_is_shown_as_it_is(text, shown):
+    assert escape(text) == shown
 
 
 def test_thousands_of_nodes_stay_readable():
@@ -145,7 +173,7 @@ def test_thousands_of_nodes_stay_readable():
 
     assert "3000 nœuds : réussi 3000." in text
     assert len(text.splitlines()) < 150
-    assert "| n2999 |" in text
+    assert "| réussi | n2999 |" in text
     assert "… et 2950 nœuds plus courts" in text
 
 
@@ -179,17 +207,23 @@ def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
 def test_last_runs_follow_one_another_the_longest_with_the_longest_bar():
     day = 86_400
     history = run_of([], seconds=30.0, commit="abc0")
-    history = run_of(history, seconds=15.0, commit="abc1", ended_at=day)
+    history = run_of(history, seconds=15.0, commit="abc1", ended_at=day, status="warn")
     history = run_of(history, status="error", ended_at=2 * day)
 
     page = render_markdown(result(node("a")), SETTINGS, [], history)
 
     rows = [line for line in page.splitlines() if line.startswith("| 1970")]
     assert rows == [
-        f"| 1970-01-03 00:00 |  | 1 | 1,0 Mio | 12,3 | {'█' * 8} |",
-        f"| 1970-01-02 00:00 | abc1 |  | 1,0 Mio | 15,0 | {'█' * 10} |",
-        f"| 1970-01-01 00:00 | abc0 |  | 1,0 Mio | 30,0 | {'█' * 20} |",
+        f"| 1970-01-03 00:00 | 1 |  | 1,0 Mio | 12,3 | {'█' * 3} |  |",
+        f"| 1970-01-02 00:00 |  | 1 | 1,0 Mio | 15,0 | {'█' * 4} | abc1 |",
+        f"| 1970-01-01 00:00 |  |  | 1,0 Mio | 30,0 | {'█' * 8} | abc0 |",
     ]
+
+
+def test_history_of_before_it_had_warnings_is_read():
+    old = '{"ended_at": 5.0, "commit": "abc", "failed": 1, "billed": 2, "seconds": 3.0}'
+
+    assert load_history({"0": old}) == [PastRun(5.0, "abc", 1, 2, 3.0)]
 
 
 def test_history_keeps_twenty_runs():
