@@ -115,6 +115,7 @@ class NodeResult:
         response: what BigQuery answered: rows_affected, bytes_billed, job_id…
         failures: how many rows fail a test; None for what is no test, or did not run.
         blocked_by: the node whose failure had dbt skip this one; empty if dbt does not tell.
+        owner: who is to be told; empty if the project does not say.
         file: where it is, from `dbt/`.
         compiled_path: its compiled SQL, from the root; empty if dbt left none.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
@@ -133,6 +134,7 @@ class NodeResult:
     response: dict[str, Any] = field(default_factory=dict)
     failures: int | None = None
     blocked_by: str = ""
+    owner: str = ""
     file: str = "?"
     compiled_path: str = ""
     failed_batches: list[tuple[str, str]] = field(default_factory=list)

@@ -70,10 +70,43 @@ def read_results(
             node,
             missing_seed=_find_missing_seed(node.message, known),
             blocked_by=blockers.get(node.unique_id, ""),
+            owner=_find_owner(node.unique_id, known, manifest.get("groups", {})),
             is_local=is_local,
         )
         for node in nodes
     ]
+
+
+def _find_owner(
+    unique_id: str, known: dict[str, dict[str, Any]], groups: dict[str, dict[str, Any]]
+) -> str:
+    """Return who is to be told of a node; empty if the project does not say.
+
+    It is `meta.owner`, else the owner of its group; of a test without either, that of the node
+    that it tests.
+    """
+    node = known.get(unique_id, {})
+    config = node.get("config") or {}
+    meta = {**(node.get("meta") or {}), **(config.get("meta") or {})}
+    group = groups.get(f"group.{unique_id.split('.')[1]}.{node.get('group')}", {})
+    if owner := _name_owner(meta.get("owner")) or _name_owner(group.get("owner")):
+        return owner
+    if not unique_id.startswith(("test.", "unit_test.")):
+        return ""
+    parents = _list_parents(unique_id, known)
+    models = [name for name in parents if name.startswith("model.")]
+    tested = node.get("attached_node") or next(iter(models or parents), "")
+    return _find_owner(tested, known, groups) if tested else ""
+
+
+def _name_owner(owner: Any) -> str:
+    """Return an owner in one line: a text, a list of texts, or what dbt has of a group's."""
+    if isinstance(owner, dict):
+        name, email = (str(owner.get(key) or "") for key in ("name", "email"))
+        owner = f"{name} ({email})" if name and email else name or email
+    return " ".join(
+        str(", ".join(map(str, owner)) if isinstance(owner, list) else owner or "").split()
+    )
 
 
 def _find_blockers(nodes: list[NodeResult], known: dict[str, dict[str, Any]]) -> dict[str, str]:

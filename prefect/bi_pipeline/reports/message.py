@@ -153,8 +153,13 @@ def explain_node(node: NodeResult) -> str:
 
 
 def describe_node(node: NodeResult) -> str:
-    """Return the name of a node that failed or warned, its file and the one line that says why."""
-    return f"{node.name} ({node.file}) : {find_reason(node)}"
+    """Return the name of a node that failed or warned, its file, why, and who is to be told."""
+    return f"{node.name} ({node.file}) : {find_reason(node)}{say_owner(node)}"
+
+
+def say_owner(node: NodeResult) -> str:
+    """Return who is to be told of a node, after its reason; empty if the project does not say."""
+    return f" ; à prévenir : {node.owner}" if node.owner else ""
 
 
 def render_summary(results: Iterable[DbtResult], target: str) -> str:

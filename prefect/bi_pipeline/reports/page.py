@@ -30,6 +30,7 @@ from bi_pipeline.reports.message import (
     describe_node,
     explain_node,
     find_reason,
+    say_owner,
 )
 from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import (
@@ -217,7 +218,8 @@ def _render_attention(result: DbtResult) -> str:
         for node in nodes[:SHOWN_FAILURES]:
             reason = shorten(find_reason(node), LONGEST_REASON, placeholder=" …")
             lines.append(
-                f"- {_translate_status(node)} : **{_write_name(node.name)}**, {escape(reason)}"
+                f"- {_translate_status(node)} : **{_write_name(node.name)}**, "
+                f"{escape(reason + say_owner(node))}"
             )
         if len(nodes) > SHOWN_FAILURES:
             hidden = format_count(len(nodes) - SHOWN_FAILURES)

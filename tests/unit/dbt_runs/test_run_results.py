@@ -121,3 +121,39 @@ def test_test_has_the_number_of_rows_that_fail_it(tmp_path):
     nodes = read(tmp_path, {"test.p.t": "warn"}, {}, failures=2512)
 
     assert nodes["test.p.t"].failures == 2512
+
+
+SALES = {"owner": {"name": "équipe ventes", "email": "ventes@example.org"}}
+TEST_OF_A = {"depends_on": {"nodes": ["source.p.x", "model.p.a"]}}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "owner"),
+    [
+        ({"model.p.a": {"config": {"meta": {"owner": "ana"}}}}, "ana"),
+        ({"model.p.a": {"meta": {"owner": ["ana", "bob"]}}}, "ana, bob"),
+        ({"model.p.a": {"group": "sales"}}, "équipe ventes (ventes@example.org)"),
+        ({"model.p.a": {"group": "sales", "meta": {"owner": "ana"}}}, "ana"),
+        ({"model.p.a": {"group": "unknown"}}, ""),
+        ({"test.p.t": TEST_OF_A, "model.p.a": {"meta": {"owner": "ana"}}}, "ana"),
+        ({"test.p.t": TEST_OF_A | {"meta": {"owner": "bob"}}, "model.p.a": {}}, "bob"),
+        # A test of relations reads another model first: dbt says which one it is of.
+        (
+            {
+                "test.p.t": TEST_OF_A | {"attached_node": "model.p.b"},
+                "model.p.a": {"meta": {"owner": "ana"}},
+                "model.p.b": {"meta": {"owner": "bob"}},
+            },
+            "bob",
+        ),
+        ({"model.p.a": {}}, ""),
+    ],
+)
+def test_owner_is_that_of_the_node_of_its_group_or_of_the_model_tested(nodes, owner, tmp_path):
+    manifest = {"nodes": nodes, "groups": {"group.p.sales": SALES}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    failed = {"unique_id": next(iter(nodes)), "status": "error"}
+
+    (node,) = read_results({"results": [failed]}, tmp_path / "manifest.json", {}, is_local=False)
+
+    assert node.owner == owner

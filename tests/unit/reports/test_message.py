@@ -34,6 +34,17 @@ def test_failure_message_gives_the_reason_in_its_first_line(count):
     assert count == 1 or lines[-1] == "  … et 80 de plus"
 
 
+def test_owner_of_what_failed_is_named_after_the_reason():
+    model = failed("model.p.a", "Database Error in model a\n  Reason", owner="équipe ventes")
+
+    assert describe_failure(result(model)) == (
+        "dbt run a échoué : modèle a (?) : Reason ; à prévenir : équipe ventes"
+    )
+    assert "  - a (?) : Reason ; à prévenir : équipe ventes" in describe_failure(
+        result(model, failed("test.p.t"))
+    )
+
+
 def test_models_and_tests_are_listed_apart():
     test = failed("test.p.not_null_a_id.0123456789", "Got 2 results", status="fail")
     model = failed("model.p.a", "Database Error in model a\n  Reason")

@@ -93,7 +93,8 @@ def test_lines_of_a_test_are_those_that_fail_it():
 
 def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
     failed = node("a", status="error", message="Database Error in model a\n  No such column")
-    warned = replace(node("t", status="warn", message="Got 2 results"), unique_id="test.p.t")
+    warned = node("t", status="warn", message="Got 2 results")
+    warned = replace(warned, unique_id="test.p.t", owner="équipe ventes")
     skipped = replace(node("b", status="skipped"), blocked_by="model.p.a")
     nodes = [*(node(f"n{i}", seconds=9.0) for i in range(60)), skipped, warned, failed]
 
@@ -102,7 +103,7 @@ def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
     _, _, after = text.partition("## À voir\n\n")
     assert after.splitlines()[:3] == [
         "- erreur : **a**, No such column",
-        "- avertissement : **t**, Got 2 results",
+        "- avertissement : **t**, Got 2 results ; à prévenir : équipe ventes",
         "- 1 sauté après l'échec de a : b",
     ]
     assert text.index("## À voir") < text.index("n0")
