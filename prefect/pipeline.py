@@ -212,6 +212,7 @@ def run_dbt_command(
     )
     if not will_be_retried and not result.did_nothing:
         commit = read_current_commit(PROJECT_ROOT)
+        result = dbt.add_failing_rows(result)
         result = publish(result, dbt.settings, dbt.connection.project, warnings, commit)
         if result.drift:
             get_run_logger().warning(result.drift)

@@ -89,6 +89,23 @@ class Bill:
         )
 
 
+@dataclass(frozen=True)
+class FailingRows:
+    """The first rows that fail a test.
+
+    Attributes:
+        columns: their names.
+        rows: the values of each row, as texts.
+        refusal: why BigQuery gave none; empty if it did.
+        bill: of the query that read them.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    refusal: str = ""
+    bill: Bill = Bill()
+
+
 def find_name(unique_id: str) -> str:
     """Return the name of a node, as its file or its YAML gives it."""
     parts = unique_id.split(".")[2:]
@@ -117,7 +134,10 @@ class NodeResult:
         blocked_by: the node whose failure had dbt skip this one; empty if dbt does not tell.
         owner: who is to be told; empty if the project does not say.
         file: where it is, from `dbt/`.
-        compiled_path: its compiled SQL, from the root; empty if dbt left none.
+        compiled_code: its compiled SQL, if it failed or warned and dbt has any.
+        stored_failures: `project.dataset.table` where a test keeps the rows that fail it; empty
+            for none.
+        failing_rows: the first of these rows, if somebody has read them.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
         freshness: of a source that is too old.
         missing_seed: the seed of this project, not loaded yet, whose table it reads.
@@ -136,7 +156,9 @@ class NodeResult:
     blocked_by: str = ""
     owner: str = ""
     file: str = "?"
-    compiled_path: str = ""
+    compiled_code: str = ""
+    stored_failures: str = ""
+    failing_rows: FailingRows | None = None
     failed_batches: list[tuple[str, str]] = field(default_factory=list)
     freshness: Freshness | None = None
     missing_seed: str = ""

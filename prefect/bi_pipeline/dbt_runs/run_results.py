@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bi_pipeline.result import FAILED_STATUSES, Freshness, NodeResult
-from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
 
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
@@ -161,7 +159,7 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         for key in ("started_at", "completed_at")
         if timing.get(key)
     ]
-    compiled_path = node.get("compiled_path")
+    failed = result["status"] in {*FAILED_STATUSES, "warn"}
     # run_results.json names no table for a seed: take the manifest's. Not for a test, to which the
     # manifest gives one too (store_failures): its result would claim to have built a table.
     relation = result.get("relation_name")
@@ -177,12 +175,23 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         result.get("adapter_response") or {},
         failures=result.get("failures"),
         file=node.get("original_file_path", "?"),
-        compiled_path=(
-            os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else ""
-        ),
+        # The file of it is gone with the clone that a deployment ran from.
+        compiled_code=(result.get("compiled_code") or "") if failed else "",
+        stored_failures=_find_stored_failures(result, node),
         failed_batches=_list_failed_batches(result),
         freshness=_find_freshness(result),
     )
+
+
+def _find_stored_failures(result: dict[str, Any], node: dict[str, Any]) -> str:
+    """Return the table where a test has stored the rows that fail it; empty if in a view or none.
+
+    BigQuery lists the rows of a table for nothing, and not those of a view.
+    """
+    is_view = (node.get("config") or {}).get("store_failures_as") == "view"
+    if is_view or not result["unique_id"].startswith("test."):
+        return ""
+    return (result.get("relation_name") or "").replace("`", "")
 
 
 def _list_failed_batches(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from prefect.states import Running
 
 from bi_pipeline.bigquery.billing import read_bills
 from bi_pipeline.bigquery.connection import TOKEN_VARIABLE, DbtConnection
+from bi_pipeline.bigquery.failing_rows import add_failing_rows
 from bi_pipeline.dbt_runs.dbt_artifacts import (
     DEFERRED,
     RETRIABLE,
@@ -120,6 +121,13 @@ class DbtRunner:
                 whole, estimate=estimate_bill(self.connection, self.settings, manifest, whole)
             )
         return whole
+
+    def add_failing_rows(self, result: DbtResult) -> DbtResult:
+        """Return the result with the first rows that fail its tests, if the settings ask for it."""
+        nodes = add_failing_rows(self.connection, self.settings, result.nodes)
+        bill = sum((node.failing_rows.bill for node in nodes if node.failing_rows), Bill())
+        self.bills.append(bill)
+        return replace(result, nodes=nodes, bill=result.bill + bill)
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
         """Have dbt list what the options select; with prod's state, it judges `state:modified`.

@@ -66,6 +66,8 @@ SHOWN_NODES = 50
 SHOWN_SKIPPED = 20
 SHOWN_NEWS = 500
 LONGEST_REASON = 300
+LONGEST_SQL = 4000
+LONGEST_CELL = 60
 LONGEST_NAME = 36
 SHOWN_BARS = 20
 BAR_WIDTH = 16
@@ -142,7 +144,7 @@ def render_markdown(
         f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
         _render_overview(result, settings),
         _render_attention(result),
-        _render_failures(result),
+        _render_details(result),
         _render_cost(result.bill) if result.nodes else "",
         _render_last_runs(history),
         _render_timeline(slowest[:SHOWN_BARS]),
@@ -246,23 +248,58 @@ def _list_skipped(nodes: list[NodeResult]) -> list[str]:
     return lines
 
 
-def _render_failures(result: DbtResult) -> str:
-    """Return, for each failed node, its file, its message and its compiled SQL."""
-    if result.succeeded:
-        return ""
-    if not result.failed_nodes:
+def _render_details(result: DbtResult) -> str:
+    """Return what is known of each failed node, then the rows of the tests that warned."""
+    if not (result.succeeded or result.failed_nodes):
         return f"## En échec\n\n{render_code(describe_failure(result))}"
-    parts = ["## En échec"]
-    for node in result.failed_nodes[:SHOWN_FAILURES]:
-        parts.append(f"**{node.name}** ({node.kind}, `{node.file}`)")
-        if explanation := explain_node(node):
-            parts.append(f"À savoir : {explanation}.")
-        parts.append(render_code(node.message or describe_node(node)))
-        if node.compiled_path:
-            parts.append(f"SQL compilé : `{node.compiled_path}`")
+    parts = [_render_failed_node(node) for node in result.failed_nodes[:SHOWN_FAILURES]]
     if len(result.failed_nodes) > SHOWN_FAILURES:
-        parts.append(f"… et {len(result.failed_nodes) - SHOWN_FAILURES} de plus.")
+        parts.append(f"… et {format_count(len(result.failed_nodes) - SHOWN_FAILURES)} de plus.")
+    for node in result.nodes:
+        if node.status == "warn" and node.failing_rows:
+            parts += [_describe_place(node), _render_rows(node)]
+    return "\n\n".join(["## En détail", *parts]) if parts else ""
+
+
+def _render_failed_node(node: NodeResult) -> str:
+    """Return what a node is, what its message means, the message, its compiled SQL, its rows."""
+    parts = [_describe_place(node)]
+    if explanation := explain_node(node):
+        parts.append(f"À savoir : {explanation}.")
+    parts.append(render_code(node.message or describe_node(node)))
+    if sql := re.sub(r"\n\s*\n", "\n\n", node.compiled_code).strip():
+        start = f" (le début, {format_count(LONGEST_SQL)} caractères sur {format_count(len(sql))})"
+        cut = start if len(sql) > LONGEST_SQL else ""
+        parts.append(f"Son SQL compilé{cut} :\n\n{render_code(sql[:LONGEST_SQL], 'sql')}")
+    if node.failing_rows:
+        parts.append(_render_rows(node))
     return "\n\n".join(parts)
+
+
+def _describe_place(node: NodeResult) -> str:
+    """Return the name of a node, its kind, its file, its job in BigQuery."""
+    job = _link_to_job(node, "job BigQuery")
+    where = f"{node.kind}, {_write_name(node.file)}"
+    return f"**{_write_name(node.name)}** ({where}{f', {job}' if job[0] == '[' else ''})"
+
+
+def _render_rows(node: NodeResult) -> str:
+    """Return a table of the first rows that fail a test, or why BigQuery gave none."""
+    rows = node.failing_rows
+    assert rows is not None
+    if rows.refusal:
+        return f"Ses lignes fautives n'ont pas pu être lues : {escape(rows.refusal)}"
+    total = "" if node.failures is None else f" sur {format_count(node.failures)}"
+    billed = f", lues pour {format_bill(rows.bill)}" if rows.bill.billed else ""
+    lines = [_render_row([escape(_cut(cell, LONGEST_CELL)) for cell in row]) for row in rows.rows]
+    return "\n".join(
+        [
+            f"{count(len(rows.rows), 'ligne fautive', 'lignes fautives')}{total}{billed} :\n",
+            _render_row([escape(column) for column in rows.columns]),
+            _render_row(["---"] * len(rows.columns)),
+            *lines,
+        ]
+    )
 
 
 def _render_last_runs(history: list[PastRun]) -> str:
@@ -315,17 +352,17 @@ def _render_table(nodes: list[NodeResult]) -> str:
         return ""
     rows = [
         "## Nœuds\n",
-        "| état | nœud (et son job) | durée (s) | lignes | facturé | slots (s) |",
+        "| état | nœud (et son job) | durée | lignes | facturé | slots |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for node in nodes:
         cells = [
             _translate_status(node),
-            _link_to_job(node, escape(_shorten_name(node))),
-            format_decimal(node.seconds),
+            _link_to_job(node, _shorten_name(node)),
+            f"{format_decimal(node.seconds)} s",
             _format_rows(node),
             format_bill(node.bill),
-            format_decimal(_read_number(node, "slot_ms") / 1000),
+            f"{format_decimal(_read_number(node, 'slot_ms') / 1000)} s",
         ]
         rows.append(_render_row(cells))
     return "\n".join(rows)
@@ -337,19 +374,19 @@ def _render_row(cells: list[str]) -> str:
 
 def escape(text: str) -> str:
     """Return one line of Markdown that shows a text as it is, in the cell of a table too."""
-    return re.sub(
-        r"[\\`*\[\]<>&|~]|(?<!\w)_+|_+(?!\w)",
-        lambda found: "".join(f"&#{ord(character)};" for character in found[0]),
-        " ".join(text.split()),
-    )
+    line = re.sub(r"[\\`*\[\]<>&~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+    # An escaped `|` would do as well, but for readers that split cells at each.
+    return line.replace("|", "&#124;")
 
 
 def _link_to_job(node: NodeResult, text: str) -> str:
     """Return the text as a link to the node's job in the console of BigQuery, if it had one."""
     if not node.response.get("job_id"):
-        return text
+        return escape(text)
     job = f"bq:{node.response.get('location')}:{node.response['job_id']}"
     url = "https://console.cloud.google.com/bigquery"
+    # Prefect shows the text of a link as it stands, an escape included.
+    text = re.sub(r"[\[\]<>|]", " ", text)
     return f"[{text}]({url}?project={node.response.get('project_id')}&j={job}&page=queryresults)"
 
 
@@ -357,9 +394,14 @@ def _translate_status(node: NodeResult) -> str:
     return STATUSES.get(node.status, node.status)
 
 
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def _write_name(name: str) -> str:
     """Return a whole name, which a narrow page may break after each `_`."""
-    return escape(name).replace("_", "_<wbr>")
+    # Next to a tag, a `_` would begin italics.
+    return re.sub(r"\\?_", r"\\_<wbr>", escape(name))
 
 
 def _rank_status(node: NodeResult) -> int:
@@ -385,6 +427,7 @@ def _read_number(node: NodeResult, key: str) -> int:
     return int(node.response.get(key) or 0)
 
 
-def render_code(text: str) -> str:
-    """Return text as it is, in a block that no text of BigQuery can close."""
-    return f"~~~~text\n{text}\n~~~~"
+def render_code(text: str, language: str = "text") -> str:
+    """Return text as it is, in a block that none of its lines can close."""
+    fence = "~" * max(4, *(len(run) + 1 for run in re.findall("~+", text)), 0)
+    return f"{fence}{language}\n{text}\n{fence}"

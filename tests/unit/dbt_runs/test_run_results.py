@@ -157,3 +157,29 @@ def test_owner_is_that_of_the_node_of_its_group_or_of_the_model_tested(nodes, ow
     (node,) = read_results({"results": [failed]}, tmp_path / "manifest.json", {}, is_local=False)
 
     assert node.owner == owner
+
+
+@pytest.mark.parametrize(
+    ("unique_id", "config", "table"),
+    [
+        ("test.p.t", {}, "p.audit.t"),
+        ("test.p.t", {"store_failures_as": "view"}, ""),
+        ("model.p.a", {}, ""),
+    ],
+)
+def test_table_of_stored_failures_is_that_of_a_test(unique_id, config, table, tmp_path):
+    manifest = {"nodes": {unique_id: {"config": config}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    failed = {"unique_id": unique_id, "status": "error", "relation_name": "`p`.`audit`.`t`"}
+
+    (node,) = read_results({"results": [failed]}, tmp_path / "manifest.json", {}, is_local=False)
+
+    assert node.stored_failures == table
+
+
+def test_compiled_sql_is_kept_of_what_failed_alone(tmp_path):
+    statuses = {"model.p.a": "error", "model.p.b": "success"}
+
+    nodes = read(tmp_path, statuses, {}, compiled_code="select 1")
+
+    assert [node.compiled_code for node in nodes.values()] == ["select 1", ""]

@@ -13,7 +13,7 @@ from bi_pipeline.reports.page import (
     render_markdown,
     render_news,
 )
-from bi_pipeline.result import Bill, DbtResult, NodeResult
+from bi_pipeline.result import Bill, DbtResult, FailingRows, NodeResult
 from bi_pipeline.settings import PipelineSettings
 
 SETTINGS = PipelineSettings.from_mapping(
@@ -72,7 +72,7 @@ def test_row_of_a_node_has_all_its_columns():
     text = render_markdown(result(replace(done, bill=Bill(2**20))), SETTINGS, [], [])
 
     link = "https://console.cloud.google.com/bigquery?project=p&j=bq:EU:j&page=queryresults"
-    assert f"| réussi | [a]({link}) | 2,5 | 7 | 1,0 Mio | 3,4 |" in text
+    assert f"| réussi | [a]({link}) | 2,5 s | 7 | 1,0 Mio | 3,4 s |" in text
 
 
 def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
@@ -80,7 +80,7 @@ def test_line_of_a_node_says_at_least_when_a_query_may_be_missing():
 
     text = render_markdown(result(done), SETTINGS, [], [])
 
-    assert "| réussi | a | 1,0 |  | au moins 1,0 Mio |" in text
+    assert "| réussi | a | 1,0 s |  | au moins 1,0 Mio |" in text
 
 
 def test_lines_of_a_test_are_those_that_fail_it():
@@ -88,7 +88,7 @@ def test_lines_of_a_test_are_those_that_fail_it():
 
     text = render_markdown(result(replace(test, failures=2512)), SETTINGS, [], [])
 
-    assert "| avertissement | not_null_a | 0,0 | 2\u202f512 |" in text
+    assert "| avertissement | not_null_a | 0,0 s | 2\u202f512 |" in text
 
 
 def test_what_failed_warned_or_was_skipped_comes_first_with_its_reason():
@@ -152,15 +152,15 @@ def test_long_name_is_cut_in_its_middle_and_leaves_its_bar_in_sight():
 
     assert name not in text
     assert "█" * 16 + "    1,0 s  relationships_stg_…ref_stg_airports_" in text
-    assert "| réussi | relationships_stg&#95;…ref_stg_airports&#95; |" in text
+    assert r"| réussi | relationships_stg\_…ref_stg_airports\_ |" in text
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("a | b\nc", "a &#124; b c"),
-        ("_a_b_", "&#95;a_b&#95;"),
-        ("<b>*x* [y](z) `t`", "&#60;b&#62;&#42;x&#42; &#91;y&#93;(z) &#96;t&#96;"),
+        ("_a_b_", r"\_a_b\_"),
+        ("<b>*x* [y](z) `t`", r"\<b\>\*x\* \[y\](z) \`t\`"),
     ],
 )
 def test_text_is_shown_as_it_is(text, shown):
@@ -196,6 +196,52 @@ def test_failed_node_shows_what_its_message_means_above_it():
 
     assert "\n\nÀ savoir : colours est un seed de ce projet, pas encore chargé" in text
     assert text.index("pas encore chargé") < text.index("Not found")
+
+
+def test_failed_node_shows_its_sql_in_a_block_that_it_cannot_close():
+    sql = "\n\n\nselect 1\n\n\n~~~~\n# not a title"
+    failed = replace(node("a", status="error", message="x"), compiled_code=sql)
+
+    text = render_markdown(result(failed, return_code=1), SETTINGS, [], [])
+
+    assert "~~~~~sql\nselect 1\n\n~~~~\n# not a title\n~~~~~" in text
+
+
+def test_long_sql_is_cut():
+    failed = replace(node("a", status="error", message="x"), compiled_code="select 1\n" * 9000)
+
+    text = render_markdown(result(failed, return_code=1), SETTINGS, [], [])
+
+    assert "Son SQL compilé (le début, 4\u202f000 caractères sur 80\u202f999) :" in text
+    assert len(text) < 6000
+
+
+ROWS = FailingRows(["id", "no|te"], [["1", "a | b\nc"], ["NULL", "x" * 200]], bill=Bill(2**20))
+
+
+@pytest.mark.parametrize("status", ["fail", "warn"])
+def test_first_rows_that_fail_a_test_are_a_table(status):
+    test = NodeResult("test.p.t", status, "x", failures=2512, failing_rows=ROWS)
+
+    text = render_markdown(result(test, return_code=int(status == "fail")), SETTINGS, [], [])
+
+    _, found, table = text.partition("2 lignes fautives sur 2\u202f512, lues pour 1,0 Mio :\n\n")
+    assert found
+    assert table.splitlines()[:4] == [
+        "| id | no&#124;te |",
+        "| --- | --- |",
+        "| 1 | a &#124; b c |",
+        f"| NULL | {'x' * 59}… |",
+    ]
+
+
+def test_rows_that_bigquery_refuses_are_a_line():
+    refused = FailingRows(refusal="Query exceeded limit for bytes billed")
+    test = NodeResult("test.p.t", "warn", "x", failing_rows=refused)
+
+    text = render_markdown(result(test), SETTINGS, [], [])
+
+    assert "n'ont pas pu être lues : Query exceeded limit for bytes billed" in text
 
 
 def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
