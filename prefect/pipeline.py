@@ -69,7 +69,7 @@ from bi_pipeline.reports.message import (
     describe_warnings,
     render_summary,
 )
-from bi_pipeline.reports.publishing import publish, publish_news
+from bi_pipeline.reports.publishing import publish, publish_in_time, publish_news
 from bi_pipeline.result import WITH_EARLIER_WARNINGS, WITH_WARNINGS, DbtResult
 from bi_pipeline.settings import (
     PROJECT_ROOT,
@@ -205,6 +205,17 @@ def run_dbt_command(
         result = dbt.run(command, options, attempts[-1] if attempts else None)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
+    except BaseException:
+        for done in dbt.interrupted:
+            whole = attempts[-1].merge_retry(done) if attempts else done
+            publish_in_time(
+                whole,
+                dbt.settings,
+                dbt.connection.project,
+                warnings,
+                read_current_commit(PROJECT_ROOT),
+            )
+        raise
     attempts.append(result)
     failure = None if result.succeeded else make_error(result, len(attempts), dbt)
     will_be_retried = (

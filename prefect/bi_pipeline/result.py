@@ -13,6 +13,9 @@ FAILED_STATUSES = ERROR_STATUSES | {"fail"}
 # that `dbt retry` would redo.
 RETRIED = FAILED_STATUSES | {"skipped"}
 
+# Ours, of a node that was under way when the run was stopped: dbt writes no result of it.
+INTERRUPTED = "interrupted"
+
 # dbt exits 0 with these events when a selection names no node, or when there is nothing to do:
 # without them, a mistyped --select would pass for a success.
 NO_NODES = "NoNodesForSelectionCriteria"
@@ -242,6 +245,10 @@ class DbtResult:
         arguments: those that dbt says the command had; `which` is that which a retry took up.
         estimate: what a run of these nodes would be billed, if the run asks for it.
         drift: French line that says how much more it billed than usual; empty if it did not.
+        was_interrupted: whether the run was stopped before its end: nodes are missing, and the one
+            that was under way has the status `interrupted`.
+        docs: where DBT_ARTIFACTS_DIR keeps the documentation, an address or a path, be it there or
+            not; empty without that setting.
     """
 
     command: str
@@ -255,6 +262,8 @@ class DbtResult:
     arguments: dict[str, Any] = field(default_factory=dict)
     estimate: Estimate | None = None
     drift: str = ""
+    was_interrupted: bool = False
+    docs: str = ""
 
     @property
     def did_nothing(self) -> bool:

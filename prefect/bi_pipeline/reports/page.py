@@ -35,6 +35,7 @@ from bi_pipeline.reports.message import (
 from bi_pipeline.reports.prices import ON_DEMAND_USD_PER_TIB
 from bi_pipeline.result import (
     FAILED_STATUSES,
+    INTERRUPTED,
     Bill,
     DbtResult,
     NodeResult,
@@ -53,6 +54,7 @@ STATUSES = {
     "partial success": "partiel",
     "skipped": "sauté",
     "no-op": "sans objet",
+    INTERRUPTED: "interrompu",
 }
 
 PRICING = "https://cloud.google.com/bigquery/pricing"
@@ -129,11 +131,14 @@ def render_markdown(
     settings: PipelineSettings,
     warnings: list[str],
     history: list[PastRun],
+    docs: str = "",
 ) -> str:
     """Return the page: outcome, what failed, warned or was skipped and why, cost, last runs, nodes.
 
-    Warnings come before all else. `history` has the last runs of the command, this one first.
+    Warnings come before all else. `history` has the last runs of the command, this one first;
+    `docs` is where the documentation is, an address or a path, if it is known.
     """
+    outcome = "interrompu" if result.was_interrupted else "réussi" if result.succeeded else "échoué"
     # Skipped nodes took no time: their rows would only repeat those above.
     done = [node for node in result.nodes if node.status != "skipped"]
     slowest = sorted(done, key=lambda node: -node.seconds)
@@ -141,11 +146,12 @@ def render_markdown(
     hidden = ranked[SHOWN_NODES:]
     parts = [
         *(f"> ⚠️ {warning}" for warning in (*warnings, result.drift) if warning),
-        f"# dbt {result.command} : {'réussi' if result.succeeded else 'échoué'}",
+        f"# dbt {result.command} : {outcome}",
         _render_overview(result, settings),
         _render_attention(result),
         _render_details(result),
         _render_cost(result.bill) if result.nodes else "",
+        _render_docs(docs),
         _render_last_runs(history),
         _render_timeline(slowest[:SHOWN_BARS]),
         _render_table(ranked[:SHOWN_NODES]),
@@ -179,6 +185,8 @@ def _render_overview(result: DbtResult, settings: PipelineSettings) -> str:
         f"Dataset `{settings.dataset}`, cible `{settings.target}`, "
         f"{format_decimal(result.seconds)} s dans dbt."
     ]
+    if result.was_interrupted:
+        lines.append("Arrêtée avant sa fin : ce qui n'est pas ci-dessous n'avait pas commencé.")
     if result.nodes:
         counts = Counter(_translate_status(node) for node in result.nodes)
         statuses = ", ".join(f"{status} {count}" for status, count in counts.most_common())
@@ -210,13 +218,14 @@ def _render_cost(bill: Bill) -> str:
 
 
 def _render_attention(result: DbtResult) -> str:
-    """Return a line for each node that failed or warned, then those skipped, with the reasons.
+    """Return a line for each node that was stopped, failed or warned, then those skipped.
 
     Lines, not a table: Prefect does not break the lines of a cell, and a reason is long.
     """
     lines = []
+    stopped = [node for node in result.nodes if node.status == INTERRUPTED]
     warned = [node for node in result.nodes if node.status == "warn"]
-    for nodes in (result.failed_nodes, warned):
+    for nodes in (stopped, result.failed_nodes, warned):
         for node in nodes[:SHOWN_FAILURES]:
             reason = shorten(find_reason(node), LONGEST_REASON, placeholder=" …")
             lines.append(
@@ -250,7 +259,7 @@ def _list_skipped(nodes: list[NodeResult]) -> list[str]:
 
 def _render_details(result: DbtResult) -> str:
     """Return what is known of each failed node, then the rows of the tests that warned."""
-    if not (result.succeeded or result.failed_nodes):
+    if not (result.succeeded or result.failed_nodes or result.was_interrupted):
         return f"## En échec\n\n{render_code(describe_failure(result))}"
     parts = [_render_failed_node(node) for node in result.failed_nodes[:SHOWN_FAILURES]]
     if len(result.failed_nodes) > SHOWN_FAILURES:
@@ -300,6 +309,14 @@ def _render_rows(node: NodeResult) -> str:
             *lines,
         ]
     )
+
+
+def _render_docs(docs: str) -> str:
+    """Return where the documentation is: a link, or the path of a file."""
+    if not docs:
+        return ""
+    where = f"[docs.html]({docs})" if docs.startswith("https://") else f"`{docs}`"
+    return f"Documentation du projet : {where}"
 
 
 def _render_last_runs(history: list[PastRun]) -> str:
@@ -405,8 +422,10 @@ def _write_name(name: str) -> str:
 
 
 def _rank_status(node: NodeResult) -> int:
-    """Return 0 for what failed, 1 for what warned, 2 for the rest."""
-    return 0 if node.status in FAILED_STATUSES else 1 if node.status == "warn" else 2
+    """Return 0 for what failed or was stopped, 1 for what warned, 2 for the rest."""
+    return (
+        0 if node.status in {*FAILED_STATUSES, INTERRUPTED} else 1 if node.status == "warn" else 2
+    )
 
 
 def _shorten_name(node: NodeResult) -> str:

@@ -13,7 +13,7 @@ from bi_pipeline.reports.page import (
     render_markdown,
     render_news,
 )
-from bi_pipeline.result import Bill, DbtResult, FailingRows, NodeResult
+from bi_pipeline.result import INTERRUPTED, Bill, DbtResult, FailingRows, NodeResult
 from bi_pipeline.settings import PipelineSettings
 
 SETTINGS = PipelineSettings.from_mapping(
@@ -242,6 +242,30 @@ def test_rows_that_bigquery_refuses_are_a_line():
     text = render_markdown(result(test), SETTINGS, [], [])
 
     assert "n'ont pas pu être lues : Query exceeded limit for bytes billed" in text
+
+
+def test_page_of_a_stopped_run_says_what_was_under_way():
+    stopped = node("b", status=INTERRUPTED, message="en cours depuis 40 s")
+    stopped_run = replace(result(node("a"), stopped, return_code=130), was_interrupted=True)
+
+    text = render_markdown(stopped_run, SETTINGS, [], [])
+
+    assert text.startswith("# dbt run : interrompu")
+    assert "- interrompu : **b**, en cours depuis 40 s" in text
+    assert "## En détail" not in text
+
+
+@pytest.mark.parametrize(
+    ("docs", "line"),
+    [
+        ("https://storage.cloud.google.com/b/dev/docs.html", "[docs.html](https://storage."),
+        ("/srv/dbt/dev/docs.html", "`/srv/dbt/dev/docs.html`"),
+    ],
+)
+def test_documentation_is_a_click_away(docs, line):
+    text = render_markdown(result(node("a")), SETTINGS, [], [], docs)
+
+    assert f"Documentation du projet : {line}" in text
 
 
 def run_of(history, *, seconds=12.3, commit="", ended_at=0.0, status="success"):
