@@ -181,6 +181,14 @@ def make_error(result: DbtResult, attempt: int, dbt: DbtRunner) -> PipelineError
     return PassingFaultError(describe_retry(message, attempt, attempts))
 
 
+def publish_what_was_done(dbt: DbtRunner, warnings: list[str], attempts: list[DbtResult]) -> None:
+    """Put in Prefect the page of a command that was interrupted, within a few seconds."""
+    project, commit = dbt.connection.project, read_current_commit(PROJECT_ROOT)
+    for done in dbt.interrupted:
+        whole = attempts[-1].merge_retry(done) if attempts else done
+        publish_in_time(whole, dbt.settings, project, warnings, commit)
+
+
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -206,15 +214,7 @@ def run_dbt_command(
     except PipelineError as error:
         return Failed(message=str(error), data=error)
     except BaseException:
-        for done in dbt.interrupted:
-            whole = attempts[-1].merge_retry(done) if attempts else done
-            publish_in_time(
-                whole,
-                dbt.settings,
-                dbt.connection.project,
-                warnings,
-                read_current_commit(PROJECT_ROOT),
-            )
+        publish_what_was_done(dbt, warnings, attempts)
         raise
     attempts.append(result)
     failure = None if result.succeeded else make_error(result, len(attempts), dbt)

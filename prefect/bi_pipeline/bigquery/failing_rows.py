@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import time
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MOST_TESTS = 5
 QUERY_SECONDS = 8
 TIMEOUT_SECONDS = 10
+ALL_SECONDS = 20
 
 
 def add_failing_rows(
@@ -40,9 +41,11 @@ def add_failing_rows(
         return nodes
     with AuthorizedSession(connection.credentials) as session:
         reader = _Reader(session, connection.project, settings)
-        with ThreadPoolExecutor(MOST_TESTS) as threads:
-            found = zip(chosen, threads.map(reader.read, chosen), strict=True)
-            rows = {node.unique_id: each for node, each in found}
+        # One after another: read at the same time, bqemulator 1.4.0 mixes up the rows of tables.
+        deadline, rows = time.monotonic() + ALL_SECONDS, {}
+        for node in chosen:
+            late = FailingRows(refusal=f"les tests d'avant ont pris {ALL_SECONDS} s")
+            rows[node.unique_id] = reader.read(node) if time.monotonic() < deadline else late
     return [
         replace(node, failing_rows=rows[node.unique_id], bill=node.bill + rows[node.unique_id].bill)
         if node.unique_id in rows

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from google.auth.credentials import AnonymousCredentials
 
+from bi_pipeline.bigquery import failing_rows
 from bi_pipeline.bigquery.connection import DbtConnection
 from bi_pipeline.bigquery.failing_rows import add_failing_rows
 from bi_pipeline.result import Bill, FailingRows, NodeResult
@@ -119,6 +120,15 @@ def test_query_that_takes_long_is_cancelled():
 
     assert "n'a pas abouti en 8 s" in node.failing_rows.refusal
     assert requests[-1][0] == "p/jobs/j/cancel?location=EU"
+
+
+def test_tests_whose_turn_comes_late_are_not_read(monkeypatch):
+    monkeypatch.setattr(failing_rows, "ALL_SECONDS", -1)
+
+    (node,), requests = read({}, failed())
+
+    assert node.failing_rows.refusal.startswith("les tests d'avant ont pris")
+    assert requests == []
 
 
 def test_five_tests_are_read_those_that_failed_first():
