@@ -252,7 +252,7 @@ def test_page_of_a_stopped_run_says_what_was_under_way():
 
     assert text.startswith("# dbt run : interrompu")
     assert "- interrompu : **b**, en cours depuis 40 s" in text
-    assert "## En détail" not in text
+    assert "## En échec" not in text
 
 
 @pytest.mark.parametrize(
