@@ -80,7 +80,7 @@ from bi_pipeline.reports.message import (
     describe_warnings,
     render_summary,
 )
-from bi_pipeline.reports.publishing import publish, publish_news
+from bi_pipeline.reports.publishing import publish, publish_in_time, publish_news
 from bi_pipeline.result import WITH_EARLIER_WARNINGS, WITH_WARNINGS, DbtResult
 from bi_pipeline.settings import (
     PROJECT_ROOT,
@@ -193,6 +193,14 @@ def make_error(result: DbtResult, attempt: int, dbt: DbtRunner) -> PipelineError
     return PassingFaultError(describe_retry(message, attempt, attempts))
 
 
+def publish_what_was_done(dbt: DbtRunner, warnings: list[str], attempts: list[DbtResult]) -> None:
+    """Put in Prefect the page of a command that was interrupted, within a few seconds."""
+    project, commit = dbt.connection.project, read_current_commit(PROJECT_ROOT)
+    for done in dbt.interrupted:
+        whole = attempts[-1].merge_retry(done) if attempts else done
+        publish_in_time(whole, dbt.settings, project, warnings, commit)
+
+
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -217,6 +225,9 @@ def run_dbt_command(
         result = dbt.run(command, options, attempts[-1] if attempts else None)
     except PipelineError as error:
         return Failed(message=str(error), data=error)
+    except BaseException:
+        publish_what_was_done(dbt, warnings, attempts)
+        raise
     attempts.append(result)
     failure = None if result.succeeded else make_error(result, len(attempts), dbt)
     will_be_retried = (
@@ -224,6 +235,7 @@ def run_dbt_command(
     )
     if not will_be_retried and not result.did_nothing:
         commit = read_current_commit(PROJECT_ROOT)
+        result = dbt.add_failing_rows(result)
         result = publish(result, dbt.settings, dbt.connection.project, warnings, commit)
         if result.drift:
             get_run_logger().warning(result.drift)

@@ -13,6 +13,9 @@ FAILED_STATUSES = ERROR_STATUSES | {"fail"}
 # that `dbt retry` would redo.
 RETRIED = FAILED_STATUSES | {"skipped"}
 
+# Ours, of a node that was under way when the run was stopped: dbt writes no result of it.
+INTERRUPTED = "interrupted"
+
 # dbt exits 0 with these events when a selection names no node, or when there is nothing to do:
 # without them, a mistyped --select would pass for a success.
 NO_NODES = "NoNodesForSelectionCriteria"
@@ -89,6 +92,23 @@ class Bill:
         )
 
 
+@dataclass(frozen=True)
+class FailingRows:
+    """The first rows that fail a test.
+
+    Attributes:
+        columns: their names.
+        rows: the values of each row, as texts.
+        refusal: why BigQuery gave none; empty if it did.
+        bill: of the query that read them.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    rows: list[list[str]] = field(default_factory=list)
+    refusal: str = ""
+    bill: Bill = Bill()
+
+
 def find_name(unique_id: str) -> str:
     """Return the name of a node, as its file or its YAML gives it."""
     parts = unique_id.split(".")[2:]
@@ -113,8 +133,14 @@ class NodeResult:
         span: when it started and ended, in seconds since 1970; None if it did not run.
         relation: `dataset.table` that it built; empty for a test or a source.
         response: what BigQuery answered: rows_affected, bytes_billed, job_id…
+        failures: how many rows fail a test; None for what is no test, or did not run.
+        blocked_by: the node whose failure had dbt skip this one; empty if dbt does not tell.
+        owner: who is to be told; empty if the project does not say.
         file: where it is, from `dbt/`.
-        compiled_path: its compiled SQL, from the root; empty if dbt left none.
+        compiled_code: its compiled SQL, if it failed or warned and dbt has any.
+        stored_failures: `project.dataset.table` where a test keeps the rows that fail it; empty
+            for none.
+        failing_rows: the first of these rows, if somebody has read them.
         failed_batches: start and end, ISO 8601, of each batch of a microbatch that failed.
         freshness: of a source that is too old.
         missing_seed: the seed of this project, not loaded yet, whose table it reads.
@@ -129,8 +155,13 @@ class NodeResult:
     span: tuple[float, float] | None = None
     relation: str = ""
     response: dict[str, Any] = field(default_factory=dict)
+    failures: int | None = None
+    blocked_by: str = ""
+    owner: str = ""
     file: str = "?"
-    compiled_path: str = ""
+    compiled_code: str = ""
+    stored_failures: str = ""
+    failing_rows: FailingRows | None = None
     failed_batches: list[tuple[str, str]] = field(default_factory=list)
     freshness: Freshness | None = None
     missing_seed: str = ""
@@ -214,6 +245,10 @@ class DbtResult:
         arguments: those that dbt says the command had; `which` is that which a retry took up.
         estimate: what a run of these nodes would be billed, if the run asks for it.
         drift: French line that says how much more it billed than usual; empty if it did not.
+        was_interrupted: whether the run was stopped before its end: nodes are missing, and the one
+            that was under way has the status `interrupted`.
+        docs: where DBT_ARTIFACTS_DIR keeps the documentation, an address or a path, be it there or
+            not; empty without that setting.
     """
 
     command: str
@@ -227,6 +262,8 @@ class DbtResult:
     arguments: dict[str, Any] = field(default_factory=dict)
     estimate: Estimate | None = None
     drift: str = ""
+    was_interrupted: bool = False
+    docs: str = ""
 
     @property
     def did_nothing(self) -> bool:

@@ -41,9 +41,11 @@ GOOGLE_ENDPOINT = "https://bigquery.googleapis.com"
 LOCALHOST = "127.0.0.1"
 ENDPOINT = "DBT_BIGQUERY_API_ENDPOINT"
 
-# Upper bounds: more threads exhaust the machine, more seconds overflow threading.Timer.
+# Upper bounds: more threads exhaust the machine, more seconds overflow threading.Timer, more rows
+# make a page that browsers are slow to show.
 MAXIMUM_THREADS = 256
 MAXIMUM_RUN_SECONDS = 30 * 24 * 3600
+MAXIMUM_FAILING_ROWS = 100
 
 Target = Literal["dev", "prod"]
 
@@ -196,6 +198,12 @@ class PipelineSettings(BaseModel):
         le=10,
         alias="DBT_RETRIES",
         description="Nouveaux essais après une panne passagère de BigQuery. Facultatif.",
+    )
+    show_failing_rows: PositiveInt | None = Field(
+        None,
+        le=MAXIMUM_FAILING_ROWS,
+        alias="DBT_SHOW_FAILING_ROWS",
+        description="Lignes fautives à montrer dans Prefect, par test. Facultatif : aucune.",
     )
     dbt_artifacts_dir: Annotated[str, AfterValidator(_check_dbt_artifacts_dir)] | None = Field(
         None,

@@ -76,9 +76,11 @@ def test_run_that_bills_far_more_than_usual_ends_with_a_warning_and_each_model_s
     assert warning in of_prefect.state.message
     assert warning in run.stderr
     assert page.data.startswith(f"> ⚠️ {warning}")
-    rows = {line.split(" | ")[0]: line for line in page.data.splitlines()}
-    assert "| 2,0 Gio |" in rows["| loaded"]
-    assert "| 1,0 Gio |" in rows["| shown"]
+    rows = [line for line in page.data.splitlines() if line.startswith("| réussi")]
+    (loaded,) = (row for row in rows if "[loaded](" in row)
+    (shown,) = (row for row in rows if "[shown](" in row)
+    assert "| 2,0 Gio |" in loaded
+    assert "| 1,0 Gio |" in shown
 
 
 def test_run_over_its_budget_ends_before_the_next_command_with_what_it_built(project, proxy):

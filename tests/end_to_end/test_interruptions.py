@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import select
 import signal
 import sqlite3
@@ -233,8 +234,12 @@ def stopped(project, bigquery, local_environment, tmp_path_factory):
         prod.wait(60)
         left = end(dev, project, dev_proxy, alone)
         left_in_prod = end(prod, project, prod_proxy, local_environment)
+    with prefect_client(local_environment) as client:
+        dataset = project.environment["DBT_BIGQUERY_DATASET_PROD"].replace("_", "-")
+        pages = [page.data for page in client.read_artifacts() if page.key.endswith(dataset)]
     following = project.run_pipeline("--commands", "run")
     return SimpleNamespace(
+        pages=pages,
         goes_on=goes_on,
         left=left,
         left_in_prod=left_in_prod,
@@ -256,6 +261,15 @@ def test_run_in_the_background_that_takes_longer_than_it_may_leaves_nothing(stop
     assert stopped.left_in_prod == Left(143, "FAILED")
     last_line = stopped.left_in_prod.stderr.splitlines()[-1]
     assert last_line.startswith("Arrêtée au bout de 12 s")
+
+
+def test_run_that_takes_longer_than_it_may_has_a_page_of_what_was_done(stopped):
+    (page,) = stopped.pages
+
+    assert page.startswith("# dbt run : interrompu\n")
+    assert re.search(r"^- interrompu : \*\*second\*\*, en cours depuis \d+ s$", page, re.MULTILINE)
+    assert "| réussi | [first](" in page
+    assert "third" not in page
 
 
 def test_run_after_a_stopped_one_does_not_wait_and_loses_no_row(stopped):

@@ -69,7 +69,7 @@ def failing_project(tmp_path_factory, local_environment):
     """A project of three nodes, two of which fail."""
     broken = {
         "models/broken.sql": "select nowhere from (select 1 as a)",
-        "data-tests/never.sql": "select * from {{ ref('one') }}",
+        "data-tests/never.sql": "select *, lower('VALEUR') as found from {{ ref('one') }}",
     }
     root = tmp_path_factory.mktemp("failures")
     return copy_project(root, local_environment, ONE_MODEL | broken)
@@ -78,7 +78,16 @@ def failing_project(tmp_path_factory, local_environment):
 @pytest.fixture(scope="module")
 def failed_run(failing_project):
     """A run whose first command fails on a model and on a data test."""
-    return failing_project.run_pipeline("--commands", "build", "test")
+    return failing_project.run_pipeline("--commands", "build", "test", DBT_SHOW_FAILING_ROWS="2")
+
+
+def test_rows_that_fail_a_test_are_on_the_page_alone(failed_run, failing_project):
+    with prefect_client(failing_project.environment) as client:
+        dataset = failing_project.environment["DBT_BIGQUERY_DATASET_DEV"].replace("_", "-")
+        (page,) = (page for page in client.read_artifacts() if page.key.endswith(dataset))
+
+    assert "1 ligne fautive sur 1 :\n\n| id | found |\n| --- | --- |\n| 1 | valeur |" in page.data
+    assert "valeur" not in failed_run.stderr + failed_run.stdout
 
 
 def test_broken_model_and_failing_data_test_are_named(failed_run):

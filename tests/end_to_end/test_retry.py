@@ -10,7 +10,7 @@ from gcp_storage_emulator.server import create_server
 from google.auth.credentials import AnonymousCredentials
 from google.cloud.storage import Client
 
-from project import DBT_PROJECT, built, copy_project
+from project import DBT_PROJECT, built, copy_project, prefect_client
 
 # `half` fails until the test mends it.
 MODELS = {
@@ -113,13 +113,21 @@ def test_default_selector_of_the_project_counts_as_a_selection(make_project, tmp
     folder = tmp_path / "l'archive"
 
     run = project.run_pipeline(
-        "--commands", "run", "docs", "generate", DBT_ARTIFACTS_DIR=str(folder)
+        *("--commands", "docs", "generate", "run", "docs", "generate"),
+        DBT_ARTIFACTS_DIR=str(folder),
     )
 
+    with prefect_client(project.environment) as client:
+        dataset = project.environment["DBT_BIGQUERY_DATASET_DEV"].replace("_", "-")
+        pages = {page.key: page.data for page in client.read_artifacts()}
     assert run.returncode == 0, run.stderr
     # No manifest.json: it would make the models that a selection leaves out pass for built.
     assert sorted(path.name for path in folder.rglob("*.*")) == ["docs.html", "run_results.json"]
     assert "select 1 as id" in (folder / "dev" / "docs.html").read_text()
+    # The run finds in Prefect, on the page of `docs generate`, where the documentation is.
+    for command in ("run", "docs-generate"):
+        page = pages[f"dbt-{command}-projet-local-{dataset}"]
+        assert f"Documentation du projet : `{folder}/dev/docs.html`" in page
     results = json.loads((folder / "dev" / "run_results.json").read_text())
     # If the results of `docs generate` took the place of the run's, `retry` would redo nothing.
     assert results["args"]["which"] == "run"

@@ -68,11 +68,7 @@ def read_bills(
     answer, and when a job that dbt reports is not listed.
     """
     # The bill of what dbt reports is known from dbt, whether BigQuery lists the job or not.
-    jobs = {
-        str(node.response["job_id"]): Job(_read_reported_bill(node))
-        for node in nodes
-        if node.response.get("job_id")
-    }
+    jobs = _read_reported_jobs(nodes)
     missing, is_whole = set(jobs), False
     with suppress(RequestException, GoogleAuthError, ValueError, KeyError):
         for job in _list_jobs(connection, endpoint, since):
@@ -84,6 +80,22 @@ def read_bills(
     bill = sum((job.bill for job in jobs.values()), Bill())
     whole = replace(bill, is_whole=is_whole)
     return share_out(jobs, nodes, is_whole=is_whole), whole
+
+
+def read_reported_bills(nodes: list[NodeResult]) -> tuple[list[NodeResult], Bill]:
+    """Return the same from what dbt reports, without asking BigQuery: no bill is whole."""
+    jobs = _read_reported_jobs(nodes)
+    bill = sum((job.bill for job in jobs.values()), Bill())
+    return share_out(jobs, nodes, is_whole=False), replace(bill, is_whole=False)
+
+
+def _read_reported_jobs(nodes: list[NodeResult]) -> dict[str, Job]:
+    """Return the main job of each node, by its id."""
+    return {
+        str(node.response["job_id"]): Job(_read_reported_bill(node))
+        for node in nodes
+        if node.response.get("job_id")
+    }
 
 
 def share_out(jobs: dict[str, Job], nodes: list[NodeResult], *, is_whole: bool) -> list[NodeResult]:

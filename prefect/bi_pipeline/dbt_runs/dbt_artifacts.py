@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from bi_pipeline.dbt_runs.run_results import MANIFEST, RUN_RESULTS
 from bi_pipeline.errors import ConfigurationError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # The manifest of prod without the nodes that this run builds: with them, dbt would read prod's
 # version of a model that the run has just built.
 DEFERRED = f"deferred/{MANIFEST}"
+DOCS_PAGE = "docs.html"
 # The commands whose results are kept for `retry`. If the results of compile or docs generate were
 # kept too, they would replace those of a failed build, which could then not be taken up.
 RETRIABLE = ("run", "test", "build", "seed", "snapshot", "clone", "retry")
@@ -46,7 +48,7 @@ def list_files_to_keep(
     if result.succeeded and built and done >= read_models():
         kept[MANIFEST] = MANIFEST
     if result.succeeded and result.command == "docs generate":
-        kept["static_index.html"] = "docs.html"
+        kept["static_index.html"] = DOCS_PAGE
     return kept
 
 
@@ -108,6 +110,18 @@ class DbtArtifactsDir:
             return
         except Exception as error:
             raise self._make_error("écriture", error) from None
+
+    def locate(self, name: str) -> str:
+        """Return where a file is for a reader: the address of a page of Google's, or the path.
+
+        The address asks for a login.
+        """
+        if not self.address.startswith("gs://"):
+            return str(Path(self.address) / name)
+        bucket, _, prefix = self.address.removeprefix("gs://").partition("/")
+        return (
+            f"https://storage.cloud.google.com/{bucket}/{quote(str(PurePosixPath(prefix, name)))}"
+        )
 
     def _make_blob(self, name: str) -> Any:
         from google.cloud import storage

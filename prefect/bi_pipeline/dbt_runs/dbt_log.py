@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from prefect.logging import get_run_logger
 
@@ -55,6 +56,18 @@ def read_log(command: str, lines: list[str]) -> DbtLog:
             with suppress(ValueError, TypeError, KeyError):
                 log.listed.append(str(json.loads(message)["unique_id"]))
     return log
+
+
+def read_started(lines: list[str]) -> dict[str, float]:
+    """Return the nodes that dbt said it has started, and when, in seconds since 1970."""
+    started = {}
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):
+            event = json.loads(line)
+            if event["info"]["name"] == "LogStartLine":
+                moment = datetime.fromisoformat(event["info"]["ts"]).timestamp()
+                started[str(event["data"]["node_info"]["unique_id"])] = moment
+    return started
 
 
 def _read_event(line: str) -> tuple[str, int, str, str] | None:

@@ -7,6 +7,7 @@ import shlex
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ def run_dbt_process(
     lock: int,
     *,
     shown: bool,
+    on_interruption: Callable[[list[str]], None],
 ) -> EndedProcess:
     """Run `dbt` with these words to its end, in a folder; never raises for what dbt does.
 
@@ -53,12 +55,14 @@ def run_dbt_process(
         connection: who dbt is for BigQuery: it is given tokens, and a profile without a secret.
         lock: descriptor of a lock, which dbt holds until it has ended.
         shown: whether its lines go to the log of the Prefect run as they come.
+        on_interruption: called with what dbt has printed, once it was interrupted and has ended.
     """
     # Not at the top: prefect_dbt.cli warns, at its first import, that it is deprecated.
     # make_connection() has done that import, with the warning silenced.
     from prefect_dbt.cli import DbtCoreOperation
 
     with (
+        ExitStack() as interrupted,
         tempfile.TemporaryDirectory(prefix="dbt-profile-") as profiles_dir,
         show_plain_log(),
         ExitStack() as sockets,
@@ -83,7 +87,13 @@ def run_dbt_process(
             # The client has inherited these sockets. Close our copies, or the other side never
             # sees EOF when it exits.
             sockets.close()
-            _wait_for(process)
+            try:
+                _wait_for(process)
+            except BaseException:
+                # Once the operation is closed: before, fetch_result would log that the process
+                # still runs.
+                interrupted.callback(lambda: on_interruption(process.fetch_result()))
+                raise
         return_code = 1 if process.return_code is None else process.return_code
         return EndedProcess(return_code, process.fetch_result())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from contextlib import suppress
 from dataclasses import replace
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from bi_pipeline.result import FAILED_STATUSES, Freshness, NodeResult
-from bi_pipeline.settings import DBT_PROJECT_DIR, PROJECT_ROOT
 
 RUN_RESULTS = "run_results.json"
 SOURCES = "sources.json"
@@ -64,10 +62,81 @@ def read_results(
         for unique_id, node in manifest.get(kind, {}).items()
     }
     nodes = [_make_node_result(result, known.get(result["unique_id"], {})) for result in results]
+    blockers = _find_blockers(nodes, known)
     return [
-        replace(node, missing_seed=_find_missing_seed(node.message, known), is_local=is_local)
+        replace(
+            node,
+            missing_seed=_find_missing_seed(node.message, known),
+            blocked_by=blockers.get(node.unique_id, ""),
+            owner=_find_owner(node.unique_id, known, manifest.get("groups", {})),
+            is_local=is_local,
+        )
         for node in nodes
     ]
+
+
+def _find_owner(
+    unique_id: str, known: dict[str, dict[str, Any]], groups: dict[str, dict[str, Any]]
+) -> str:
+    """Return who is to be told of a node; empty if the project does not say.
+
+    It is `meta.owner`, else the owner of its group; of a test without either, that of the node
+    that it tests.
+    """
+    node = known.get(unique_id, {})
+    config = node.get("config") or {}
+    meta = {**(node.get("meta") or {}), **(config.get("meta") or {})}
+    group = groups.get(f"group.{unique_id.split('.')[1]}.{node.get('group')}", {})
+    if owner := _name_owner(meta.get("owner")) or _name_owner(group.get("owner")):
+        return owner
+    if not unique_id.startswith(("test.", "unit_test.")):
+        return ""
+    parents = _list_parents(unique_id, known)
+    models = [name for name in parents if name.startswith("model.")]
+    tested = node.get("attached_node") or next(iter(models or parents), "")
+    return _find_owner(tested, known, groups) if tested else ""
+
+
+def _name_owner(owner: Any) -> str:
+    """Return an owner in one line: a text, a list of texts, or what dbt has of a group's."""
+    if isinstance(owner, dict):
+        name, email = (str(owner.get(key) or "") for key in ("name", "email"))
+        owner = f"{name} ({email})" if name and email else name or email
+    return " ".join(
+        str(", ".join(map(str, owner)) if isinstance(owner, list) else owner or "").split()
+    )
+
+
+def _find_blockers(nodes: list[NodeResult], known: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Return the failed node after which each was skipped, by `unique_id`; dbt does not write it.
+
+    It is a failed ancestor or, in a `build`, a failed test of an ancestor, or its own unit test;
+    else a failed hook, after which dbt skips all.
+    """
+    failed = {node.unique_id for node in nodes if node.status in FAILED_STATUSES}
+    tested = {
+        parent: unique_id
+        for unique_id in failed
+        if unique_id.startswith(("test.", "unit_test."))
+        for parent in _list_parents(unique_id, known)
+    }
+    hook = next((name for name in failed if name.startswith("operation.")), "")
+    blockers = {node.unique_id: hook for node in nodes if node.status == "skipped"}
+    for node in nodes:
+        left, seen = [node.unique_id] if node.status == "skipped" else [], set()
+        while left:
+            name = left.pop(0)
+            if name in failed or name in tested:
+                blockers[node.unique_id] = name if name in failed else tested[name]
+                break
+            left += [parent for parent in _list_parents(name, known) if parent not in seen]
+            seen.update(left)
+    return blockers
+
+
+def _list_parents(unique_id: str, known: dict[str, dict[str, Any]]) -> list[str]:
+    parents: list[str] = known.get(unique_id, {}).get("depends_on", {}).get("nodes", [])
+    return parents
 
 
 def _find_missing_seed(message: str, known: dict[str, dict[str, Any]]) -> str:
@@ -90,7 +159,7 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         for key in ("started_at", "completed_at")
         if timing.get(key)
     ]
-    compiled_path = node.get("compiled_path")
+    failed = result["status"] in {*FAILED_STATUSES, "warn"}
     # run_results.json names no table for a seed: take the manifest's. Not for a test, to which the
     # manifest gives one too (store_failures): its result would claim to have built a table.
     relation = result.get("relation_name")
@@ -104,11 +173,25 @@ def _make_node_result(result: dict[str, Any], node: dict[str, Any]) -> NodeResul
         (min(moments), max(moments)) if moments else None,
         ".".join((relation or "").replace("`", "").split(".")[-2:]),
         result.get("adapter_response") or {},
-        node.get("original_file_path", "?"),
-        os.path.relpath(DBT_PROJECT_DIR / compiled_path, PROJECT_ROOT) if compiled_path else "",
-        _list_failed_batches(result),
-        _find_freshness(result),
+        failures=result.get("failures"),
+        file=node.get("original_file_path", "?"),
+        # The file of it is gone with the clone that a deployment ran from.
+        compiled_code=(result.get("compiled_code") or "") if failed else "",
+        stored_failures=_find_stored_failures(result, node),
+        failed_batches=_list_failed_batches(result),
+        freshness=_find_freshness(result),
     )
+
+
+def _find_stored_failures(result: dict[str, Any], node: dict[str, Any]) -> str:
+    """Return the table where a test has stored the rows that fail it; empty if in a view or none.
+
+    BigQuery lists the rows of a table for nothing, and not those of a view.
+    """
+    is_view = (node.get("config") or {}).get("store_failures_as") == "view"
+    if is_view or not result["unique_id"].startswith("test."):
+        return ""
+    return (result.get("relation_name") or "").replace("`", "")
 
 
 def _list_failed_batches(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,15 +23,17 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Running
 
-from bi_pipeline.bigquery.billing import read_bills
+from bi_pipeline.bigquery.billing import read_bills, read_reported_bills
 from bi_pipeline.bigquery.connection import TOKEN_VARIABLE, DbtConnection
+from bi_pipeline.bigquery.failing_rows import add_failing_rows
 from bi_pipeline.dbt_runs.dbt_artifacts import (
     DEFERRED,
+    DOCS_PAGE,
     RETRIABLE,
     DbtArtifactsDir,
     list_files_to_keep,
 )
-from bi_pipeline.dbt_runs.dbt_log import read_log
+from bi_pipeline.dbt_runs.dbt_log import read_log, read_started
 from bi_pipeline.dbt_runs.encoding import name_undecodable_files
 from bi_pipeline.dbt_runs.estimate import estimate_bill
 from bi_pipeline.dbt_runs.lock import try_lock, wait_for_lock
@@ -46,7 +49,14 @@ from bi_pipeline.dbt_runs.run_results import (
     read_results,
 )
 from bi_pipeline.errors import ConfigurationError, InfrastructureError
-from bi_pipeline.result import NOTHING_TO_DO, RETRIED, Bill, DbtResult, NodeResult
+from bi_pipeline.result import (
+    INTERRUPTED,
+    NOTHING_TO_DO,
+    RETRIED,
+    Bill,
+    DbtResult,
+    NodeResult,
+)
 from bi_pipeline.settings import DBT_PROJECT_DIR, GOOGLE_ENDPOINT, PipelineSettings
 
 SOURCE_FRESHNESS = "source freshness"
@@ -67,6 +77,7 @@ class DbtRunner:
         deferred_dir: what `--defer-state` reads, the same manifest without what this run
             builds: it says where all the rest is read.
         bills: one a dbt process that has ended; a copy with other folders adds to the same list.
+        interrupted: what the command did that was under way when the run was stopped.
     """
 
     connection: DbtConnection
@@ -78,6 +89,7 @@ class DbtRunner:
     prod_state_dir: Path | None = None
     deferred_dir: Path | None = None
     bills: list[Bill] = field(default_factory=list)
+    interrupted: list[DbtResult] = field(default_factory=list)
 
     @property
     def bill(self) -> Bill:
@@ -114,13 +126,20 @@ class DbtRunner:
             words = [*self._make_words(command), *options.to_words(command)]
             result = self._run_dbt("compile" if command == ESTIMATE else command, words)
         whole = earlier.merge_retry(result) if earlier else result
-        self._keep_dbt_artifacts(whole)
+        whole = replace(whole, docs=self._keep_dbt_artifacts(whole))
         if command == ESTIMATE and whole.succeeded and not whole.did_nothing:
             manifest = read_json(self.target_dir / MANIFEST)
             return replace(
                 whole, estimate=estimate_bill(self.connection, self.settings, manifest, whole)
             )
         return whole
+
+    def add_failing_rows(self, result: DbtResult) -> DbtResult:
+        """Return the result with the first rows that fail its tests, if the settings ask for it."""
+        nodes = add_failing_rows(self.connection, self.settings, result.nodes)
+        bill = sum((node.failing_rows.bill for node in nodes if node.failing_rows), Bill())
+        self.bills.append(bill)
+        return replace(result, nodes=nodes, bill=result.bill + bill)
 
     def list_nodes(self, options: DbtOptions) -> DbtResult:
         """Have dbt list what the options select; with prod's state, it judges `state:modified`.
@@ -217,6 +236,15 @@ class DbtRunner:
         """Run `dbt` with these words; return what it did, named as this command."""
         name = SOURCES if command == SOURCE_FRESHNESS else RUN_RESULTS
         started_at, before = time.time(), _read_write_time(self.target_dir / name)
+
+        def note_interruption(lines: list[str]) -> None:
+            # An error here would take the place of the signal that ends the run, and of its state.
+            with suppress(Exception):
+                rewritten = _read_write_time(self.target_dir / name) != before
+                document = read_json(self.target_dir / name) if rewritten else {}
+                if command != "list":
+                    self.interrupted.append(self._read_interrupted(command, document, lines))
+
         ended = run_dbt_process(
             words,
             self.connection,
@@ -224,6 +252,7 @@ class DbtRunner:
             self.project_dir,
             self.lock,
             shown=command != "list",
+            on_interruption=note_interruption,
         )
         # If dbt did not rewrite the file, it belongs to an earlier command, whose results would be
         # reported as this one's.
@@ -260,6 +289,35 @@ class DbtRunner:
             document.get("args", {}),
         )
 
+    def _read_interrupted(
+        self, command: str, document: dict[str, Any], lines: list[str]
+    ) -> DbtResult:
+        """Return what a command did before it was interrupted, and what was under way.
+
+        Nothing here asks BigQuery: the run has a few seconds left.
+        """
+        manifest = self.target_dir / MANIFEST
+        nodes = read_results(document, manifest, {}, is_local=self.settings.is_local)
+        done, now = {node.unique_id for node in nodes}, time.time()
+        nodes += [
+            NodeResult(
+                unique_id,
+                INTERRUPTED,
+                f"en cours depuis {now - start:.0f} s",
+                now - start,
+                (start, now),
+            )
+            for unique_id, start in read_started(lines).items()
+            if unique_id not in done
+        ]
+        nodes, bill = read_reported_bills(nodes)
+        if self.settings.is_local:
+            nodes, bill = _take_bills_for_whole(nodes, bill)
+        seconds = document.get("elapsed_time", 0.0)
+        return DbtResult(
+            command, 128 + signal.SIGINT, [], set(), nodes, seconds, bill, was_interrupted=True
+        )
+
     def _read_bills(
         self, nodes: list[NodeResult], invocation_id: str, started_at: float
     ) -> tuple[list[NodeResult], Bill]:
@@ -267,16 +325,16 @@ class DbtRunner:
         endpoint = self.settings.endpoint or GOOGLE_ENDPOINT
         nodes, bill = read_bills(self.connection, endpoint, invocation_id, nodes, started_at)
         if self.settings.is_local:
-            # bqemulator 1.4.0 bills nothing and keeps the labels of few jobs: the page would say
-            # « au moins 0 o » of each node.
-            nodes = [replace(node, bill=replace(node.bill, is_whole=True)) for node in nodes]
-            bill = replace(bill, is_whole=True)
+            return _take_bills_for_whole(nodes, bill)
         return nodes, bill
 
-    def _keep_dbt_artifacts(self, result: DbtResult) -> None:
-        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says."""
+    def _keep_dbt_artifacts(self, result: DbtResult) -> str:
+        """Keep what `retry` and --changed-since read, where DBT_ARTIFACTS_DIR says.
+
+        Returns where the documentation is, if `docs generate` was ever run; empty when unknown.
+        """
         if not self.settings.dbt_artifacts_dir or not result.nodes:
-            return
+            return ""
 
         def read_models() -> set[str]:
             return list_materialized_models(read_json(self.target_dir / MANIFEST))
@@ -290,6 +348,8 @@ class DbtRunner:
         except ConfigurationError as error:
             # Failing to copy dbt's artifacts must not hide dbt's result: warn and go on.
             get_run_logger().warning(error)
+            return ""
+        return self.kept_artifacts.locate(f"{self.settings.target}/{DOCS_PAGE}")
 
     @property
     def kept_artifacts(self) -> DbtArtifactsDir:
@@ -388,6 +448,16 @@ def _show_run_state(state: State[Any]) -> None:
     """Have Prefect show this state of the run, which goes on."""
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(runtime.flow_run.id, state)
+
+
+def _take_bills_for_whole(nodes: list[NodeResult], bill: Bill) -> tuple[list[NodeResult], Bill]:
+    """Return these bills of the local BigQuery as whole.
+
+    bqemulator 1.4.0 bills nothing and keeps the labels of few jobs: the page would say « au moins
+    0 o » of each node.
+    """
+    nodes = [replace(node, bill=replace(node.bill, is_whole=True)) for node in nodes]
+    return nodes, replace(bill, is_whole=True)
 
 
 def _read_write_time(path: Path) -> int | None:

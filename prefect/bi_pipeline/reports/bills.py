@@ -61,6 +61,11 @@ def format_size(number: int) -> str:
     return f"{format_decimal(value)} Tio"
 
 
+def format_count(number: int) -> str:
+    """Return a whole number with a space, that no line ends on, between thousands."""
+    return f"{number:,}".replace(",", "\u202f")
+
+
 def format_decimal(value: float, digits: int = 1) -> str:
     """Return a number with a decimal comma."""
     return f"{value:.{digits}f}".replace(".", ",")

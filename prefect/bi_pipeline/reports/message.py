@@ -163,10 +163,15 @@ def explain_node(node: NodeResult) -> str:
 
 
 def describe_node(node: NodeResult) -> str:
-    """Return the name of a node that failed or warned, the one line that says why, its file."""
+    """Return the name of a node that failed or warned, why, its file, and who is to be told."""
     # Prefect's interface cuts messages at 60 characters: the reason comes before the path.
     file = "" if node.file == "?" else f" ({node.file.removeprefix('./')})"
-    return f"{node.name} : {_find_reason(node).removesuffix('.')}{file}"
+    return f"{node.name} : {find_reason(node).removesuffix('.')}{file}{say_owner(node)}"
+
+
+def say_owner(node: NodeResult) -> str:
+    """Return who is to be told of a node, after its reason; empty if the project does not say."""
+    return f" ; à prévenir : {node.owner}" if node.owner else ""
 
 
 def render_summary(results: Iterable[DbtResult], target: str) -> str:
@@ -191,8 +196,12 @@ def render_summary(results: Iterable[DbtResult], target: str) -> str:
     return "\n".join([f"Construit (cible {target}) :", *lines])
 
 
-def _find_reason(node: NodeResult) -> str:
-    """Return the line that says most of why a node failed or warned."""
+def find_reason(node: NodeResult) -> str:
+    """Return the line that says most of why a node failed, warned or was skipped."""
+    if node.blocked_by:
+        return f"après l'échec de {find_name(node.blocked_by)}"
+    if node.status == "skipped" and not node.message:
+        return "sans que dbt dise pourquoi"
     if node.freshness and not node.message:
         count, period = node.freshness.limit
         return (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import re
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +28,13 @@ from bi_pipeline.reports.page import (
 from bi_pipeline.result import DbtResult
 from bi_pipeline.settings import PipelineSettings
 
+DOCS_GENERATE = "docs generate"
+# In the metadata of a page: where the documentation is kept.
+DOCS = "docs"
+# Of the seconds that a run has left once dbt was interrupted (ENDING_SECONDS): Prefect takes the
+# rest for the state of the run.
+PAGE_SECONDS = 2
+
 
 def publish(
     result: DbtResult, settings: PipelineSettings, project: str, warnings: list[str], commit: str
@@ -39,18 +48,27 @@ def publish(
     """
     key = _make_key("estimate" if result.estimate else result.command, project, settings)
     try:
-        previous: Any = Artifact.get(key)
-        history = load_history(previous.metadata_ if previous else None)
+        history = load_history(_read_metadata(key))
+        docs = _find_docs(result, project, settings)
         result = replace(result, drift=describe_drift(result, history))
         history = add_to_history(history, result, commit=commit, ended_at=time.time())
         if result.estimate:
             text = render_estimate_page(result.estimate, settings)
         else:
-            text = render_markdown(result, settings, warnings, history)
-        _create(key, text, dump_history(history))
+            text = render_markdown(result, settings, warnings, history, docs)
+        _create(key, text, dump_history(history) | ({DOCS: docs} if docs else {}))
     except Exception as error:
         _warn(key, error)
     return result
+
+
+def publish_in_time(*arguments: Any) -> None:
+    """Publish as `publish` does, and give up after PAGE_SECONDS: for a run that has to end."""
+    # Without a copy of the context, the thread would not know of which run the page is.
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(publish, *arguments), daemon=True)
+    thread.start()
+    thread.join(PAGE_SECONDS)
 
 
 def publish_news(
@@ -71,6 +89,24 @@ def publish_news(
 
 def _make_key(what: str, project: str, settings: PipelineSettings) -> str:
     return re.sub("[^a-z0-9]+", "-", f"dbt-{what}-{project}-{settings.dataset}".lower())
+
+
+def _read_metadata(key: str) -> dict[str, str]:
+    """Return the metadata of the last page with this key; none without a page."""
+    page: Any = Artifact.get(key)
+    return dict(page.metadata_ or {}) if page else {}
+
+
+def _find_docs(result: DbtResult, project: str, settings: PipelineSettings) -> str:
+    """Return where the documentation is, if this command or an earlier run has kept it there.
+
+    The page of the run that has kept it says so in Prefect: to ask the bucket would take a second,
+    and a right.
+    """
+    if not result.docs or (result.succeeded and result.command == DOCS_GENERATE):
+        return result.docs
+    kept = _read_metadata(_make_key(DOCS_GENERATE, project, settings)).get(DOCS)
+    return result.docs if kept == result.docs else ""
 
 
 def _create(key: str, markdown: str, metadata: dict[str, str]) -> None:

@@ -67,3 +67,15 @@ def test_file_kept_in_a_folder_is_found_until_it_is_removed(tmp_path):
     folder.remove(f"dev/{RESULTS}")
     folder.remove(f"dev/{RESULTS}")
     assert not folder.fetch(f"dev/{RESULTS}", found)
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("gs://b/a b/", "https://storage.cloud.google.com/b/a%20b/dev/docs.html"),
+        ("gs://b", "https://storage.cloud.google.com/b/dev/docs.html"),
+        ("/srv/dbt", "/srv/dbt/dev/docs.html"),
+    ],
+)
+def test_file_of_a_bucket_is_a_page_of_google_s_that_of_a_folder_a_path(address, found):
+    assert DbtArtifactsDir(address, None, "projet").locate(f"dev/{DOCS}") == found

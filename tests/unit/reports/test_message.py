@@ -58,6 +58,17 @@ def test_rows_of_a_test_are_counted_in_french(message, said):
     assert describe_node(node) == f"unique_a : {said}"
 
 
+def test_owner_of_what_failed_is_named_after_the_reason():
+    model = failed("model.p.a", "Database Error in model a\n  Reason", owner="équipe ventes")
+
+    assert describe_failure(result(model)) == (
+        "dbt run a échoué : modèle a : Reason ; à prévenir : équipe ventes"
+    )
+    assert "  - a : Reason ; à prévenir : équipe ventes" in describe_failure(
+        result(model, failed("test.p.t"))
+    )
+
+
 def test_models_and_tests_are_listed_apart():
     test = failed(
         "test.p.not_null_a_id.0123456789",
