@@ -44,7 +44,7 @@ from bi_pipeline.bigquery.connection import (
 )
 from bi_pipeline.dbt_runs.estimate import refuse_local_estimate
 from bi_pipeline.dbt_runs.git_repository import read_current_commit
-from bi_pipeline.dbt_runs.only_new import News, keep_state, look_for_news
+from bi_pipeline.dbt_runs.only_new import News, keep_state, look_for_news, note_command
 from bi_pipeline.dbt_runs.options import ESTIMATE, DbtOptions
 from bi_pipeline.dbt_runs.plan import plan_commands
 from bi_pipeline.dbt_runs.prod_state import compare_with_prod
@@ -338,7 +338,7 @@ def run_commands(
         if not news.reasons:
             return complete(found, [], news)
         show(found)
-    state, results, failed = run_until_failure(options, dbt, warnings)
+    state, results, failed = run_until_failure(options, dbt, warnings, news)
     if built := render_summary([*results, *failed], dbt.settings.target):
         show(built)
     if billed := describe_bill(dbt.bill, is_local=dbt.settings.is_local):
@@ -354,12 +354,12 @@ def run_commands(
     elif not news and (nothing := describe_idle_run(results)):
         return Failed(message=nothing, data=DbtError(nothing))
     if news:
-        keep_state(dbt, news, results)
+        keep_state(dbt, news)
     return complete(message, results, news)
 
 
 def run_until_failure(
-    options: DbtOptions, dbt: DbtRunner, warnings: list[str]
+    options: DbtOptions, dbt: DbtRunner, warnings: list[str], news: News | None
 ) -> tuple[State[Any], list[DbtResult], list[DbtResult]]:
     """Run the dbt commands until one fails.
 
@@ -378,6 +378,8 @@ def run_until_failure(
         if not state.is_completed():
             return state, results, attempts[-1:]
         results.append(state.result())
+        if news:
+            note_command(dbt, news, results[-1])
     return state, results, []
 
 

@@ -236,8 +236,8 @@ def test_table_that_somebody_deleted_or_wrote_is_built_again(afterwards):
 
     assert run.returncode == 0, run.stderr
     assert asked - SHADES == {"orders", "joined", "unique_orders_id", RELATION}
-    assert "  - orders : table modifiée ou effacée" in run.stdout
-    assert "  - shades : table modifiée ou effacée" in run.stdout
+    assert "  - orders : table écrite ou effacée" in run.stdout
+    assert "  - shades : table écrite ou effacée" in run.stdout
 
 
 def test_everything_is_done_where_nothing_is_kept(afterwards):

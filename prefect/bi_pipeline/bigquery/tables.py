@@ -36,7 +36,7 @@ def read_change_times(
 
     Args:
         endpoint: the address of the BigQuery API, with no slash at its end.
-        tables: any key -> `project.dataset.name`.
+        tables: any key -> `project.dataset.name`, or `project.dataset.name()` for a routine.
     """
     with AuthorizedSession(connection.credentials) as session:
         adapter = HTTPAdapter(pool_maxsize=CONCURRENT_REQUESTS, max_retries=RETRY)
@@ -45,9 +45,13 @@ def read_change_times(
 
         def read(name: str) -> str | None:
             try:
-                project, dataset, table = (quote(part, safe="") for part in name.split("."))
-                url = f"{endpoint}/bigquery/v2/projects/{project}/datasets/{dataset}/tables/{table}"
-                answer = session.get(url, params={"fields": FIELDS}, timeout=TIMEOUT_SECONDS)
+                # A project may have a domain before it: `example.com:project`.
+                parts = name.removesuffix("()").rsplit(".", 2)
+                project, dataset, table = (quote(part, safe="") for part in parts)
+                kind = "routines" if name.endswith("()") else "tables"
+                url = f"{endpoint}/bigquery/v2/projects/{project}/datasets/{dataset}/{kind}/{table}"
+                fields = {"fields": FIELDS} if kind == "tables" else {}
+                answer = session.get(url, params=fields, timeout=TIMEOUT_SECONDS)
                 answer.raise_for_status()
                 return _describe(name, answer.json())
             except (RequestException, GoogleAuthError, ValueError, KeyError):
@@ -61,7 +65,7 @@ def _describe(name: str, table: dict[str, Any]) -> str | None:
     """Return the moment in a table's metadata; None while they lag behind what is streamed in."""
     if "streamingBuffer" in table:
         return None
-    moment = f"{table['type']} {name} {table['lastModifiedTime']}"
+    moment = f"{table.get('type', 'ROUTINE')} {name} {table['lastModifiedTime']}"
     partitions = table.get("timePartitioning", {})
     if "expirationMs" not in partitions:
         return moment

@@ -22,14 +22,17 @@ from bi_pipeline.dbt_runs.undetermined_sql import JINJA_COMMENT, find_undetermin
 # The commands that do these kinds of node.
 DONE_BY = {
     "model": {"run", "build"},
-    "function": {"run", "build"},
+    "function": {"build"},
     "seed": {"seed", "build"},
     "snapshot": {"snapshot", "build"},
     "test": {"test", "build"},
     "unit_test": {"test", "build"},
 }
 TESTS = {"test", "unit_test"}
-TABLES = {"model", "seed", "snapshot"}
+TABLES = {"model", "seed", "snapshot", "function"}
+# dbt sees no source under `is_incremental()` or `execute`.
+SOURCE = re.compile(r"""\bsource\s*\(\s*['"](\w+)['"]\s*,\s*['"](\w+)['"]""")
+READS_ITSELF = re.compile(r"\{[{%](?:(?![}%]\}).)*\bthis\b", re.DOTALL)
 
 VARIABLE = re.compile(r"\bvar\s*\(\s*['\"](\w+)['\"]")
 # « the next thousand rows », « the day after the last »: each run of such an incremental model goes
@@ -98,19 +101,35 @@ def list_nodes(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def list_relations(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Return the tables of a project: `project.dataset.name`, by the source or node they are.
 
-    Of the sources, those that something reads.
+    A routine has `()` after its name. Of the sources, those that something reads.
     """
-    read = {name for name, children in manifest.get("child_map", {}).items() if children}
+    read = {name for name, children in find_children(manifest).items() if children}
     nodes = {
         unique_id: node
         for unique_id, node in list_nodes(manifest).items()
         if node["resource_type"] in TABLES and node["config"].get("materialized") != "ephemeral"
     }
     return {
-        unique_id: node["relation_name"].replace("`", "")
+        unique_id: node["relation_name"].replace("`", "") + "()" * unique_id.startswith("function.")
         for unique_id, node in (manifest.get("sources", {}) | nodes).items()
         if node.get("relation_name") and (unique_id in nodes or unique_id in read)
     }
+
+
+def find_children(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Return what reads each node and source: what dbt knows, and the sources that a text names."""
+    children = {name: set(found) for name, found in manifest.get("child_map", {}).items()}
+    macros = ProjectMacros(manifest.get("macros", {}))
+    sources = {
+        (source["source_name"], source["name"]): unique_id
+        for unique_id, source in manifest.get("sources", {}).items()
+    }
+    for unique_id, node in list_nodes(manifest).items():
+        texts = [node.get("raw_code") or "", *map(macros.texts.get, macros.find_all(node))]
+        for named in {found for text in texts for found in SOURCE.findall(text or "")}:
+            if named in sources:
+                children.setdefault(sources[named], set()).add(unique_id)
+    return children
 
 
 def select_done(
@@ -226,7 +245,7 @@ def _find_changed_tables(
         elif unique_id not in kept.tables:
             news[unique_id] = f"source {_name(source)} nouvelle" if source else "nouveau"
         elif changed_at != kept.tables[unique_id]:
-            what = f"source {_name(source)} modifiée" if source else "table modifiée ou effacée"
+            what = f"source {_name(source)} modifiée" if source else "table écrite ou effacée"
             news[unique_id] = what
     return news
 
@@ -236,7 +255,7 @@ def _find_difference_of(
 ) -> str:
     """Return how a node differs from what it was; empty if it does not."""
     if unique_id not in kept.nodes or (is_done and unique_id not in kept.done):
-        return "nouveau"
+        return "nouveau, ou à refaire"
     for part, words in PARTS.items():
         if now.nodes[unique_id][part] != kept.nodes[unique_id].get(part):
             return words
@@ -267,6 +286,9 @@ def find_why_always(
     is_incremental = config.get("materialized") == "incremental"
     if is_incremental and "this" in code and CATCHES_UP.search(code):
         return "avance à chaque exécution"
+    is_table = config.get("materialized") in ("table", "view")
+    if is_table and READS_ITSELF.search(code):
+        return "lit sa propre table"
     for text in _find_all_texts(node, macros, variables):
         if why := find_undetermined(text, macros.table_macros):
             return why
@@ -297,13 +319,19 @@ def _find_texts(value: Any) -> Iterator[str]:
             yield from _find_texts(part)
 
 
+def find_descendants(manifest: Mapping[str, Any], names: Collection[str]) -> set[str]:
+    """Return all that reads these nodes, directly or not, themselves left out."""
+    return _spread(dict.fromkeys(names, ""), manifest).keys() - set(names)
+
+
 def _spread(news: Mapping[str, str], manifest: Mapping[str, Any]) -> dict[str, str]:
     """Return the news, with all that depends on them."""
+    children = find_children(manifest)
     found, left = dict(news), list(news)
     while left:
         name = left.pop(0)
         why = found[name] if name.startswith("source.") else f"après {name.split('.')[2]}"
-        for child in manifest.get("child_map", {}).get(name, []):
+        for child in sorted(children.get(name, ())):
             if child not in found:
                 found[child] = why
                 left.append(child)

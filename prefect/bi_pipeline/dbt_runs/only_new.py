@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from importlib.metadata import version
@@ -17,6 +17,7 @@ from bi_pipeline.bigquery.tables import read_change_times
 from bi_pipeline.dbt_runs.news import (
     ProjectState,
     digest_the_rest,
+    find_descendants,
     find_news,
     list_relations,
     make_digests,
@@ -24,7 +25,7 @@ from bi_pipeline.dbt_runs.news import (
     to_selection,
 )
 from bi_pipeline.dbt_runs.options import DbtOptions
-from bi_pipeline.dbt_runs.run_results import MANIFEST, read_json
+from bi_pipeline.dbt_runs.run_results import MANIFEST, list_materialized_models, read_json
 from bi_pipeline.dbt_runs.runner import DbtRunner
 from bi_pipeline.errors import ConfigurationError, DbtError
 from bi_pipeline.reports.message import describe_failure, describe_node
@@ -39,24 +40,29 @@ STATE_VERSION = "1"
 # does all that the user selected.
 LONGEST_SELECTION = 100_000
 
+EDITED_WARNING = (
+    "--only-new : le projet dbt a changé pendant l'exécution : rien n'en est gardé, la prochaine "
+    "reprendra le tout."
+)
 LEFT_WARNING = (
     "--only-new : dbt n'a pas traité %s (%s en tout), qui a du neuf : rien n'est gardé de cette "
     "exécution, la prochaine reprendra le tout."
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class News:
-    """What is new for a run, and what it will have been compared with.
+    """What is new for a run, and what the next one will compare with.
 
     Attributes:
         reasons: `unique_id` of what the run has to do -> why, in French.
         done: the `unique_id` of what it would do without --only-new.
         since: when the success that it is compared with started, ISO 8601; empty without one.
-        state: what the run found at its start, for the next one.
+        state: what the run found at its start, then what its commands have left.
         relations: the tables of the project, `project.dataset.name`, by `unique_id`.
-        warned: the lines of what warned then and is not done again, by `unique_id`.
+        warned: the lines of what warned, then and in this run, by `unique_id`.
         is_whole: whether the user selects nothing: only then the next run can build on this one.
+        taken_up: the `unique_id` of what the commands have done so far.
     """
 
     reasons: dict[str, str]
@@ -66,6 +72,7 @@ class News:
     relations: dict[str, str] = field(repr=False)
     warned: dict[str, str]
     is_whole: bool
+    taken_up: set[str] = field(default_factory=set)
 
 
 def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions]:
@@ -85,7 +92,7 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
         datetime.now().astimezone().isoformat(timespec="minutes"),
         _describe_context(dbt, options, manifest),
         make_digests(manifest),
-        done,
+        set(done),
         _read_change_times(dbt, relations),
     )
     kept = _read_kept_state(dbt)
@@ -104,34 +111,45 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
     return news, replace(options, select=" ".join(words), indirect_selection="eager")
 
 
-def keep_state(dbt: DbtRunner, news: News, results: Iterable[DbtResult]) -> None:
+def note_command(dbt: DbtRunner, news: News, result: DbtResult) -> None:
+    """Note in the state what a command that succeeded has left, as soon as it ends.
+
+    What somebody else writes later, while the tests run for example, is then new for the next run.
+    """
+    manifest = read_json(dbt.target_dir / MANIFEST)
+    if make_digests(manifest) != news.state.nodes:
+        get_run_logger().warning(EDITED_WARNING)
+        news.is_whole = False
+    done = {node.unique_id for node in result.nodes}
+    built = done & news.relations.keys()
+    news.state.tables.update(
+        _read_change_times(dbt, {name: news.relations[name] for name in built})
+    )
+    # With `test run`, or `run snapshot`, an earlier command has read what this one has written.
+    read_before = find_descendants(manifest, built) & news.taken_up - done
+    news.state.done.difference_update(read_before)
+    news.taken_up |= done
+    news.warned = {name: line for name, line in news.warned.items() if name not in done}
+    news.warned |= {x.unique_id: describe_node(x) for x in result.nodes if x.status == "warn"}
+
+
+def keep_state(dbt: DbtRunner, news: News) -> None:
     """Keep what the next run compares with, after a run whose commands all succeeded."""
     if not news.is_whole:
         return
-    nodes = {node.unique_id: node for result in results for node in result.nodes}
-    if left := sorted(news.reasons.keys() - nodes.keys()):
+    if left := sorted(news.reasons.keys() - news.taken_up):
         get_run_logger().warning(LEFT_WARNING, find_name(left[0]), len(left))
         return
-    warned = {name: describe_node(node) for name, node in nodes.items() if node.status == "warn"}
-    built = nodes.keys() & news.relations.keys()
-    # Of what this run did not build, the moment at its start: if somebody else has written the
-    # table since, the next run has to see it.
-    times = _read_change_times(dbt, {name: news.relations[name] for name in built})
-    state = replace(
-        news.state,
-        tables=news.state.tables | times,
-        warned={x: y for x, y in news.warned.items() if x not in nodes} | warned,
-    )
     path = _get_path(dbt)
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(state.to_json(), encoding="utf-8")
+        path.write_text(replace(news.state, warned=news.warned).to_json(), encoding="utf-8")
         if dbt.settings.dbt_artifacts_dir:
             dbt.kept_artifacts.keep(path, _name_file(dbt))
-            if not {"run", "build"}.isdisjoint(dbt.commands):
-                # All models are as the manifest says, whether this run built them or not.
-                manifest = f"{dbt.settings.target}/{MANIFEST}"
-                dbt.kept_artifacts.keep(dbt.target_dir / MANIFEST, manifest)
+            manifest = dbt.target_dir / MANIFEST
+            # All models are as the manifest says, whether this run built them or not.
+            if list_materialized_models(read_json(manifest)) <= news.state.done:
+                dbt.kept_artifacts.keep(manifest, f"{dbt.settings.target}/{MANIFEST}")
     except (OSError, ConfigurationError) as error:
         # The next run does more than it has to: that must not fail this one.
         get_run_logger().warning(error)

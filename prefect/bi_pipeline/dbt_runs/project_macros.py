@@ -80,10 +80,13 @@ class ProjectMacros:
     def _find_called(self, caller: Mapping[str, Any], text: str) -> set[str]:
         """Return the macros that dbt says a node or a macro calls, and those that its Jinja names.
 
-        dbt does not see the call of a macro that is given to another by its name. Of its own
-        package: a column may well have the name of some other package's macro, as `date`.
+        dbt sees no call under `is_incremental()` or `execute`, and none of a macro that is given to
+        another by its name: that only in the same package, as a column may well have the name of
+        some other package's macro, `date` for example.
         """
-        words = {word for jinja in JINJA.findall(text) for word in re.findall(r"\w+", str(jinja))}
+        jinja = " ".join(found[0] for found in JINJA.finditer(text))
         start = f"macro.{caller['package_name']}."
+        words = set(re.findall(r"\w+", jinja))
+        called = {y for x in re.findall(r"(\w+)\s*\(", jinja) for y in self._by_name.get(x, ())}
         named = {y for x in words for y in self._by_name.get(x, ()) if y.startswith(start)}
-        return {*named, *caller["depends_on"].get("macros", ())} & self.texts.keys()
+        return {*called, *named, *caller["depends_on"].get("macros", ())} & self.texts.keys()

@@ -15,7 +15,7 @@ from functools import cache
 UNNAMED = "nomme une table sans ref() ni source()"
 
 CALL = re.compile(
-    r"(?:\b(?:current_(?:date|time|datetime|timestamp)\w*|snapshot_get_time|generate_uuid"
+    r"(?:\b(?:current_(?:date|time|datetime|timestamp|rendered_by|table_of)\w*|snapshot_get_time|generate_uuid"
     r"|session_user|external_query|information_schema|tablesample|execute\s+immediate"
     r"|math\s*\.\s*random|date\s*\.\s*now|new\s+date|(?:appends|changes)(?=\s*\(\s*table\b)"
     r"|rand(?=`?\s*\())|@@\w+)\b",

@@ -228,7 +228,7 @@ def test_ephemeral_model_that_changed_has_done_what_depends_on_it():
 def test_table_that_somebody_else_wrote_or_deleted_is_built_again(found):
     now = find_state(MANIFEST, **{"model.p.fct": found})
 
-    assert look(now=now) == {"fct": "table modifiée ou effacée", "unique_fct": "après fct"}
+    assert look(now=now) == {"fct": "table écrite ou effacée", "unique_fct": "après fct"}
 
 
 def test_table_that_has_never_been_there_is_built():
@@ -246,7 +246,7 @@ def test_new_model_and_new_test_are_done():
         ]
     )
 
-    assert look(manifest) == {"more": "nouveau", "again": "nouveau"}
+    assert look(manifest) == {"more": "nouveau", "again": "nouveau, ou à refaire"}
 
 
 def test_seed_is_judged_when_a_command_loads_it():
@@ -402,3 +402,43 @@ def test_test_against_a_table_of_no_ref_is_run_each_time():
     assert look(manifest, kept=find_state(manifest)) == {
         "unique_a": "nomme raw.b sans ref() ni source()"
     }
+
+
+def test_source_that_only_an_incremental_run_reads_is_read():
+    """dbt parses with `is_incremental()` false, and sees neither the source nor the macro."""
+    nodes = copy.deepcopy(NODES)
+    nodes[4]["raw_code"] = (
+        "select 1 {% if is_incremental() %} from {{ source('s', 'late') }} {{ other.days() }}"
+        "{% endif %}"
+    )
+    manifest = make_manifest(nodes)
+    late = {"source_name": "s", "name": "late", "relation_name": "`x`.`raw`.`late`"}
+    manifest["sources"]["source.p.s.late"] = late
+    manifest["macros"] |= macro("days", "1", package="other")
+    changed = copy.deepcopy(manifest)
+    changed["macros"] |= macro("days", "2", package="other")
+    kept = find_state(manifest)
+
+    now = find_state(manifest, **{"source.p.s.late": "TABLE 2"})
+
+    assert look(manifest, kept=kept) == {}
+    assert look(manifest, now=now, kept=kept)["fct"] == "source s.late modifiée"
+    assert look(changed, kept=kept)["fct"] == "macro modifiée"
+
+
+def test_table_that_reads_itself_is_built_each_time():
+    manifest = change("model.p.fct", raw_code="select max(n) + 1 as n from {{ this }}")
+
+    assert look(manifest, kept=find_state(manifest))["fct"] == "lit sa propre table"
+
+
+def test_function_is_compared_by_its_routine_and_made_by_build_alone():
+    nodes = [*copy.deepcopy(NODES), node("double", kind="function", relation_name="`x`.`dev`.`d`")]
+    nodes[4]["depends_on"]["nodes"].append("function.p.double")
+    manifest = make_manifest(nodes)
+    kept = find_state(manifest)
+    now = find_state(manifest, **{"function.p.double": "ROUTINE 2"})
+
+    assert list_relations(manifest)["function.p.double"] == "x.dev.d()"
+    assert look(manifest, now=now, kept=kept) == {"fct": "après double", "unique_fct": "après fct"}
+    assert "double" in look(manifest, now=now, kept=kept, commands=("build",))

@@ -16,6 +16,8 @@ UNNAMED = "nomme une table sans ref() ni source()"
         ("select rand() as x", "appelle rand"),
         ("select generate_uuid() as id", "appelle generate_uuid"),
         ("select session_user() as who", "appelle session_user"),
+        ("select `rand`() as x", "appelle rand"),
+        ("{% macro now(kind) %}current_{{ kind }}(){% endmacro %}", "appelle current_"),
         ("select @@session_id as id", "appelle @@session_id"),
         ("select '{{ run_started_at }}' as at", "appelle run_started_at"),
         ("select '{{ invocation_id }}' as id", "appelle invocation_id"),
