@@ -78,7 +78,13 @@ def test_demo_ends_with_what_to_do_next(folder, example):
         shutil.copy(PROJECT_ROOT / "dbt" / "dashboard" / "report.mk", dashboard)
     install(folder)
 
-    run = subprocess.run(["make", "demo"], cwd=folder, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["make", "--no-print-directory", "demo"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
     assert run.stdout.splitlines()[-1] == "  make docs     la documentation du projet dbt"
     assert ("données réelles : rien à corriger" in run.stdout) is example

@@ -146,17 +146,25 @@ def select_done(
 
 
 def make_digests(manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return the digest of each part of each node's definition."""
+    """Return the digest of each part of each node's definition.
+
+    It is the same after `dbt list`, and after a command, which adds to a node's `depends_on` the
+    macros that dbt itself has called: those are in `digest_the_rest`.
+    """
     macros = ProjectMacros(manifest.get("macros", {}))
-    return {
-        unique_id: {
+    for_all = set(macros.follow(macros.called_for_all | macros.of_names))
+
+    def digest(node: Mapping[str, Any]) -> dict[str, str]:
+        called = [macros.texts[name] for name in macros.find_all(node) if name not in for_all]
+        rest = {name: node[name] for name in node.keys() - VOLATILE - {"config", "depends_on"}}
+        return {
             "sql": _digest([node.get("raw_code"), node.get("checksum")]),
             "config": _digest([node.get("config"), node.get("relation_name")]),
-            "macros": _digest([macros.texts[name] for name in macros.find_all(node)]),
-            "rest": _digest({name: node[name] for name in node.keys() - VOLATILE - {"config"}}),
+            "macros": _digest(called),
+            "rest": _digest([rest, node["depends_on"].get("nodes")]),
         }
-        for unique_id, node in list_nodes(manifest).items()
-    }
+
+    return {unique_id: digest(node) for unique_id, node in list_nodes(manifest).items()}
 
 
 def digest_the_rest(manifest: Mapping[str, Any]) -> str:

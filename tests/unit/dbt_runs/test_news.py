@@ -27,7 +27,7 @@ def node(name, *reads, kind="model", macros=(), **more):
         "raw_code": "select 1",
         "relation_name": f"`x`.`dev`.`{name}`" if kind in ("model", "seed", "snapshot") else None,
         "config": {"materialized": "table"},
-        "depends_on": {"nodes": list(reads), "macros": list(macros)},
+        "depends_on": {"macros": list(macros)} | ({"nodes": list(reads)} if kind != "seed" else {}),
     } | more
 
 
@@ -60,7 +60,7 @@ SOURCES = {
 def make_manifest(nodes):
     children = {name: [] for name in SOURCES} | {x["unique_id"]: [] for x in nodes}
     for one in nodes:
-        for read in one["depends_on"]["nodes"]:
+        for read in one["depends_on"].get("nodes", []):
             children[read].append(one["unique_id"])
     return {
         "nodes": {one["unique_id"]: one for one in nodes},
