@@ -27,6 +27,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import yaml
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "prefect"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "utilities"))
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
