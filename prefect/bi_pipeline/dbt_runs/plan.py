@@ -10,7 +10,7 @@ from bi_pipeline.errors import ConfigurationError
 from bi_pipeline.settings import DBT_PROJECT_DIR
 
 # The commands that leave something done: only of these can it be said that nothing is left to do.
-OF_ONLY_NEW = {"run", "test", "build", "seed", "snapshot", "deps"}
+OF_ONLY_NEW = {"run", "test", "build", "seed", "snapshot"}
 WITHOUT_SELECTION = {"deps", "retry", "run-operation"}
 
 
@@ -53,10 +53,11 @@ def _check_only_new(
             "--only-new et --changed-since ne vont pas ensemble : l'un compare avec la dernière "
             "exécution, l'autre avec un commit."
         )
-    if others := [name for name in commands if name not in OF_ONLY_NEW]:
+    others = [name for name in commands if name not in OF_ONLY_NEW | {"deps"}]
+    if others or OF_ONLY_NEW.isdisjoint(commands):
         raise ConfigurationError(
-            f"--only-new est pour run, test, build, seed et snapshot : retirez {', '.join(others)} "
-            "de --commands."
+            "--only-new est pour run, test, build, seed et snapshot, et pas pour "
+            f"{', '.join(others or commands)} : changez --commands."
         )
     for name in ("selector", "empty", "event_time_start"):
         if getattr(options, name):
