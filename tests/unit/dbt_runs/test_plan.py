@@ -34,7 +34,9 @@ def test_only_new_is_refused_with_what_it_could_not_be_right_with(
     assert named in str(refused.value)
 
 
-@pytest.mark.parametrize("commands", [["run", "test"], ["seed", "snapshot", "build"], ["deps", "run"]])
+@pytest.mark.parametrize(
+    "commands", [["run", "test"], ["seed", "snapshot", "build"], ["deps", "run"]]
+)
 def test_only_new_is_for_what_builds_and_tests(commands):
     options = DbtOptions(select="a", exclude="b", full_refresh=True, vars={"x": 1})
 
