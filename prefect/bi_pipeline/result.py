@@ -25,8 +25,9 @@ NOTHING_TO_DO = {NO_NODES, "NothingToDo"}
 # usual. Automations on Prefect match it (utilities/alerts.py): under another name, the alerts of a
 # team would no longer come.
 WITH_WARNINGS = "Réussie avec avertissements"
-# Of a run with --only-new in which no test warned, but some that it did not run again had. Under
-# the name above, a schedule of every fifteen minutes would alert of the same warning each time.
+# The name after a run with --only-new in which no test warned, but some that it did not run again
+# had. Under the name above, a schedule of every fifteen minutes would alert of the same warning
+# each time.
 WITH_EARLIER_WARNINGS = "Réussie, avertissements déjà signalés"
 
 KINDS = {
@@ -71,7 +72,7 @@ class Freshness:
 
 @dataclass(frozen=True)
 class Bill:
-    """What BigQuery billed.
+    """The bytes that BigQuery billed.
 
     Attributes:
         billed: bytes, at least.
@@ -196,7 +197,7 @@ class NodeResult:
 
 @dataclass(frozen=True)
 class NodeEstimate:
-    """What one node of a run would be billed.
+    """The bill that one node of a run would have.
 
     Attributes:
         unique_id: dbt's name of the node.
@@ -213,7 +214,7 @@ class NodeEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run would be billed.
+    """The bill that a run would have.
 
     Attributes:
         nodes: of each node that the run would do.

@@ -31,7 +31,7 @@ RETRY = Retry(
 
 @dataclass(frozen=True)
 class DryRun:
-    """What BigQuery says of a query that it has not run.
+    """The answer of BigQuery about a query that it has not run.
 
     Attributes:
         bytes: those that it would read; None if BigQuery refuses it.

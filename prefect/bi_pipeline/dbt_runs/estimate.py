@@ -22,7 +22,7 @@ MIB = 2**20
 # and a query that reads anything is billed 10 MiB at least.
 SMALLEST_BILL = 10 * MIB
 
-# Of these nodes, the compiled SQL is all that reads: BigQuery bills what the dry run says.
+# The compiled SQL is all that these nodes read: BigQuery bills what the dry run says.
 WHOLE = ("table", "test")
 
 UNKNOWN_TO_BIGQUERY = "modèle Python, que BigQuery n'estime pas"

@@ -43,7 +43,7 @@ CATCHES_UP = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
-# What differs between two parses of the same files.
+# Two parses of the same files differ in these: with them, every node would be new.
 VOLATILE = {
     *("created_at", "build_path", "compiled_path", "compiled", "compiled_code", "doc_blocks"),
     *("extra_ctes", "extra_ctes_injected", "relation_name"),
@@ -58,7 +58,7 @@ PARTS = {
 
 @dataclass(frozen=True)
 class ProjectState:
-    """What a run found when it started, if all of it succeeded; a file of JSON.
+    """The project and its tables as a run found and left them, if it succeeded; a file of JSON.
 
     Attributes:
         at: when it started, ISO 8601.
@@ -282,7 +282,7 @@ def find_why_always(
     if node.get("language") == "python":
         return "modèle Python"
     if config.get("incremental_strategy") == "microbatch":
-        # Its batches end now: a row of the future, which the last run left out, may be due.
+        # The batches end now: a row of the future, which the last run left out, may be due.
         return "microbatch"
     if node["resource_type"] == "seed" and (node.get("checksum") or {}).get("name") == "path":
         # dbt gives no digest of a file of more than 1 MiB.

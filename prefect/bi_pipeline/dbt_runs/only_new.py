@@ -33,7 +33,8 @@ from bi_pipeline.result import DbtResult, find_name
 from bi_pipeline.settings import GOOGLE_ENDPOINT
 from warm_dbt.packages import find_packages_dir, read_yaml
 
-# Of what a state says, and how it is judged: after a change here, everything is built once.
+# Change it with the content of a state, or with a rule that judges it: everything is then built
+# once, in place of a comparison with a state that means something else.
 STATE_VERSION = "1"
 
 # Longer than a word of a command line may be on Linux (128 KiB), with the rest of it: the run then
@@ -52,7 +53,7 @@ LEFT_WARNING = (
 
 @dataclass
 class News:
-    """What is new for a run, and what the next one will compare with.
+    """The news of a run, and the state that the next one will compare with.
 
     Attributes:
         reasons: `unique_id` of what the run has to do -> why, in French.

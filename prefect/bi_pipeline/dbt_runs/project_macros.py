@@ -17,7 +17,7 @@ PREFIX = re.compile(r"^(?:default|bigquery)__")
 NAMED_BY_A_CONFIGURATION = re.compile(
     r"^(?:get_incremental_\w+_sql|snapshot_\w+_strategy|materialization_\w+)$"
 )
-# What these give is the name of the node's table, which is compared by itself.
+# These give the name of a node's table, which is compared by itself.
 NAMES = re.compile(r"^generate_(?:schema|alias|database)_name$")
 
 

@@ -93,7 +93,7 @@ class DbtRunner:
 
     @property
     def bill(self) -> Bill:
-        """What all the commands have billed so far, every attempt included."""
+        """The bill of all the commands so far, every attempt included."""
         return sum(self.bills, Bill())
 
     def run(self, command: str, options: DbtOptions, earlier: DbtResult | None = None) -> DbtResult:

@@ -31,8 +31,8 @@ from bi_pipeline.settings import PipelineSettings
 DOCS_GENERATE = "docs generate"
 # In the metadata of a page: where the documentation is kept.
 DOCS = "docs"
-# Of the seconds that a run has left once dbt was interrupted (ENDING_SECONDS): Prefect takes the
-# rest for the state of the run.
+# A part of the seconds that a run has left once dbt was interrupted (ENDING_SECONDS): Prefect takes
+# the rest for the state of the run.
 PAGE_SECONDS = 2
 
 

@@ -76,7 +76,7 @@ MANIFEST = make_manifest(copy.deepcopy(NODES))
 
 
 def find_state(manifest, **tables):
-    """What a run finds when no table has changed but these."""
+    """The state of a run that finds no table changed but these."""
     times = {name: "TABLE 1" for name in list_relations(manifest)}
     done = select_done(manifest, manifest["nodes"], ("run", "test", "seed"))
     nodes = make_digests(manifest)

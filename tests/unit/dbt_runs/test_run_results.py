@@ -99,7 +99,7 @@ def read(tmp_path, statuses, parents, **known):
             {"model.p.z": ["source.p.x", "model.p.b"], "model.p.b": ["model.p.a"]},
             "model.p.a",
         ),
-        # Of a build: dbt skips the children of a model whose test fails.
+        # In a build, dbt skips the children of a model whose test fails.
         (
             {"model.p.a": "success", "test.p.t": "fail"},
             {"model.p.z": ["model.p.a"], "test.p.t": ["model.p.a"]},
