@@ -377,9 +377,9 @@ def test_others_runs_and_those_of_a_laptop_are_not_told(alerted, channel):
 
     channel.wait_for(lambda text: told.name in text, seconds=20)
 
-    assert [x["text"] for x in channel.received if "échec" in x["text"]] == [
-        x["text"] for x in channel.received if told.name in x["text"]
-    ]
+    # On a loaded machine, a run of an earlier test may have given no sign of life for too long.
+    texts = [x["text"] for x in channel.received if "signe de vie" not in x["text"]]
+    assert [text for text in texts if "échec" in text] == [x for x in texts if told.name in x]
 
 
 def test_two_teams_on_one_prefect_each_have_their_alerts(alerted, channel):
