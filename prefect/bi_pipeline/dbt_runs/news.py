@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from bi_pipeline.dbt_runs.project_macros import ProjectMacros
+from bi_pipeline.dbt_runs.project_macros import ProjectMacros, read_code
 from bi_pipeline.dbt_runs.undetermined_sql import JINJA_COMMENT, find_undetermined
 
 # The commands that do these kinds of node.
@@ -125,8 +125,8 @@ def find_children(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
         for unique_id, source in manifest.get("sources", {}).items()
     }
     for unique_id, node in list_nodes(manifest).items():
-        texts = [node.get("raw_code") or "", *map(macros.texts.get, macros.find_all(node))]
-        for named in {found for text in texts for found in SOURCE.findall(text or "")}:
+        texts = [read_code(node), *(macros.texts[name] for name in macros.find_all(node))]
+        for named in {found for text in texts for found in SOURCE.findall(text)}:
             if named in sources:
                 children.setdefault(sources[named], set()).add(unique_id)
     return children
@@ -202,7 +202,7 @@ def find_news(
     news = _find_changed_tables(manifest, now, kept)
     for unique_id, node in sorted(nodes.items()):
         # A model that is not selected, too: one that is ephemeral, or a view, is read as it stands.
-        if unique_id not in done and node["resource_type"] != "model":
+        if unique_id not in done and node["resource_type"] not in ("model", "function"):
             continue
         reason = find_why_always(node, macros, variables)
         if reason := reason or _find_difference_of(unique_id, now, kept, unique_id in done):

@@ -21,6 +21,13 @@ NAMED_BY_A_CONFIGURATION = re.compile(
 NAMES = re.compile(r"^generate_(?:schema|alias|database)_name$")
 
 
+def read_code(node: Mapping[str, Any]) -> str:
+    """Return the text of a node and of its hooks, as they are before dbt renders them."""
+    config = node.get("config", {})
+    hooks = [hook["sql"] for kind in ("pre-hook", "post-hook") for hook in config.get(kind, ())]
+    return "\n".join([node.get("raw_code") or "", *hooks])
+
+
 class ProjectMacros:
     """The macros of a manifest that are not dbt's own.
 
@@ -65,7 +72,7 @@ class ProjectMacros:
 
     def find_all(self, node: Mapping[str, Any]) -> list[str]:
         """Return the macros that a node calls, and those that they call."""
-        return self.follow(self._find_called(node, node.get("raw_code") or ""))
+        return self.follow(self._find_called(node, read_code(node)))
 
     def follow(self, names: Iterable[str]) -> list[str]:
         """Return these macros and all that they call."""

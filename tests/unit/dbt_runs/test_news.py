@@ -442,3 +442,21 @@ def test_function_is_compared_by_its_routine_and_made_by_build_alone():
     assert list_relations(manifest)["function.p.double"] == "x.dev.d()"
     assert look(manifest, now=now, kept=kept) == {"fct": "après double", "unique_fct": "après fct"}
     assert "double" in look(manifest, now=now, kept=kept, commands=("build",))
+
+
+def test_source_that_only_a_hook_reads_under_a_condition_is_read():
+    sql = "{% if is_incremental() %}delete from {{ this }} where id in (select id from "
+    hook = {"post-hook": [{"sql": sql + "{{ source('s', 'b') }}){% endif %}"}]}
+    manifest = change("model.p.by_country", config=hook)
+    now = find_state(manifest, **{"source.p.s.b": "TABLE 2"})
+
+    assert look(manifest, now=now, kept=find_state(manifest))["by_country"] == "source s.b modifiée"
+
+
+def test_clock_in_a_function_that_no_command_makes_is_its_readers():
+    function = node("today", kind="function", raw_code="current_timestamp()")
+    nodes = [*copy.deepcopy(NODES), function]
+    nodes[4]["depends_on"]["nodes"].append("function.p.today")
+    manifest = make_manifest(nodes)
+
+    assert look(manifest, kept=find_state(manifest))["fct"] == "après today"
