@@ -87,8 +87,17 @@ def look_for_news(dbt: DbtRunner, options: DbtOptions) -> tuple[News, DbtOptions
     if not found.listed:
         raise DbtError("--only-new : la sélection ne correspond à aucun nœud, nouveau ou non.")
     manifest = read_json(dbt.target_dir / MANIFEST)
+    if "nodes" not in manifest:
+        # Of a project without nodes, nothing would be new, and the run green.
+        raise DbtError(f"--only-new : {dbt.target_dir / MANIFEST} est illisible, relancez.")
     relations = list_relations(manifest)
     done = select_done(manifest, found.listed, dbt.commands)
+    # A selected model that has no test leaves `dbt test` with nothing to do: that is no error.
+    if not done and not set(dbt.commands) <= {"test", "deps"}:
+        raise DbtError(
+            "--only-new : rien à faire, aucune commande ne fait ce que prend la sélection "
+            f"({', '.join(dbt.commands)})."
+        )
     state = ProjectState(
         datetime.now().astimezone().isoformat(timespec="minutes"),
         _describe_context(dbt, options, manifest),

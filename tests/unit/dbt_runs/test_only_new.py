@@ -1,4 +1,4 @@
-"""What a run with --only-new keeps for the next one, command after command."""
+"""A run with --only-new keeps the right state for the next one, command after command."""
 
 import copy
 import json
@@ -8,7 +8,9 @@ import pytest
 
 from bi_pipeline.dbt_runs import only_new
 from bi_pipeline.dbt_runs.news import ProjectState, make_digests
-from bi_pipeline.dbt_runs.only_new import News, keep_state, note_command
+from bi_pipeline.dbt_runs.only_new import News, keep_state, look_for_news, note_command
+from bi_pipeline.dbt_runs.options import DbtOptions
+from bi_pipeline.errors import DbtError
 from bi_pipeline.result import DbtResult, NodeResult
 
 MANIFEST = {
@@ -43,6 +45,21 @@ def news():
     state = ProjectState("", {}, make_digests(MANIFEST), set(DONE), {"model.p.a": "TABLE 1"})
     reasons = dict.fromkeys(DONE, "nouveau")
     return News(reasons, DONE, "", state, {"model.p.a": "p.dev.a"}, {}, is_whole=True)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "commands", "said"),
+    [("{", ["run"], "illisible"), (json.dumps(MANIFEST), ["snapshot"], "aucune commande ne fait")],
+)
+def test_run_that_can_do_nothing_is_not_taken_for_one_in_which_nothing_is_new(
+    dbt, manifest, commands, said
+):
+    (dbt.target_dir / "manifest.json").write_text(manifest)
+    dbt.commands = commands
+    dbt.list_nodes = lambda _: DbtResult("list", 0, listed=sorted(DONE))
+
+    with pytest.raises(DbtError, match=said):
+        look_for_news(dbt, DbtOptions())
 
 
 def result(*names, status="success"):
