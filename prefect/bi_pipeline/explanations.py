@@ -61,7 +61,7 @@ KNOWN_MESSAGES = {
         "version, ou mettez `flags: {{version_check: false}}` dans dbt_project.yml"
     ),
 }
-# What google-auth says of the file of GOOGLE_APPLICATION_CREDENTIALS.
+# google-auth says these of the file of GOOGLE_APPLICATION_CREDENTIALS.
 CREDENTIALS_FILE_FAULTS = {
     "was not found": "ce fichier n'existe pas",
     "is not a valid json file": "ce fichier n'est pas du JSON",
@@ -71,7 +71,7 @@ CREDENTIALS_FILE_FAULTS = {
 # Where infrastructure/ writes it.
 PROD_KEY = ".secrets/sa_key_prod.json"
 
-# Of a host that DNS does not know, in the words of Linux, of macOS and of Windows.
+# Linux, macOS and Windows each say in their words that DNS does not know a host.
 UNRESOLVED = re.compile(
     r"Failed to resolve|Name or service not known|Temporary failure in name resolution"
     r"|No address associated with hostname|nodename nor servname|getaddrinfo failed"

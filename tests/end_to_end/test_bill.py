@@ -1,4 +1,4 @@
-"""What a run billed: said on the terminal and on the page, within a budget.
+"""The bill of a run is said on the terminal and on the page, and kept within a budget.
 
 The local BigQuery bills nothing: a proxy bills each query a GiB.
 """

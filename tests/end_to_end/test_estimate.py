@@ -1,4 +1,4 @@
-"""What a run would be billed, before it runs: dbt compiles, and BigQuery judges the SQL."""
+"""A run is estimated before it is paid: dbt compiles, and BigQuery judges the SQL."""
 
 import json
 

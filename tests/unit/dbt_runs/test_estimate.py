@@ -1,4 +1,4 @@
-"""What of a manifest BigQuery is asked about, and what its answers say of the bill."""
+"""BigQuery is asked about the nodes of a manifest that it bills, and its answers bound the bill."""
 
 import pytest
 from requests import ConnectionError, Request

@@ -1,4 +1,4 @@
-"""What a run refuses before it begins."""
+"""A run refuses, before it begins, parameters that make no sense together."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What Prefect logs of the end of a run, and what is left of it."""
+"""Prefect's own lines about the end of a run leave the log, all others stay."""
 
 import logging
 

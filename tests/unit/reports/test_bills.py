@@ -1,4 +1,4 @@
-"""What is said of a bill on the terminal."""
+"""The terminal has one line for a bill."""
 
 import pytest
 

@@ -66,7 +66,7 @@ def test_full_rebuild_is_told_as_what_it_is():
         (GIB, before(0, 0, 0)),
         (10 * GIB, before(GIB, GIB)),
         (10 * GIB, [*before(GIB, GIB), *before(GIB, GIB, failed=1)]),
-        # What has grown for good is usual after four runs.
+        # A bill that has grown for good is usual after four runs.
         (10 * GIB, before(*[10 * GIB] * 4, *[GIB] * 16)),
     ],
     ids=["three times", "one GiB", "too few runs", "too few successes", "four runs"],

@@ -1,4 +1,4 @@
-"""What is said of an estimate."""
+"""An estimate is said as a table and a sentence."""
 
 import pytest
 
