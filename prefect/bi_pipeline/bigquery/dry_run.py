@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from google.auth.transport.requests import AuthorizedSession
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from bi_pipeline.bigquery.request_pool import open_request_pool
 
 if TYPE_CHECKING:
     from requests import Response
@@ -18,15 +15,6 @@ if TYPE_CHECKING:
     from bi_pipeline.bigquery.connection import DbtConnection
 
 TIMEOUT_SECONDS = 60
-CONCURRENT_REQUESTS = 16
-# By default urllib3 does not send a POST again. A dry run leaves nothing behind, so it may be.
-RETRY = Retry(
-    3,
-    backoff_factor=0.5,
-    status_forcelist=(429, 500, 502, 503, 504),
-    allowed_methods=None,
-    raise_on_status=False,
-)
 
 
 @dataclass(frozen=True)
@@ -58,10 +46,7 @@ def dry_run_queries(
         location: where the data is; BigQuery finds out without it.
     """
     url = f"{endpoint}/bigquery/v2/projects/{connection.project}/jobs"
-    with AuthorizedSession(connection.credentials) as session:
-        adapter = HTTPAdapter(pool_maxsize=CONCURRENT_REQUESTS, max_retries=RETRY)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+    with open_request_pool(connection) as (session, threads):
 
         def ask(query: str) -> DryRun:
             job = {"projectId": connection.project, "jobId": str(uuid.uuid4())}
@@ -76,8 +61,7 @@ def dry_run_queries(
             }
             return _read_answer(session.post(url, json=body, timeout=TIMEOUT_SECONDS))
 
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as threads:
-            return list(threads.map(ask, queries))
+        return list(threads.map(ask, queries))
 
 
 def _read_answer(answer: Response) -> DryRun:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from google.auth.exceptions import GoogleAuthError
-from google.auth.transport.requests import AuthorizedSession
 from requests import RequestException
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+
+from bi_pipeline.bigquery.request_pool import open_request_pool
 
 if TYPE_CHECKING:
     from bi_pipeline.bigquery.connection import DbtConnection
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 FIELDS = "lastModifiedTime,type,streamingBuffer,timePartitioning"
 TIMEOUT_SECONDS = 10
 HOUR_MS = 3_600_000
-CONCURRENT_REQUESTS = 16
-RETRY = Retry(3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
 
 
 def read_change_times(
@@ -38,10 +34,7 @@ def read_change_times(
         endpoint: the address of the BigQuery API, with no slash at its end.
         tables: any key -> `project.dataset.name`, or `project.dataset.name()` for a routine.
     """
-    with AuthorizedSession(connection.credentials) as session:
-        adapter = HTTPAdapter(pool_maxsize=CONCURRENT_REQUESTS, max_retries=RETRY)
-        session.mount("https://", adapter)
-        session.mount("http://", adapter)
+    with open_request_pool(connection) as (session, threads):
 
         def read(name: str) -> str | None:
             try:
@@ -57,8 +50,7 @@ def read_change_times(
             except (RequestException, GoogleAuthError, ValueError, KeyError):
                 return None
 
-        with ThreadPoolExecutor(CONCURRENT_REQUESTS) as threads:
-            return dict(zip(tables, threads.map(read, tables.values()), strict=True))
+        return dict(zip(tables, threads.map(read, tables.values()), strict=True))
 
 
 def _describe(name: str, table: dict[str, Any]) -> str | None:

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from google.auth.credentials import AnonymousCredentials
 
-from bi_pipeline.bigquery import tables
+from bi_pipeline.bigquery import request_pool, tables
 from bi_pipeline.bigquery.connection import DbtConnection
 from bi_pipeline.bigquery.tables import read_change_times
 
@@ -84,7 +84,7 @@ def test_partition_that_expires_is_a_change(monkeypatch, kind, hours):
 
 
 def test_network_fault_is_none(monkeypatch):
-    monkeypatch.setattr(tables, "RETRY", 0)
+    monkeypatch.setattr(request_pool, "RETRY", 0)
     connection = DbtConnection("p", None, AnonymousCredentials())
 
     found = read_change_times(connection, "http://127.0.0.1:9", {"key": "p.raw.orders"})
