@@ -77,16 +77,20 @@ def read_bills(
                 jobs[name] = _read_job(job)
                 missing.discard(name)
         is_whole = not missing
-    bill = sum((job.bill for job in jobs.values()), Bill())
-    whole = replace(bill, is_whole=is_whole)
-    return share_out(jobs, nodes, is_whole=is_whole), whole
+    return _settle(jobs, nodes, is_whole=is_whole)
 
 
 def read_reported_bills(nodes: list[NodeResult]) -> tuple[list[NodeResult], Bill]:
     """Return the same from what dbt reports, without asking BigQuery: no bill is whole."""
-    jobs = _read_reported_jobs(nodes)
+    return _settle(_read_reported_jobs(nodes), nodes, is_whole=False)
+
+
+def _settle(
+    jobs: dict[str, Job], nodes: list[NodeResult], *, is_whole: bool
+) -> tuple[list[NodeResult], Bill]:
+    """Return the nodes with their bills, and the bill of all jobs."""
     bill = sum((job.bill for job in jobs.values()), Bill())
-    return share_out(jobs, nodes, is_whole=False), replace(bill, is_whole=False)
+    return share_out(jobs, nodes, is_whole=is_whole), replace(bill, is_whole=is_whole)
 
 
 def _read_reported_jobs(nodes: list[NodeResult]) -> dict[str, Job]:

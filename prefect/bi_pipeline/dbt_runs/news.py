@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from bi_pipeline.dbt_runs.project_macros import ProjectMacros, read_code
+from bi_pipeline.dbt_runs.run_results import read_meta
 from bi_pipeline.dbt_runs.undetermined_sql import JINJA_COMMENT, find_undetermined
 
 # The commands that do these kinds of node.
@@ -277,7 +278,7 @@ def find_why_always(
 ) -> str:
     """Return why a node is done each time, in French; empty if it is not."""
     config = node.get("config", {})
-    if {**node.get("meta", {}), **config.get("meta", {})}.get("always_build"):
+    if read_meta(node).get("always_build"):
         return "always_build"
     if node.get("language") == "python":
         return "modèle Python"

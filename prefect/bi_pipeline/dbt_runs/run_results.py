@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
@@ -75,6 +76,12 @@ def read_results(
     ]
 
 
+def read_meta(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the `meta` of a node of the manifest, from its properties or its configuration."""
+    config = node.get("config") or {}
+    return {**(node.get("meta") or {}), **(config.get("meta") or {})}
+
+
 def _find_owner(
     unique_id: str, known: dict[str, dict[str, Any]], groups: dict[str, dict[str, Any]]
 ) -> str:
@@ -84,8 +91,7 @@ def _find_owner(
     that it tests.
     """
     node = known.get(unique_id, {})
-    config = node.get("config") or {}
-    meta = {**(node.get("meta") or {}), **(config.get("meta") or {})}
+    meta = read_meta(node)
     group = groups.get(f"group.{unique_id.split('.')[1]}.{node.get('group')}", {})
     if owner := _name_owner(meta.get("owner")) or _name_owner(group.get("owner")):
         return owner

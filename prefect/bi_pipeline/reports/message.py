@@ -95,9 +95,7 @@ def describe_news(reasons: Mapping[str, str], done: Collection[str], since: str)
         return f"Tout est à faire ({counts}) : {next(iter(reasons.values()))}."
     models = [name for name in reasons if name.startswith("model.")]
     shown = models or list(reasons)
-    lines = [f"  - {find_name(name)} : {reasons[name]}" for name in shown[:SHOWN_FAILURES]]
-    if len(shown) > SHOWN_FAILURES:
-        lines.append(f"  … et {len(shown) - SHOWN_FAILURES} de plus")
+    lines = _list_first([f"{find_name(name)} : {reasons[name]}" for name in shown])
     return "\n".join([f"De neuf{moment} : {counts}.", *lines])
 
 
@@ -145,10 +143,14 @@ def describe_warnings(results: Collection[DbtResult], earlier: Mapping[str, str]
     warned = [result.drift for result in results if result.drift]
     warned += [describe_node(node) for node in nodes if node.status == "warn"]
     warned += [line for name, line in earlier.items() if name not in done]
-    lines = [f"  - {line}" for line in warned[:SHOWN_FAILURES]]
-    if len(warned) > SHOWN_FAILURES:
-        lines.append(f"  … et {len(warned) - SHOWN_FAILURES} de plus")
-    return "\n".join(["Avertissements :", *lines]) if lines else ""
+    return "\n".join(["Avertissements :", *_list_first(warned)]) if warned else ""
+
+
+def _list_first(texts: list[str]) -> list[str]:
+    """Return a line each for the first texts, and how many more there are."""
+    lines = [f"  - {text}" for text in texts[:SHOWN_FAILURES]]
+    more = len(texts) - SHOWN_FAILURES
+    return [*lines, f"  … et {more} de plus"] if more > 0 else lines
 
 
 def explain_node(node: NodeResult) -> str:
